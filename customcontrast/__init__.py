@@ -1,0 +1,37 @@
+"""CustomContrast: a picture of your subject and a prompt in, new pictures of it out.
+
+    from customcontrast import CustomContrast, Segmenter
+    model = CustomContrast.load("toyland")
+    subject = model.subject(Segmenter().auto("bear.png"), noun="bear")
+    model.generate("a <bear> on the beach", [subject]).images[0]
+
+Names are imported when first used, so that the light modules stay light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOME = {
+    "Adapter": "customcontrast.checkpoint",
+    "CustomContrast": "customcontrast.pipeline",
+    "EncoderConfig": "customcontrast.config",
+    "LocationConfig": "customcontrast.config",
+    "RecordConfig": "customcontrast.config",
+    "Result": "customcontrast.pipeline",
+    "Segmentation": "customcontrast.segmentation",
+    "Segmenter": "customcontrast.segmentation",
+    "Step": "customcontrast.pipeline",
+    "Subject": "customcontrast.pipeline",
+    "load_adapter": "customcontrast.checkpoint",
+    "load_base": "customcontrast.bases",
+    "save_adapter": "customcontrast.checkpoint",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'customcontrast' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

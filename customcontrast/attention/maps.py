@@ -1,0 +1,104 @@
+"""Attention maps: recorded layer by layer, aggregated on the fly. The one definition of "the map".
+
+Text map of a token: its probability, averaged over heads. Text map of subject k: the sum over its S* tokens p.
+Visual map of subject k: the mass on its subject tokens (all keys but the null key), averaged over heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass
+class MapSums:
+    """Sums over the layers of one resolution, (R, channels, h, w), and how many layers they hold."""
+
+    text: Tensor | None = None  # every kept token
+    subject: Tensor | None = None  # each subject's text map
+    visual: Tensor | None = None  # each subject's visual map
+    counts: dict[str, int] = field(default_factory=lambda: {"text": 0, "subject": 0, "visual": 0})
+
+    def add(self, kind: str, maps: Tensor) -> None:
+        old = getattr(self, kind)
+        setattr(self, kind, maps if old is None else old + maps)
+        self.counts[kind] += 1
+
+
+class MapRecorder:
+    """Takes the maps of one UNet call and keeps one sum per resolution; gradients flow through.
+
+    tokens: how many text tokens to keep the maps of (from the start token on); 0 keeps the subjects' maps alone.
+    Each layer counts once: with gradient checkpointing the second run of a layer is ignored.
+    """
+
+    def __init__(self, tokens: int = 0) -> None:
+        self.tokens = tokens
+        self.sums: dict[Size, MapSums] = {}
+        self._seen: set[tuple[str, int]] = set()
+
+    def add_text(self, layer: int, size: Size, tokens: Tensor, subjects: Tensor | None) -> None:
+        """tokens: (R, h·w, S); subjects: (R, h·w, K), the S* mass of each subject, or None."""
+        if self.tokens:
+            self._add("text", layer, size, tokens[..., : self.tokens])
+        if subjects is not None:
+            self._add("subject", layer, size, subjects)
+
+    def add_visual(self, layer: int, size: Size, mass: Tensor) -> None:
+        """mass: (R, h·w, K), the mass on each subject's tokens."""
+        self._add("visual", layer, size, mass)
+
+    def _add(self, kind: str, layer: int, size: Size, maps: Tensor) -> None:
+        if (kind, layer) in self._seen:
+            return
+        self._seen.add((kind, layer))
+        self.sums.setdefault(size, MapSums()).add(kind, maps.transpose(1, 2).unflatten(2, size))
+
+    @property
+    def grid(self) -> Size:
+        """The finest resolution recorded, (h, w): where maps are brought together by default."""
+        if not self.sums:
+            raise ValueError("MapRecorder: nothing was recorded; pass it as state.recorder to unet_forward first.")
+        return max(self.sums, key=lambda size: size[0] * size[1])
+
+    def mean(self, kind: str, grid: Size | None = None) -> Tensor | None:
+        """Mean over all layers of one kind ("text", "subject", "visual"), each resized to `grid` -> (R, c, h, w)."""
+        return self._mean((kind,), grid)
+
+    def _mean(self, kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
+        parts = [(getattr(s, kind), s.counts[kind]) for s in self.sums.values() for kind in kinds]
+        parts = [(maps, count) for maps, count in parts if count]
+        if not parts:
+            return None
+        grid = grid or self.grid
+        total = sum(resize(maps, grid) for maps, _ in parts)  # resizing is linear: the sum may be resized
+        return total / sum(count for _, count in parts)
+
+    def by_resolution(self, convert: Callable[[Tensor], object] = lambda maps: maps) -> dict[Size, dict[str, object]]:
+        """Means over the layers of each resolution: {(h, w): {"text" | "subject" | "visual": (R, c, h, w)}}."""
+        kinds = ("text", "subject", "visual")
+        return {
+            size: {kind: convert(getattr(s, kind) / s.counts[kind]) for kind in kinds if s.counts[kind]}
+            for size, s in self.sums.items()
+        }
+
+
+def resize(maps: Tensor, size: Size) -> Tensor:
+    """(R, c, h, w) -> (R, c, *size), bilinear, antialiased where it shrinks."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", antialias=True)
+
+
+def aggregate(recorder: MapRecorder, grid: Size | None = None) -> Tensor | None:
+    """A, "the map" of Eq. 8 and of the location mask: average of all visual maps and of the p-th text maps.
+
+    Over all layers and heads, each resized to one grid (default: the finest recorded) -> (R, K, h, w) in [0, 1].
+    What was not recorded is left out: no visual maps without the sink, no text maps without S*. None without both.
+    """
+    return recorder._mean(("visual", "subject"), grid)

@@ -1,0 +1,137 @@
+"""Eq. 3: text attention plus λ times the attention over each subject's visual features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
+from torch import Tensor, nn
+
+from customcontrast.attention.location import ownership_weights
+from customcontrast.attention.state import SubjectBranch, SubjectState, level_size
+
+
+class SubjectProcessor(AttnProcessor2_0):
+    """Attention processor of cross-attention layer l. Stateless: all it is told comes with the call.
+
+    `encoder_hidden_states` is a SubjectState, or a plain tensor for diffusers' ordinary attention, to the bit.
+
+    Recording never changes the picture: outputs come from fused attention, and the maps are computed beside it, from
+    the same queries and keys. The maps are those before the location mask is injected: a soft mask that fed on its own
+    masked map would square itself at every step and shrink to a point.
+    """
+
+    def __init__(self, layer: int, level: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.level = level
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | SubjectState | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        *args: object,
+        **kwargs: object,
+    ) -> Tensor:
+        state = encoder_hidden_states
+        if not isinstance(state, SubjectState):
+            return super().__call__(attn, hidden_states, state, attention_mask, temb, *args, **kwargs)
+        if attention_mask is not None:
+            raise ValueError("SubjectProcessor: attention_mask is not supported together with a SubjectState.")
+        size = level_size(state.size, self.level)
+        if hidden_states.shape[1] != size[0] * size[1]:
+            raise ValueError(
+                f"SubjectProcessor: layer {self.layer} has {hidden_states.shape[1]} positions; latents of {state.size} "
+                f"halved {self.level} times make {size}. Is state.size the size of these latents?"
+            )
+
+        context = state.context(self.layer)  # (B, S, d_text)
+        Q = split_heads(attn.to_q(hidden_states), attn.heads)  # (B, heads, h·w, c)
+        K_t = split_heads(attn.to_k(context), attn.heads)  # (B, heads, S, c)
+        V_t = split_heads(attn.to_v(context), attn.heads)
+        masks, bias = (None, None) if state.masks is None else state.masks_at(self.level, Q.dtype)
+        out = F.scaled_dot_product_attention(Q, K_t, V_t, attn_mask=bias)
+
+        Q = Q[state.first :]  # from here on only the rows that see subjects, R of them
+        text_map = self.record_text(Q, K_t[state.first :], state, size)
+        visual = self.visual_branches(Q, state, size, masks, text_map)
+        if visual is not None:
+            out = torch.cat([out[: state.first], out[state.first :] + visual])
+
+        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
+        out = attn.to_out[1](out)
+        if attn.residual_connection:
+            out = out + hidden_states
+        return out / attn.rescale_output_factor
+
+    def record_text(self, Q: Tensor, K_t: Tensor, state: SubjectState, size: tuple[int, int]) -> Tensor | None:
+        """Text map of every token (mean over heads), where anyone asks. Returns each subject's (R, h·w, K)."""
+        owners_wanted = len(state.branches) > 1 and state.masks is None
+        if state.recorder is None and not owners_wanted:
+            return None
+        tokens = probabilities(Q, K_t).mean(dim=1)  # (R, h·w, S)
+        positions = state.positions()
+        subjects = None if positions is None else tokens @ positions.to(tokens.dtype).transpose(1, 2)
+        if state.recorder is not None:
+            state.recorder.add_text(self.layer, size, tokens, subjects)
+        return subjects
+
+    def visual_branches(
+        self, Q: Tensor, state: SubjectState, size: tuple[int, int], masks: Tensor | None, text_map: Tensor | None
+    ) -> Tensor | None:
+        """Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v -> (R, heads, h·w, c), or None without subjects.
+
+        Where k is: its location mask; before there are masks, and among several subjects, their text maps' softmax.
+        """
+        if not state.branches:
+            return None
+        where = None
+        if masks is not None:
+            where = masks if state.location.mask_visual else None
+        elif text_map is not None and len(state.branches) > 1:
+            where = ownership_weights(text_map).transpose(1, 2)  # (R, K, h·w)
+
+        total, masses = None, []
+        for k, branch in enumerate(state.branches):
+            out, mass = self.visual_attention(Q, branch, explicit=state.recorder is not None)
+            masses.append(mass)
+            if not isinstance(branch.strength, Tensor) and branch.strength == 0:
+                continue
+            if where is not None:
+                out = out * where[:, k, None, :, None].to(out.dtype)
+            out = out * strength(branch, out)
+            total = out if total is None else total + out
+        if state.recorder is not None and masses[0] is not None:
+            state.recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
+        return total
+
+    def visual_attention(self, Q: Tensor, branch: SubjectBranch, explicit: bool) -> tuple[Tensor, Tensor | None]:
+        """softmax(Q K_vᵀ/√d) V_v, and when explicit the mass on the subject's tokens (R, h·w), mean over heads."""
+        R, heads = Q.shape[:2]
+        K_v = split_heads(branch.keys[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
+        V_v = split_heads(branch.values[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
+        if not explicit:
+            return F.scaled_dot_product_attention(Q, K_v, V_v), None
+        weights = probabilities(Q, K_v)
+        mass = weights[..., 1:].sum(dim=-1).mean(dim=1) if branch.sink else None
+        return weights.to(V_v.dtype) @ V_v, mass
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads·c) -> (B, heads, N, c)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def probabilities(Q: Tensor, K: Tensor) -> Tensor:
+    """softmax(Q Kᵀ/√d) in float32. Q: (B, heads, N, c), K: (B, heads, S, c) -> (B, heads, N, S)."""
+    return (Q * Q.shape[-1] ** -0.5 @ K.transpose(-1, -2)).softmax(dim=-1, dtype=torch.float32)
+
+
+def strength(branch: SubjectBranch, like: Tensor) -> float | Tensor:
+    """λ as a number, or as (R, 1, 1, 1) when every row has its own."""
+    if not isinstance(branch.strength, Tensor):
+        return branch.strength
+    return branch.strength.to(like)[:, None, None, None]

@@ -1,0 +1,107 @@
+"""Small frozen settings of the inference core, each field commented. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of the MFI encoder (section 3.2) and of the trained keys and values of Eq. 3.
+
+    The first five fields are facts about the base model, and `bases.encoder_config` fills them in.
+    """
+
+    image_width: int  # d_I, width of the CLIP image encoder's hidden states
+    image_layers: tuple[int, ...]  # which CLIP hidden states make up f_I, coarse (last) to fine
+    text_widths: tuple[int, ...]  # d_text, input width of each text encoder (SDXL has two)
+    num_layers: int  # L, cross-attention layers of the UNet
+    num_train_timesteps: int = 1000  # t is divided by this before the Fourier mapping
+    text_scales: tuple[float, ...] = ()  # RMS of each text encoder's token table: S* starts there; () = 0.02
+    width: int = 768  # d, width of both Q-Formers
+    visual_queries: int = 16  # m, visual features handed to TV Fusion (one CLS comes on top)
+    text_queries: int = 4  # n, S* tokens in the prompt (one CLS comes on top)
+    depth: int = 4  # blocks in each Q-Former
+    heads: int = 8  # attention heads in each block
+    feedforward: int = 4  # the feed-forward part is this many times as wide as d
+    fourier_bands: int = 8  # frequencies of the Fourier mapping of (t/T, l/L)
+    textual: bool = True  # False = the paper's ablation 0: the visual branch alone, no S* in the prompt
+    tv_fusion: bool = True  # False = the paper's ablation 1: the visual branch sees f_v, not f_tv
+    sink: bool = True  # a null key in front of K_v: the mass on the other keys says where the subject is
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"EncoderConfig: width={self.width} is not a multiple of heads={self.heads}.")
+        if self.tv_fusion and not self.textual:
+            raise ValueError("EncoderConfig: tv_fusion=True needs textual=True; set tv_fusion=False as well.")
+        if not self.text_widths or self.num_layers < 1 or len(self.image_layers) < 1:
+            raise ValueError(
+                f"EncoderConfig: text_widths={self.text_widths}, num_layers={self.num_layers} and "
+                f"image_layers={self.image_layers} must each name at least one."
+            )
+        if self.text_scales and len(self.text_scales) != len(self.text_widths):
+            raise ValueError(
+                f"EncoderConfig: text_scales={self.text_scales} must have one entry for each of "
+                f"text_widths={self.text_widths}, or none."
+            )
+
+    @property
+    def visual_tokens(self) -> int:
+        """Tokens each visual cross-attention sees: n after TV Fusion, m without it."""
+        return self.text_queries if self.tv_fusion else self.visual_queries
+
+    @property
+    def placeholder_tokens(self) -> int:
+        """Tokens that S* takes up in the prompt: n, or 0 when the textual branch is off."""
+        return self.text_queries if self.textual else 0
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> EncoderConfig:
+        """Rebuild from `to_dict` (lists become tuples). Raises ValueError on a field it does not know."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"EncoderConfig has no field {', '.join(unknown)}; its fields are {sorted(known)}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class LocationConfig:
+    """Timestep-specific subject location at inference (section 3.4). Steps count from 1."""
+
+    enabled: bool = True  # False = the maps are recorded, and nothing is masked
+    threshold: float = 0.2  # values at or below this are set to 0 after the first min–max
+    start_step: int = 2  # first step that is masked (by the map of the step before)
+    freeze_step: int | None = None  # last step whose map makes a new mask; None = all of them
+    mask_visual: bool = True  # M multiplies the visual branch's output
+    mask_text: bool = True  # M multiplies the S* columns of the text map, then the row is renormalised
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.threshold < 1.0:
+            raise ValueError(f"LocationConfig: threshold={self.threshold} must lie in [0, 1).")
+        if self.start_step < 2:
+            raise ValueError(f"LocationConfig: start_step={self.start_step} must be 2 or more; step 1 has no mask.")
+        if self.freeze_step is not None and self.freeze_step < 1:
+            raise ValueError(f"LocationConfig: freeze_step={self.freeze_step} must be 1 or more, or None.")
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What a generation keeps of its attention maps. Memory is taken only for what is asked here."""
+
+    maps: bool = True  # text maps per token and visual maps per subject
+    steps: tuple[int, ...] | None = None  # keep these steps only (from 1); None = all
+    by_resolution: bool = True  # also the means over the kept steps, one set per layer resolution
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and any(step < 1 for step in self.steps):
+            raise ValueError(f"RecordConfig: steps={self.steps} count from 1.")
+
+    def keeps(self, step: int) -> bool:
+        """Whether the maps of this step (from 1) are kept."""
+        return self.maps and (self.steps is None or step in self.steps)

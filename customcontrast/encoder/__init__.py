@@ -1,0 +1,5 @@
+"""Fig. 2(a): picture -> image features -> Q-Formers -> S* tokens and visual features per (t, l)."""
+
+from customcontrast.encoder.mfi import MFIEncoder, MFIOutput
+
+__all__ = ["MFIEncoder", "MFIOutput"]

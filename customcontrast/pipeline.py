@@ -1,0 +1,232 @@
+"""The one denoising loop: subjects and a prompt in, pictures with their masks and maps out."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from customcontrast.attention import aggregate, install_processors, location_mask, unet_forward
+from customcontrast.bases import BaseModel, load_base
+from customcontrast.checkpoint import Adapter, load_adapter
+from customcontrast.conditioning import subject_state
+from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.contexts import Conditioner
+from customcontrast.plan import Plan
+from customcontrast.result import Notebook, Result, Step
+from customcontrast.sampling import (
+    make_scheduler,
+    predicted_x0,
+    side_by_side,
+    starting_noise,
+    step_options,
+    to_pictures,
+)
+from customcontrast.subject import Segmented, Subject, look_at
+
+__all__ = ["CustomContrast", "Result", "Step", "Subject"]
+
+
+class CustomContrast:
+    """A base model, and the adapter that lets it draw your subject. Threads may share one instance."""
+
+    def __init__(self, base: BaseModel, adapter: Adapter | None = None) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.conditioner = Conditioner(base, adapter)
+        install_processors(base.unet)
+
+    @classmethod
+    def load(
+        cls,
+        base: str = "toyland",
+        weights: str | Path | None = None,
+        adapter: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> CustomContrast:
+        """Load a base model ("toyland", "sd15", "sdxl") and an adapter file.
+
+        weights: a diffusers folder or hub id; default the base's own. adapter: a .safetensors file; default
+        `adapter.safetensors` in the weights folder if it is there, else none: then it is plain text-to-image.
+        """
+        model = load_base(base, weights, device, dtype)
+        beside = Path(weights or model.spec.weights) / "adapter.safetensors"
+        if adapter is None and beside.is_file():
+            adapter = beside
+        return cls(model, None if adapter is None else load_adapter(adapter, model))
+
+    @classmethod
+    def from_parts(cls, base: BaseModel, adapter: Adapter | None = None) -> CustomContrast:
+        """From what is in memory already (training, tests). The adapter is used as it is, in its own type.
+
+        An adapter that is being trained further needs a new instance each time: contexts are kept per instance.
+        """
+        return cls(base, adapter)
+
+    def subject(self, segmentations: Segmented | Sequence[Segmented], noun: str, strength: float = 1.0) -> Subject:
+        """Look at one subject's references, once: CLIP features, projected to f_I. Use it again and again.
+
+        segmentations: one or several references of one subject. noun: its class noun, such as "teddy bear".
+        strength: λ of this subject among several. Raises ValueError with one sentence.
+        """
+        return look_at(self.base, self.adapter, segmentations, noun, strength)
+
+    def stream(
+        self,
+        prompt: str,
+        subjects: Subject | Sequence[Subject] = (),
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        subject_scale: float = 1.0,
+        seed: int = 0,
+        height: int | None = None,
+        width: int | None = None,
+        num_images: int = 1,
+        location: LocationConfig | None = None,
+        record: RecordConfig | None = None,
+        preview_every: int = 0,
+        scheduler: str | None = None,
+    ) -> Iterator[Step | Result]:
+        """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
+
+        prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`.
+        subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt). seed: picture i uses seed + i.
+        guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
+        factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
+        previews, 0 = none. Without subjects it is the base's plain text-to-image.
+        Arguments are checked at once (ValueError); closing the generator stops the run.
+        """
+        options = {
+            "negative_prompt": negative_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "subject_scale": subject_scale,
+            "seed": seed,
+            "height": height,
+            "width": width,
+            "num_images": num_images,
+            "location": location,
+            "record": record,
+            "preview_every": preview_every,
+            "scheduler": scheduler,
+        }
+        plan = Plan.make(self.base, prompt, subjects, options)
+        width_here = self.adapter.config.width if self.adapter else None
+        if any(subject.features.shape[-1] != width_here for subject in plan.subjects):
+            raise ValueError(
+                "generate: these subjects do not fit; no adapter is loaded (pass adapter=FILE to CustomContrast.load), "
+                "or they come from another one (make them again with this CustomContrast's `subject`)."
+            )
+        return self._run(plan, make_scheduler(self.base.scheduler, scheduler))
+
+    def generate(self, prompt: str, subjects: Subject | Sequence[Subject] = (), **options: Any) -> Result:
+        """Generate: `stream` run to its end, with the same arguments."""
+        *_, result = self.stream(prompt, subjects, **options)
+        return result  # type: ignore[return-value]
+
+    def unknown_words(self, prompt: str) -> list[tuple[str, str]]:
+        """Words this base was never trained on, each with the nearest it knows ("" if none is near).
+
+        [] for bases without a word list.
+        """
+        known = self.base.vocabulary
+        if known is None:
+            return []
+        words = re.findall(r"[^\W\d_]+", re.sub(r"\b[Ss]\d*\*", " ", prompt.lower()))
+        strange = [word for word in dict.fromkeys(words) if word not in known and word.removesuffix("s") not in known]
+        return [(word, next(iter(get_close_matches(word, known, 1, 0.6)), "")) for word in strange]
+
+    @torch.no_grad()
+    def _run(self, plan: Plan, scheduler: Any) -> Iterator[Step | Result]:
+        """The denoising loop. All that is mutable is made here and dies here."""
+        base, N = self.base, plan.num_images
+        clock = _Clock()
+        scheduler.set_timesteps(plan.num_inference_steps, device=base.device)
+        timesteps = scheduler.timesteps
+        conditions = self.conditioner.conditions(plan.prompt, plan.subjects, timesteps)
+        guided = plan.guidance_scale > 1
+        unconditional = self.conditioner.unconditional(plan.negative_prompt) if guided else None
+        strengths = [plan.subject_scale * subject.strength for subject in plan.subjects]
+        clock.lap("conditioning")
+
+        size = (plan.height // base.scale_factor, plan.width // base.scale_factor)
+        generators = [torch.Generator().manual_seed(plan.seed + i) for i in range(N)]
+        z = starting_noise(generators, base.unet.config.in_channels, size, base.device, base.dtype)
+        z = z * scheduler.init_noise_sigma
+        options = step_options(scheduler, generators)
+        notebook = Notebook(plan.record, conditions.prompt, N, len(plan.subjects))
+        location, masks = plan.location, None
+        masks_wanted = bool(plan.subjects) and (location.enabled or plan.record.maps)
+
+        for step, t in enumerate(timesteps, start=1):
+            context, outputs = conditions.at(t.item())
+            recorder = notebook.recorder(step, masks_wanted)
+            state = subject_state(
+                base,
+                context,
+                [conditions.prompt],
+                outputs,
+                size=size,
+                strengths=strengths,
+                unconditional=unconditional,
+                repeat=N,
+                masks=masks if location.enabled and step >= location.start_step else None,
+                location=location,
+                recorder=recorder,
+            )
+            z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
+            prediction = unet_forward(base, z_in, t, state)
+            if guided:
+                without, with_prompt = prediction.chunk(2)
+                prediction = without + plan.guidance_scale * (with_prompt - without)
+            stepped = scheduler.step(prediction, t, z, **options)
+
+            frozen = masks is not None and location.freeze_step is not None and step > location.freeze_step
+            A = aggregate(recorder) if masks_wanted and not frozen else None
+            masks = masks if A is None else location_mask(A, location, masks)
+            arrays = notebook.write(step, recorder, masks)
+            preview = None
+            if plan.preview_every and step % plan.preview_every == 0:
+                foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
+                preview = side_by_side(to_pictures(base.decode(foreseen)))
+            z = stepped.prev_sample
+            yield Step(step, len(timesteps), int(t), preview, arrays)
+
+        clock.lap("denoising")
+        images = to_pictures(base.decode(z))
+        clock.lap("decoding")
+        about = (
+            {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
+        )
+        yield Result(
+            images=images,
+            prompt=conditions.prompt.text,
+            tokens=list(conditions.prompt.tokens),
+            words=[(word, list(places)) for word, places in conditions.prompt.words],
+            timesteps=[int(t) for t in timesteps],
+            recipe=plan.recipe() | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
+            truncated=conditions.prompt.truncated,
+            notes=list(conditions.prompt.notes),
+            seconds=clock.laps,
+            **notebook.arrays(),
+        )
+
+
+class _Clock:
+    """Seconds of each part of a run; time spent by whoever watches the stream counts as denoising."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = now - self._last, now

@@ -1,0 +1,245 @@
+"""What the user types -> words with a place for each subject -> token ids with the places of S*.
+
+"a <bear> on the beach", "a bear S* on the beach", "a bear S1* and a cat S2*", or just "a bear on the beach".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+FILLER = -1  # stands for an S* token until the ids are put together
+SLOT = 0xE000  # a private-use character stands for subject k while the text is taken apart
+_SLOTS = f"[{chr(SLOT)}-{chr(SLOT + 255)}]"
+_PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
+_MARKED = re.compile(r"<\s*([^<>|]+?)\s*>")
+_ARTICLES = frozenset("a an the my your his her our their this that".split())
+_JOINERS = frozenset("of and with on in at by near under over behind beside".split())
+_JOINS = re.compile(r"(?:\w+ing|in|on|at|with|as|by|under|near|over|behind|beside|inside|made|and)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One whitespace-separated word of a prompt."""
+
+    text: str
+    subject: int | None = None  # this is the placeholder of subject k (from 0)
+    keep: bool = False  # never cut off: a placeholder, or the noun before it
+
+
+@dataclass(frozen=True)
+class ParsedPrompt:
+    """A prompt whose subjects have their places."""
+
+    words: tuple[Word, ...]
+    notes: tuple[str, ...] = ()  # what was changed, in sentences for the user
+
+    @property
+    def text(self) -> str:
+        """The prompt as the model reads it, placeholders written S* (S1*, S2*, … for several)."""
+        return " ".join(word.text for word in self.words)
+
+
+def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
+    """Find the place of each subject: right after its class noun.
+
+    prompt: any text. nouns: the class noun of each subject, in order.
+    Places are taken from S*, S1*, …; then <marked words>; then the noun's first free occurrence (plural too).
+    A subject the prompt does not mention is put in front, and a note says so.
+    """
+    notes: list[str] = []
+    text = re.sub(r"<\|[^|<>]*\|>|[\uE000-\uE0FF]", " ", prompt)  # neither special tokens nor our own slots
+    if not nouns:
+        text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
+        return ParsedPrompt(tuple(Word(word) for word in text.split()))
+
+    free = list(range(len(nouns)))
+    text = _PLACEHOLDER.sub(lambda match: _take_placeholder(match, free, notes), text)
+    text = _with_nouns(text, nouns)
+    text = _MARKED.sub(lambda match: _take_marked(match, nouns, free, notes), text)
+    for k in list(free):
+        text = _take_bare(text, k, nouns[k], free)
+    text = _put_in_front(text, nouns, free, notes)
+    return ParsedPrompt(_words(text, nouns), tuple(notes))
+
+
+def _take_placeholder(match: re.Match[str], free: list[int], notes: list[str]) -> str:
+    k = int(match[1]) - 1 if match[1] else (free[0] if free else -1)
+    if k not in free:
+        notes.append(f"{match[0]} names no further subject; it was left out.")
+        return " "
+    free.remove(k)
+    return f" {chr(SLOT + k)} "
+
+
+def _with_nouns(text: str, nouns: Sequence[str]) -> str:
+    """Put the noun before each slot that has none: "a S* on the beach" -> "a bear S* on the beach"."""
+    pieces = re.split(f"({_SLOTS})", text)
+    for i in range(1, len(pieces), 2):
+        noun = nouns[ord(pieces[i]) - SLOT]
+        before = pieces[i - 1].split()
+        last = before[-1].lower() if before else ""
+        if last in _ARTICLES:
+            pieces[i] = f"{noun} {pieces[i]}"
+        elif last in _JOINERS or not re.search(r"[\w>]$", last):
+            pieces[i] = f"{_article(noun)} {noun} {pieces[i]}"
+    return "".join(pieces)
+
+
+def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], notes: list[str]) -> str:
+    word = match[1]
+    if re.match(rf"\s*{_SLOTS}", match.string[match.end() :]):  # "a <bear> S*": it has its place already
+        return word
+    same = [k for k in free if nouns[k].lower() == word.lower()]
+    if not free:
+        notes.append(f"<{word}> names no further subject; it is read as plain text.")
+        return word
+    k = (same or free)[0]
+    free.remove(k)
+    return f"{word} {chr(SLOT + k)} "
+
+
+def _take_bare(text: str, k: int, noun: str, free: list[int]) -> str:
+    words = r"\s+".join(re.escape(word) for word in noun.split())
+    match = re.search(rf"(?<!\w){words}(?:s|es)?(?!\w)(?!\s*{_SLOTS})", text, re.IGNORECASE)
+    if match is None:
+        return text
+    free.remove(k)
+    return f"{text[: match.end()]} {chr(SLOT + k)} {text[match.end() :]}"
+
+
+def _put_in_front(text: str, nouns: Sequence[str], free: list[int], notes: list[str]) -> str:
+    if not free:
+        return text
+    named = " and ".join(f"{_article(nouns[k])} {nouns[k]} {chr(SLOT + k)}" for k in free)
+    rest = text.strip()
+    if rest:
+        missing = " and ".join(repr(nouns[k]) for k in free)
+        notes.append(f"The prompt does not mention {missing}; it was put in front.")
+        return f"{named}{' ' if _JOINS.match(rest) else ', '}{rest}"
+    return named
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1].lower() in set("aeiou") else "a"
+
+
+def _words(text: str, nouns: Sequence[str]) -> tuple[Word, ...]:
+    """Split into words; slots become placeholders, and the nouns before them are marked to be kept."""
+    texts = re.sub(f"({_SLOTS})", r" \1 ", text).split()
+    words: list[Word] = []
+    for word in texts:
+        k = ord(word) - SLOT if re.fullmatch(_SLOTS, word) else None
+        if k is None:
+            words.append(Word(word))
+            continue
+        for back in range(1, min(len(nouns[k].split()), len(words)) + 1):
+            words[-back] = Word(words[-back].text, words[-back].subject, True)
+        words.append(Word("S*" if len(nouns) == 1 else f"S{k + 1}*", k, True))
+    return tuple(words)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedPrompt:
+    """Token ids for each text encoder, and where the S* tokens are. S = the tokenizer's full length."""
+
+    ids: tuple[Tensor, ...]  # per text encoder (S,)
+    positions: Tensor  # p: (K, n) token positions of each subject's S*, −1 where it has none
+    tokens: tuple[str, ...]  # readable, from the start token to the end token
+    words: tuple[tuple[str, tuple[int, ...]], ...]  # each word with its token positions
+    text: str  # the prompt as read, without what was cut off
+    truncated: str = ""  # words cut off, because the text encoder takes no more
+    notes: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> int:
+        """Position of the end token."""
+        return len(self.tokens) - 1
+
+    @cached_property
+    def position_rows(self) -> Tensor:
+        """p as 0/1 rows over all tokens: (K, S)."""
+        rows = torch.zeros(len(self.positions), len(self.ids[0]) + 1)
+        return rows.scatter_(1, self.positions % rows.shape[1], 1.0)[:, :-1]  # −1 lands in the extra column
+
+
+def tokenize(
+    tokenizers: Sequence[CLIPTokenizer], parsed: ParsedPrompt, placeholder_tokens: int, num_subjects: int = 0
+) -> TokenizedPrompt:
+    """Token ids with n = placeholder_tokens filler tokens for each placeholder.
+
+    The fillers repeat the token before them and are replaced at the text encoder's input; nothing is added to the
+    vocabulary. Words that do not fit are cut from the end, but never a placeholder or its noun.
+    """
+    encoded = [_encode_words(tokenizer, parsed.words, placeholder_tokens) for tokenizer in tokenizers]
+    if any([len(ids) for ids in other] != [len(ids) for ids in encoded[0]] for other in encoded[1:]):
+        raise ValueError(
+            "tokenize: the text encoders' tokenizers split this prompt differently; S* needs one place in both."
+        )
+    room = min(tokenizer.model_max_length for tokenizer in tokenizers) - 2
+    kept, cut = _fit([len(ids) for ids in encoded[0]], parsed.words, room)
+
+    n = placeholder_tokens
+    positions = torch.full((num_subjects, n), -1, dtype=torch.long)
+    tokens, words, place = ["<start>"], [], 1
+    for i in kept:
+        word, count = parsed.words[i], len(encoded[0][i])
+        if word.subject is not None:
+            positions[word.subject] = torch.arange(place, place + n)
+        if count:
+            words.append((word.text, tuple(range(place, place + count))))
+        tokens += _readable(tokenizers[0], word, encoded[0][i])
+        place += count
+    ids = tuple(
+        _finish(tokenizer, [parts[i] for i in kept], room + 2)
+        for tokenizer, parts in zip(tokenizers, encoded, strict=True)
+    )
+    text = " ".join(parsed.words[i].text for i in kept)
+    truncated = " ".join(parsed.words[i].text for i in cut)
+    return TokenizedPrompt(ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes)
+
+
+def _encode_words(tokenizer: CLIPTokenizer, words: Sequence[Word], n: int) -> list[list[int]]:
+    texts = [word.text for word in words if word.subject is None]
+    found = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+    return [[FILLER] * n if word.subject is not None else list(next(found)) for word in words]
+
+
+def _fit(lengths: list[int], words: Sequence[Word], room: int) -> tuple[list[int], list[int]]:
+    """Indices of the words that are kept and of those cut: from the end, sparing the ones to keep."""
+    total, cut = sum(lengths), []
+    for i in reversed(range(len(words))):
+        if total <= room:
+            break
+        if not words[i].keep:
+            cut.append(i)
+            total -= lengths[i]
+    if total > room:
+        raise ValueError(
+            f"tokenize: the subjects alone take {total} tokens; this text encoder takes {room}. Use fewer."
+        )
+    gone = set(cut)
+    return [i for i in range(len(words)) if i not in gone], sorted(cut)
+
+
+def _readable(tokenizer: CLIPTokenizer, word: Word, ids: list[int]) -> list[str]:
+    if word.subject is not None:
+        return [word.text] * len(ids)
+    return [tokenizer.decode([i]).strip() or word.text for i in ids]
+
+
+def _finish(tokenizer: CLIPTokenizer, parts: list[list[int]], length: int) -> Tensor:
+    """Start, words (fillers repeat the token before them), end, padding -> (S,)."""
+    ids = [tokenizer.bos_token_id]
+    for part in parts:
+        for token in part:
+            ids.append(ids[-1] if token == FILLER else token)
+    ids.append(tokenizer.eos_token_id)
+    ids += [tokenizer.pad_token_id] * (length - len(ids))
+    return torch.tensor(ids)

@@ -1,0 +1,91 @@
+"""Schedulers, starting noise and the predicted picture: the parts of a denoising loop that know no subject."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+from torch import Tensor
+
+SCHEDULERS: dict[str, str] = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+
+
+def make_scheduler(own: Any, name: str | None = None) -> Any:
+    """A fresh scheduler for one run, from the base's own config (so ε or v, and its noise schedule, stay right).
+
+    own: the base's scheduler. name: a key of SCHEDULERS or a diffusers class name; None = the base's own class.
+    """
+    if name is None:
+        return type(own).from_config(own.config)
+    cls = getattr(diffusers, SCHEDULERS.get(name, name), None) if isinstance(name, str) else None
+    if cls is None or not hasattr(cls, "set_timesteps"):
+        raise ValueError(
+            f"scheduler={name!r} is unknown; choose one of {', '.join(SCHEDULERS)} or a diffusers class name."
+        )
+    return cls.from_config(own.config)
+
+
+def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """What this scheduler's `step` takes beside the prediction: one generator per picture, if it draws noise."""
+    takes = inspect.signature(scheduler.step).parameters
+    return {"generator": list(generators)} if "generator" in takes else {}
+
+
+def starting_noise(
+    generators: Sequence[torch.Generator],
+    channels: int,
+    size: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One picture's noise from each generator, drawn on the CPU: (N, C, h, w), the same on every device."""
+    parts = [torch.randn((1, channels, *size), generator=generator, dtype=dtype) for generator in generators]
+    return torch.cat(parts).to(device)
+
+
+def predicted_x0(scheduler: Any, stepped: Any, prediction: Tensor, t: Tensor, z: Tensor) -> Tensor:
+    """The finished latents as this step foresees them, (N, C, h, w); z are the latents before the step.
+
+    From the scheduler where it says so, else from α_t, σ_t of a variance-preserving process.
+    """
+    foreseen = getattr(stepped, "pred_original_sample", None)
+    if foreseen is not None:
+        return foreseen
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        return stepped.prev_sample
+    alpha = alphas.to(z.device)[int(t)].sqrt()
+    sigma = (1 - alpha**2).sqrt()
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha * z - sigma * prediction
+    if scheduler.config.prediction_type == "sample":
+        return prediction
+    return (z - sigma * prediction) / alpha
+
+
+def to_pictures(pixels: Tensor) -> list[Image.Image]:
+    """Pixels (N, 3, H, W) in [−1, 1] -> PIL pictures."""
+    array = (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float().numpy()
+    return [Image.fromarray(picture) for picture in (array * 255).round().astype("uint8")]
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size in a row."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (width * len(pictures), height))
+    for i, picture in enumerate(pictures):
+        row.paste(picture, (i * width, 0))
+    return row

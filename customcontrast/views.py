@@ -1,0 +1,168 @@
+"""A `Result` or a `Segmentation` → the pictures that explain it, through `visualize`; no model code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from customcontrast import visualize
+from customcontrast.segmentation import Segmentation
+from customcontrast.studio import ADD, BOX, REMOVE, Cut
+
+if TYPE_CHECKING:
+    from customcontrast.pipeline import Result
+
+VIEW_SIDE = 384  # px, least side of an overlay, so that small pictures can be read
+GHOST = 0.22  # how much of the background still shows through the checkerboard
+
+
+class ViewError(ValueError):
+    """Something asked for is not in this run; the message is one sentence."""
+
+
+DOTS = {ADD: (22, 163, 74), REMOVE: (220, 38, 38), BOX: (37, 99, 235)}
+
+
+def cutout(cut: Cut) -> Image.Image:
+    """The subject over a checkerboard, its surroundings faint so that one can click what is missing.
+
+    The clicks are drawn as dots: green = added, red = removed, blue = a corner of the box. Size of the picture.
+    """
+    w, h = cut.picture.size
+    board = visualize.checkerboard(Image.new("RGBA", (w, h)))
+    ground = Image.blend(board, cut.picture, GHOST if cut.current else 0.8)
+    picture = Image.composite(cut.picture, ground, mask_image(cut.current)) if cut.current else ground
+    draw, radius = ImageDraw.Draw(picture), max(2, max(h, w) // 80)
+    if cut.box:
+        x0, y0, x1, y1 = cut.box
+        draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=DOTS[BOX], width=max(1, radius // 2))
+    for x, y, label in cut.points:
+        circle = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(circle, fill=DOTS[label], outline="white", width=max(1, radius // 3))
+    return picture
+
+
+def mask_image(segmentation: Segmentation) -> Image.Image:
+    """The subject's mask, white on black."""
+    return Image.fromarray(np.where(segmentation.mask, 255, 0).astype(np.uint8))
+
+
+def strip(result: Result, index: int, references: Sequence[Segmentation]) -> Image.Image | None:
+    """Location masks over time in the layout of the paper's figure; one row for each subject."""
+    masks = result.location_masks[index]  # (T, K, h, w)
+    if masks.size == 0:
+        return None
+    rows = [
+        visualize.location_strip(reference.on_plain(), masks[:, k], result.images[index])
+        for k, reference in enumerate(references[: masks.shape[1]])
+    ]
+    return stack(rows)
+
+
+def step_overlay(result: Result, index: int, step: int, names: Sequence[str]) -> Image.Image:
+    """The location masks of one step (from 1) over the picture, each subject in its colour."""
+    picture = enlarged(result.images[index])
+    masks = result.location_masks[index]
+    if masks.size == 0:  # made without a subject
+        return picture
+    return visualize.subjects_overlay(picture, masks[_clamp(step, len(masks)) - 1], list(names))
+
+
+def area_plot(result: Result, index: int, names: Sequence[str]) -> Image.Image | None:
+    """How large each subject's mask is and where its centre goes, step by step."""
+    masks = result.location_masks[index]
+    return visualize.area_plot(masks, list(names)) if masks.size else None
+
+
+def animation(result: Result, index: int, names: Sequence[str], path: Path) -> Path | None:
+    """All steps of :func:`step_overlay` as a GIF or MP4; None for a picture without subjects."""
+    if result.location_masks.size == 0:
+        return None
+    frames = [step_overlay(result, index, s + 1, names) for s in range(result.location_masks.shape[1])]
+    visualize.animation(frames, path)
+    return path
+
+
+def word_map(result: Result, index: int, word: int, step: int = 0, layers: str = "") -> np.ndarray:
+    """Where a word acted in the text branch: (h, w), mean over its tokens.
+
+    step: from 1; 0 = mean over all steps. layers: a key of `by_resolution` ("12x12"; then over all steps), "" = all.
+    """
+    tokens = list(result.words[word][1])
+    return _mean(result.by_resolution[layers]["text"][index] if layers else result.text_maps[index], tokens, step)
+
+
+def subject_map(result: Result, index: int, subject: int, step: int = 0, layers: str = "") -> np.ndarray:
+    """Where a subject's picture acted in the visual branch: (h, w); `step` and `layers` as in `word_map`."""
+    maps = result.by_resolution[layers].get("visual") if layers else result.visual_maps
+    if maps is None:
+        raise ViewError("This model's visual branch keeps no map.")
+    return _mean(maps[index], [subject], step)
+
+
+def _mean(maps: np.ndarray, channels: list[int], step: int) -> np.ndarray:
+    """(T, C, h, w) or, over all steps already, (C, h, w) -> the mean of some channels at a step (h, w)."""
+    chosen = maps[..., channels, :, :].astype(np.float32).mean(axis=-3)
+    if chosen.ndim == 2:
+        return chosen
+    return chosen.mean(axis=0) if step < 1 else chosen[_clamp(step, len(chosen)) - 1]
+
+
+def named_map(result: Result, index: int, name: str, step: int = 0) -> np.ndarray:
+    """A map (h, w) by name: a word of the prompt, or “visual:1” for the first subject's picture.
+
+    Raises:
+        ViewError: there is no such word, subject or picture.
+    """
+    if not 0 <= index < len(result.images):
+        raise ViewError(f"There is no picture {index}; there are {len(result.images)}, counted from 0.")
+    match = re.fullmatch(r"visual:(\d+)", name.strip())
+    if match:
+        subject, count = int(match[1]), result.visual_maps.shape[2]
+        if not 1 <= subject <= count:
+            raise ViewError(f"There is no subject {subject}; this picture has {count}.")
+        return subject_map(result, index, subject - 1, step)
+    words = [text for text, _ in result.words]
+    found = [i for i, text in enumerate(words) if text.strip(".,;:!?").lower() == name.strip().lower()]
+    if not found:
+        raise ViewError(f"The word “{name}” is not in the prompt; its words are: {', '.join(words)}.")
+    return word_map(result, index, found[0], step)
+
+
+def map_overlay(result: Result, index: int, values: np.ndarray) -> Image.Image:
+    """A map (h, w) in colour over the picture."""
+    return visualize.overlay(enlarged(result.images[index]), values)
+
+
+def grid(result: Result, index: int, step: int = 0) -> Image.Image:
+    """The picture and the text map of every word of the prompt."""
+    maps = {}
+    for word, (text, _) in enumerate(result.words):
+        label = text if text not in maps else f"{text} ({word + 1})"
+        maps[label] = word_map(result, index, word, step)
+    return visualize.token_grid(result.images[index], maps)
+
+
+def enlarged(image: Image.Image, side: int = VIEW_SIDE) -> Image.Image:
+    """`image`, scaled up by a whole number until its shorter side is at least `side` px."""
+    factor = max(1, -(-side // min(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures below one another, on white."""
+    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, (0, top))
+        top += picture.height
+    return whole
+
+
+def _clamp(step: int, total: int) -> int:
+    return max(1, min(int(step), total))

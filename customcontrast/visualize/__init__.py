@@ -1,0 +1,33 @@
+"""Arrays -> pictures that explain a run: no model code, no state, safe to call from many threads.
+
+maps.py shows attention and location maps, sheets.py puts pictures side by side and writes animations,
+plots.py draws curves and t-SNE, canvas.py holds the typography they share.
+"""
+
+from customcontrast.visualize.canvas import SUBJECT_COLORS
+from customcontrast.visualize.maps import (
+    heat_map,
+    location_strip,
+    overlay,
+    strip_steps,
+    subjects_overlay,
+    token_grid,
+)
+from customcontrast.visualize.plots import area_plot, tsne_plot
+from customcontrast.visualize.sheets import animation, checkerboard, compare_row, contact_sheet
+
+__all__ = [
+    "SUBJECT_COLORS",
+    "animation",
+    "area_plot",
+    "checkerboard",
+    "compare_row",
+    "contact_sheet",
+    "heat_map",
+    "location_strip",
+    "overlay",
+    "strip_steps",
+    "subjects_overlay",
+    "token_grid",
+    "tsne_plot",
+]

@@ -1,0 +1,137 @@
+"""Pictures side by side, over a checkerboard, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio.v3 as writer
+import numpy as np
+from PIL import Image
+
+from customcontrast.visualize.canvas import INK, LINE, PAPER, SOFT, fit, frame, label
+
+GAP = 10  # px between pictures
+
+
+def contact_sheet(
+    images: Sequence[Image.Image],
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+    tile: int = 200,
+    title: str = "",
+) -> Image.Image:
+    """Pictures in rows, each whole in a square of `tile` px, with an optional caption of one line below it.
+
+    Raises:
+        ValueError: no pictures, or another number of captions.
+    """
+    images = list(images)
+    if not images:
+        raise ValueError("images: got none; give at least one picture.")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"captions: got {len(captions)} for {len(images)} pictures; give one for each.")
+    columns = min(len(images), columns or _even_columns(len(images)))
+    size = max(10, tile // 15)
+    high = tile + GAP + (2 * size if captions is not None else 0)
+    head = 3 * size if title else 0
+    rows = -(-len(images) // columns)
+    canvas = Image.new("RGB", (columns * (tile + GAP) + GAP, head + rows * high + GAP), PAPER)
+    if title:
+        label(canvas, canvas.width / 2, GAP, title, canvas.width - 2 * GAP, round(1.3 * size), bold=True)
+    for number, image in enumerate(images):
+        left, top = GAP + number % columns * (tile + GAP), head + GAP + number // columns * high
+        canvas.paste(fit(_flat(image), (tile, tile)), (left, top))
+        if captions is not None:
+            label(canvas, left + tile / 2, top + tile + size // 3, captions[number], tile, size, color=SOFT)
+    return canvas
+
+
+def compare_row(
+    images: Sequence[Image.Image], captions: Sequence[str], height: int = 256, title: str = ""
+) -> Image.Image:
+    """Pictures of one height in a row, each with its caption in bold below: reference, then what came out."""
+    if not images or len(images) != len(captions):
+        raise ValueError(f"captions: got {len(captions)} for {len(images)} pictures; give one for each.")
+    size = max(11, height // 16)
+    cells = [fit(_flat(image), (max(8, round(height * image.width / image.height)), height)) for image in images]
+    head = 3 * size if title else 0
+    width = sum(cell.width for cell in cells) + GAP * (len(cells) + 1)
+    canvas = Image.new("RGB", (width, head + height + 2 * GAP + 2 * size), PAPER)
+    if title:
+        label(canvas, width / 2, GAP, title, width - 2 * GAP, round(1.2 * size), bold=True)
+    left = GAP
+    for number, cell in enumerate(cells):
+        canvas.paste(cell, (left, head + GAP))
+        frame(canvas, (left, head + GAP, left + cell.width, head + GAP + height), LINE)
+        top = head + GAP + height + size // 2
+        label(canvas, left + cell.width / 2, top, captions[number], cell.width, size, number == 0, INK)
+        left += cell.width + GAP
+    return canvas
+
+
+def checkerboard(cutout: Image.Image, square: int | None = None) -> Image.Image:
+    """A cut-out (RGBA) over a quiet grey checkerboard, which is how a page shows transparency."""
+    square = square or max(4, max(cutout.size) // 32)
+    y, x = np.indices((cutout.height, cutout.width)) // square
+    board = np.where(((x + y) % 2)[..., None], 250, 228).astype(np.uint8).repeat(3, axis=-1)
+    ground = Image.fromarray(board).convert("RGBA")
+    return Image.alpha_composite(ground, cutout.convert("RGBA")).convert("RGB")
+
+
+def animation(frames: Sequence[Image.Image], path: str | Path, fps: float = 5, hold: float = 1.0) -> Path:
+    """Frames -> an endless GIF or an MP4 (H.264), by the ending of `path`.
+
+    Args:
+        frames: pictures; all are fitted to the first one's size.
+        path: ends in .gif or .mp4; its folder is made if need be.
+        fps: frames a second.
+        hold: seconds for which the last frame stays.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: no frames, another ending, or a rate that is not positive.
+    """
+    path, frames = Path(path), list(frames)
+    if not frames:
+        raise ValueError("frames: got none; give at least one picture.")
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise ValueError(f"path: got '{path.name}'; end it in .gif or .mp4.")
+    if not fps > 0:
+        raise ValueError(f"fps: got {fps}; give a positive number.")
+    width, height = frames[0].size
+    if path.suffix.lower() == ".mp4":  # H.264 wants even sides
+        width, height = width + width % 2, height + height % 2
+    still = [fit(frame, (width, height)) for frame in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".gif":
+        durations = [round(1000 / fps)] * (len(still) - 1) + [round(1000 * max(hold, 1 / fps))]
+        first, *others = _one_palette(still)
+        first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
+        return path
+    still += [still[-1]] * round(hold * fps)
+    with writer.imopen(path, "w", plugin="FFMPEG") as video:
+        options = {"codec": "libx264", "macro_block_size": 2, "output_params": ["-crf", "18"], "pixelformat": "yuv420p"}
+        video.write(np.stack([np.asarray(f) for f in still]), fps=fps, **options)
+    return path
+
+
+def _even_columns(count: int) -> int:
+    """Columns for a sheet a little wider than high, with the fewest empty places in its last row."""
+    near = max(1, round(1.2 * count**0.5))
+    choices = range(max(1, near - 1), near + 2)
+    return min(choices, key=lambda columns: (-count % columns, abs(columns - near)))
+
+
+def _one_palette(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """Frames of one size in one palette of 256 colours, made from samples of them all: steady and quick."""
+    small = [np.asarray(frame.resize((64, 64))) for frame in frames[:: max(1, len(frames) // 16)]]
+    palette = Image.fromarray(np.concatenate(small)).quantize(256, Image.Quantize.MEDIANCUT)
+    return [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in frames]
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Transparent pictures over a checkerboard, others as they are."""
+    return checkerboard(image) if image.mode in ("RGBA", "LA", "PA") else image

@@ -1,0 +1,60 @@
+"""The ablation's rows differ in what the paper says they differ in, and the whole of it runs and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import save_file
+
+from customcontrast.bases import BaseModel
+from train import ablate, readers
+from train.ablate import VARIANTS, variant_config
+from train.config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
+
+ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
+
+
+def test_the_rows_are_those_of_tables_3_and_4() -> None:
+    config = AdapterTrainConfig(encoder={"width": 32})
+    rows = {i: variant_config(config, v, seed=3, steps=9) for i, v in VARIANTS.items()}
+    assert rows[0].encoder == {"width": 32, "textual": False, "tv_fusion": False}
+    assert rows[1].encoder == {"width": 32, "tv_fusion": False} and rows[2].encoder == {"width": 32}
+    losses = {i: (row.loss.cscl, row.loss.macl) for i, row in rows.items()}
+    assert [losses[i] for i in range(3)] == [(False, False)] * 3
+    assert [losses[i] for i in (3, 4, 5)] == [(True, False), (False, True), (True, True)]
+    assert len({(row.seed, row.optim, row.data) for row in rows.values()}) == 1  # same seed, steps and data order
+
+
+def test_the_ablation_runs_and_goes_on(
+    tiny_base: BaseModel, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    judge = readers.Readers().eval()
+    judge.quality = {"mask_iou": 0.0}
+    readers.save_readers(judge, tmp_path / "readers.safetensors", "small")
+    head = tiny_folder / "clip_head.safetensors"
+    if not head.exists():
+        width, out = tiny_base.text_encoders[0].config.hidden_size, tiny_base.image_encoder.config.projection_dim
+        save_file({"text_projection.weight": torch.randn(out, width)}, head)
+    data = DataConfig(path=str(tmp_path / "pool"), size=64, reference_size=48, subjects=3, targets=1, references=2)
+    config = AdapterTrainConfig(
+        weights=str(tiny_folder),
+        encoder=ENCODER,
+        data=data,
+        optim=OptimConfig(steps=9, batch=2),
+        log=LogConfig(every=1),
+    )
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    arguments = ["--config", str(tmp_path / "c.yaml"), "--ids", "0", "5", "--steps", "1", "--limit", "1", "--cpu"]
+    arguments += ["--readers", str(tmp_path / "readers.safetensors"), "--out", str(tmp_path / "out")]
+    assert ablate.main(arguments) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| 0 | Visual | " in table and "| 5 | 2 + CSCL + MACL | " in table and "0.591" in table
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
+    assert ablate.main(arguments) == 0
+    assert {p: p.stat().st_mtime_ns for p in made} == made  # nothing was evaluated again
+    capsys.readouterr()

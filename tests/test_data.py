@@ -1,0 +1,296 @@
+"""Sources of frames, samples, batches: exact masks, r ≠ x, class nouns only, and all a function of (seed, index)."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from customcontrast.bases import BaseModel
+from customcontrast.encoder import image_features
+from train import data, folder, sources
+from train.config import AdapterTrainConfig, ConfigError, DataConfig, load_config
+from train.data import Samples, StepSampler, collate, draw_drop, make_loader, with_features
+from train.toyland import World, is_heldout, sample_subject
+
+SMALL = DataConfig(source="pool", world="small", size=64, reference_size=48, subjects=5, targets=2, references=3)
+
+
+@pytest.fixture(scope="session")
+def pool(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    """A rendered and cached pool of five subjects for the tiny base."""
+    config = replace(SMALL, path=str(tmp_path_factory.mktemp("pool")))
+    sources.make(config, tiny_base, progress=False)
+    return config
+
+
+def open_pool(config: DataConfig, base: BaseModel, cached: bool = True) -> sources.PoolSource:
+    return sources.make(replace(config, cache=cached), base, progress=False)
+
+
+def equal(a: data.Sample, b: data.Sample) -> bool:
+    return (a.subject, a.caption, a.noun, a.drop) == (b.subject, b.caption, b.noun, b.drop) and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("image", "mask", "reference", "positive")
+    )
+
+
+# ---- config
+
+
+def test_presets_load_and_mistakes_are_one_sentence() -> None:
+    paper = load_config("sd15.yaml")
+    assert (paper.optim.learning_rate, paper.loss.lambda_1, paper.loss.lambda_2) == (3e-5, 1e-2, 1e-3)
+    assert load_config("toyland", ["optim.batch=4", "loss.macl=false"]).optim.batch == 4
+    assert AdapterTrainConfig.from_dict(paper.to_dict()) == paper
+    for wrong, word in (
+        ("optim.lr=1", "optim.lr is unknown"),
+        ("optim.batch=x", "must be of type int"),
+        ("data.source=web", "choose pool, toyland or folder"),
+        ("optim.batch", "must look like"),
+        ("data.references=1", "at least 2"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            load_config("toyland", [wrong])
+    with pytest.raises(ConfigError, match="presets are sd15, sdxl, toyland"):
+        load_config("sd3")
+
+
+# ---- samples
+
+
+def test_every_frame_is_of_one_training_subject_and_masks_fit(pool: DataConfig, tiny_base: BaseModel) -> None:
+    source = open_pool(pool, tiny_base, cached=False)
+    assert len(source) == 5
+    for i in range(5):
+        sample = source.draw(i, random.Random(i))
+        start, end = sample.noun
+        words = set(sample.caption.replace(",", " ").split())
+        assert sample.caption[start:end] in words
+        assert sample.image.shape == (3, 64, 64) and sample.image.dtype == torch.uint8
+        assert sample.mask.shape == (1, 64, 64) and 0.02 < sample.mask.float().mean() < 0.9
+        assert sample.reference.shape == (3, 24, 24)  # what this base's CLIP reads
+        corners = sample.reference[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+        assert (corners == 255).all()  # on white
+        assert (sample.reference < 200).any() and not torch.equal(sample.reference, sample.positive)
+
+
+def test_captions_name_the_class_only(pool: DataConfig, tiny_base: BaseModel) -> None:
+    """The looks must come from R: no colour or pattern of the subject may be in the text."""
+    source = open_pool(pool, tiny_base, cached=False)
+    for i, record in enumerate(source.records):
+        pattern = record["subject"].split("-")[3]
+        for target in range(2):
+            for phrasing in range(sources.PHRASINGS):
+                text = source.sample(i, target, 0, 1, phrasing).caption
+                before_edit = text.split(" wearing ")[0].split(" with ")[0]
+                assert pattern == "plain" or pattern not in before_edit
+
+
+def test_no_heldout_subject_is_in_the_pool_and_the_benchmark_has_only_those() -> None:
+    world = World.small()
+    drawn = [sample_subject(random.Random(f"adapter-small-{i}"), world) for i in range(300)]
+    assert not any(is_heldout(s) for s in drawn)
+    assert all(is_heldout(sample_subject(random.Random(i), world, heldout=True)) for i in range(20))
+
+
+def test_the_pool_equals_rendering_again(pool: DataConfig, tiny_base: BaseModel) -> None:
+    source = open_pool(pool, tiny_base, cached=False)
+    tensors, records = sources.pool_shard(0, pool, 64, sources.crop_size(tiny_base))
+    assert torch.equal(source.shards[0]["images"], tensors["images"])
+    assert torch.equal(source.shards[0]["references"], tensors["references"])
+    assert source.records == records
+
+
+def test_a_pool_grows_and_refuses_other_settings(pool: DataConfig, tiny_base: BaseModel, tmp_path: Path) -> None:
+    config = replace(SMALL, path=str(tmp_path), subjects=2)
+    assert len(open_pool(config, tiny_base, cached=False)) == 2
+    grown = open_pool(replace(config, subjects=3), tiny_base, cached=False)
+    assert len(grown) == 3
+    with pytest.raises(ValueError, match="another data.path"):
+        open_pool(replace(config, reference_size=64), tiny_base, cached=False)
+
+
+def test_toyland_as_it_is_eaten_is_a_function_of_index_and_rng(tiny_base: BaseModel) -> None:
+    source = sources.make(replace(SMALL, source="toyland"), tiny_base, progress=False)
+    assert equal(source.draw(3, random.Random(7)), source.draw(3, random.Random(7)))
+    a, b = source.draw(3, random.Random(7)), source.draw(3, random.Random(8))
+    assert a.subject == b.subject and not torch.equal(a.image, b.image)
+
+
+# ---- order
+
+
+def test_samples_depend_on_seed_and_index_alone(pool: DataConfig, tiny_base: BaseModel) -> None:
+    source = open_pool(pool, tiny_base, cached=False)
+    first, again = Samples(source, seed=1), Samples(source, seed=1)
+    ahead = [first[i] for i in range(12)]
+    assert all(equal(again[i], ahead[i]) for i in reversed(range(12)))
+    assert any(not equal(Samples(source, seed=2)[i], ahead[i]) for i in range(5))
+    for epoch in range(2):  # every subject once an epoch
+        assert len({s.subject for s in ahead[5 * epoch : 5 * epoch + 5]}) == 5
+
+
+def test_processes_share_one_sequence_and_a_resumed_one_goes_on() -> None:
+    one = list(StepSampler(4, 0, 3))
+    two = [list(StepSampler(2, 0, 3, rank, 2)) for rank in range(2)]
+    assert [a + b for a, b in zip(*two, strict=True)] == one
+    assert list(StepSampler(4, 2, 3)) == one[2:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_keeps_the_order_with_any_number_of_workers(
+    pool: DataConfig, tiny_base: BaseModel, workers: int
+) -> None:
+    samples = Samples(open_pool(pool, tiny_base), seed=0)
+    batches = list(make_loader(samples, StepSampler(2, 0, 3), workers))
+    expected = [collate([samples[i] for i in rows]) for rows in StepSampler(2, 0, 3)]
+    for got, wanted in zip(batches, expected, strict=True):
+        assert got.captions == wanted.captions and torch.equal(got.latents, wanted.latents)
+
+
+def test_drops_have_their_probabilities() -> None:
+    rng = random.Random(0)
+    counts = Counter(draw_drop(rng, 0.05) for _ in range(20_000))
+    for kind in ("text", "subject", "both"):
+        assert counts[kind] / 20_000 == pytest.approx(0.05, abs=0.006)
+    assert all(draw_drop(rng, 0) == "none" for _ in range(100))
+    flags = collate([_plain("none"), _plain("text"), _plain("subject"), _plain("both")])
+    assert flags.drop_text.tolist() == [False, True, False, True]
+    assert flags.drop_subject.tolist() == [False, False, True, True]
+
+
+def _plain(drop: str) -> data.Sample:
+    return data.Sample("a", "a bear", (2, 6), torch.zeros(1, 4, 4, dtype=torch.bool), drop=drop)
+
+
+# ---- features
+
+
+def test_cached_features_equal_encoding_again(pool: DataConfig, tiny_base: BaseModel) -> None:
+    plain = collate([Samples(open_pool(pool, tiny_base, cached=False), 0)[i] for i in range(4)])
+    cached = collate([Samples(open_pool(pool, tiny_base), 0)[i] for i in range(4)])
+    assert plain.latents is None and cached.latents is not None
+    fresh = with_features(tiny_base, plain)
+    kept = with_features(tiny_base, cached)
+    for a, b in zip(fresh.reference_states, kept.reference_states, strict=True):
+        torch.testing.assert_close(a, b, atol=5e-3, rtol=5e-3)
+    for a, b in zip(fresh.positive_states, kept.positive_states, strict=True):
+        torch.testing.assert_close(a, b, atol=5e-3, rtol=5e-3)
+    torch.testing.assert_close(fresh.embeddings, kept.embeddings, atol=5e-3, rtol=5e-3)
+    assert fresh.latents.shape == kept.latents.shape  # sampled by the VAE: equal in distribution only
+
+
+def test_features_are_those_of_inference(pool: DataConfig, tiny_base: BaseModel) -> None:
+    """Training's CLIP pass over uint8 tensors equals `image_features.extract` on the same pictures."""
+    sample = open_pool(pool, tiny_base, cached=False).draw(0, random.Random(0))
+    picture = Image.fromarray(sample.reference.permute(1, 2, 0).numpy())
+    states, embedding = data.clip_features(tiny_base, sample.reference[None])
+    for a, b in zip(states, image_features.extract(tiny_base, [picture]), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embedding, image_features.embed(tiny_base, [picture]), atol=1e-4, rtol=1e-4)
+
+
+def test_the_cache_belongs_to_the_weights_that_made_it(
+    pool: DataConfig, tiny_base: BaseModel, tiny_xl_base: BaseModel
+) -> None:
+    path = Path(pool.path)
+    mine, other = sources.Cache.of(path, tiny_base), sources.Cache.of(path, tiny_xl_base)
+    assert mine == sources.Cache.of(path, tiny_base)
+    assert mine.latents != other.latents and mine.states != other.states
+    decoder = tiny_base.vae.decoder.conv_out.bias
+    with torch.no_grad():
+        decoder.add_(1.0)
+    assert sources.Cache.of(path, tiny_base) == mine  # a new decoder leaves the latents valid
+    with torch.no_grad():
+        decoder.sub_(1.0)
+
+
+def test_batches_select_rows() -> None:
+    batch = collate([replace(_plain("none"), subject=name, caption=f"a bear {name}") for name in "abc"])
+    part = batch.select([2, 0])
+    assert part.captions == ["a bear c", "a bear a"] and len(part) == 2
+    assert part.subjects.tolist() == batch.subjects[[2, 0]].tolist()
+
+
+# ---- a folder of your own
+
+
+def write_subject(place: Path, seed: int, pictures: int, masks: bool = True) -> None:
+    (place / "masks").mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for i in range(pictures):
+        pixels = np.full((60, 80, 3), 90, np.uint8)
+        x = 10 + 15 * i
+        pixels[20:45, x : x + 30] = rng.integers(120, 255, 3)
+        mask = np.zeros((60, 80), np.uint8)
+        mask[20:45, x : x + 30] = 255
+        Image.fromarray(pixels).save(place / f"{i:02d}.png")
+        if masks:
+            Image.fromarray(mask).save(place / "masks" / f"{i:02d}.png")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    write_subject(tmp_path / "robot_toy2", 0, 3)
+    write_subject(tmp_path / "cat", 1, 2)
+    (tmp_path / "cat" / "noun.txt").write_text("kitten\n")
+    (tmp_path / "cat" / "00.txt").write_text("my <kitten> on a sofa\n")
+    (tmp_path / "cat" / "broken.jpg").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_a_folder_of_your_own(own: Path) -> None:
+    source = folder.FolderSource(own, size=32, crop=24, progress=False)
+    assert [name for name, _, _ in source.subjects] == ["cat", "robot_toy2"]
+    assert len(source.skipped) == 1 and "broken.jpg of cat" in source.skipped[0]
+    captions = set()
+    for seed in range(30):
+        for index in range(2):
+            sample = source.draw(index, random.Random(seed))
+            captions.add((sample.caption, sample.caption[slice(*sample.noun)]))
+            assert sample.image.shape == (3, 32, 32) and sample.mask.any()
+            assert sample.reference.shape == (3, 24, 24)
+    assert captions == {
+        ("my kitten on a sofa", "kitten"),
+        ("a photo of a kitten", "kitten"),
+        ("a photo of a robot toy", "robot toy"),
+    }
+    assert equal(source.draw(0, random.Random(4)), source.draw(0, random.Random(4)))
+
+
+def test_target_reference_and_positive_are_three_frames_where_there_are_three(own: Path) -> None:
+    source = folder.FolderSource(own, size=32, crop=24, progress=False)
+    name, frames, references = source.subjects[1]
+    order = {id(r): i for i, r in enumerate(references)}
+    for seed in range(20):
+        rng = random.Random(seed)
+        sample = source.draw(1, rng)
+        target = random.Random(seed).sample(range(3), 3)[0]
+        chosen = {order[id(sample.reference)], order[id(sample.positive)]}
+        assert len(chosen) == 2 and target not in chosen
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no usable subject"):
+        folder.FolderSource(tmp_path, 32, 24, progress=False)
+    with pytest.raises(ValueError, match="is not a folder"):
+        folder.FolderSource(tmp_path / "nowhere", 32, 24, progress=False)
+
+
+def test_masks_are_made_and_kept_when_absent(tmp_path: Path) -> None:
+    place = tmp_path / "bear"
+    place.mkdir()
+    scene = sources.reference_scene(random.Random(0), World.small(), sample_subject(random.Random(1), World.small()))
+    pixels = sources.render([scene], 160).images[0].permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(place / "00.png")
+    source = folder.FolderSource(tmp_path, 32, 24, progress=False)
+    kept = place / "masks" / "00.png"
+    assert kept.is_file() and len(source) == 1
+    kept_mask = np.asarray(Image.open(kept)) > 127
+    assert kept_mask.shape == (160, 160) and 0.03 < kept_mask.mean() < 0.8

@@ -1,0 +1,79 @@
+"""attention.location: soft masks by the formula, what happens to flat ones, and who owns a pixel."""
+
+from __future__ import annotations
+
+import torch
+
+from customcontrast.attention.location import location_mask, minmax, ownership_weights
+from customcontrast.config import LocationConfig
+
+CONFIG = LocationConfig()
+
+
+def plain_mask(A: torch.Tensor, threshold: float) -> torch.Tensor:
+    """One map (h, w), from the words of the method."""
+    M = (A - A.min()) / (A.max() - A.min())
+    M[M <= threshold] = 0
+    return (M - M.min()) / (M.max() - M.min())
+
+
+def test_mask_against_the_formula_on_any_shape() -> None:
+    torch.manual_seed(0)
+    A = torch.rand(3, 1, 8, 12) * 0.3 + 0.2
+    M = location_mask(A, CONFIG)
+    for i in range(3):
+        assert torch.allclose(M[i, 0], plain_mask(A[i, 0].clone(), 0.2), atol=1e-5)
+    assert ((M > 0) & (M < 1)).any(), "soft, not binary"
+    assert (M == 0).any() and M.amax() == 1
+
+
+def test_threshold_is_a_parameter() -> None:
+    torch.manual_seed(0)
+    A = torch.rand(1, 1, 8, 8)
+    zeros = [(location_mask(A, LocationConfig(threshold=x)) == 0).sum() for x in (0.0, 0.2, 0.6)]
+    assert zeros[0] < zeros[1] < zeros[2]
+
+
+def test_scale_and_offset_of_the_map_do_not_matter() -> None:
+    torch.manual_seed(0)
+    A = torch.rand(1, 1, 6, 6)
+    assert torch.allclose(location_mask(A, CONFIG), location_mask(A * 0.01 + 0.3, CONFIG), atol=1e-4)
+
+
+def test_a_flat_map_keeps_the_previous_mask() -> None:
+    torch.manual_seed(0)
+    previous = torch.rand(2, 1, 4, 4)
+    A = torch.rand(2, 1, 4, 4)
+    A[0] = 0.37
+    M = location_mask(A, CONFIG, previous)
+    assert torch.equal(M[0], previous[0]) and not torch.equal(M[1], previous[1])
+    assert torch.equal(location_mask(A, CONFIG)[0], torch.ones(1, 4, 4)), "at the start: nothing is masked"
+
+
+def test_overlap_belongs_to_the_larger_map() -> None:
+    A = torch.zeros(1, 2, 1, 4)
+    A[0, 0, 0] = torch.tensor([0.9, 0.6, 0.3, 0.0])
+    A[0, 1, 0] = torch.tensor([0.0, 0.3, 0.6, 0.9])
+    M = location_mask(A, CONFIG)
+    assert ((M[0, 0] > 0) & (M[0, 1] > 0)).sum() == 0
+    assert (M[0, 0, 0] > 0).tolist() == [True, True, False, False]
+
+
+def test_swapping_subjects_swaps_masks() -> None:
+    torch.manual_seed(0)
+    A = torch.rand(2, 3, 5, 7)
+    order = [2, 0, 1]
+    assert torch.equal(location_mask(A[:, order], CONFIG), location_mask(A, CONFIG)[:, order])
+    maps = torch.rand(2, 35, 3)
+    assert torch.allclose(ownership_weights(maps[..., order]), ownership_weights(maps)[..., order])
+
+
+def test_ownership_weights_sum_to_one_and_follow_the_larger() -> None:
+    torch.manual_seed(0)
+    maps = torch.rand(1, 35, 2) * 0.01
+    weights = ownership_weights(maps)
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(1, 35))
+    assert torch.equal(
+        weights[..., 0] > weights[..., 1],
+        minmax(maps.mT[..., None])[:, 0, :, 0] > minmax(maps.mT[..., None])[:, 1, :, 0],
+    )

@@ -1,0 +1,223 @@
+"""Scores, intervals, the benchmark and its judges; a whole evaluation at toy size."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_adapter
+from PIL import Image
+from safetensors.torch import save_file
+
+from customcontrast.bases import BaseModel
+from customcontrast.checkpoint import save_adapter
+from customcontrast.segmentation import Segmentation
+from train import evaluate, metrics, readers
+from train.benchmark import EDITS, ceiling, folder_cases, toyland_cases
+from train.metrics import CATEGORIES, Score, bootstrap, by_category, cosine, identity_rank, markdown, summarise
+from train.toyland import World, is_heldout
+
+
+def made_up(n: int, ct: float, di: float) -> list[Score]:
+    rng = random.Random(n)
+    return [
+        Score(f"s{i}", c, "a bear", ct + 0.01 * rng.random(), 0.7, di + (0.1 if c == CATEGORIES[0] else 0), i % 2)
+        for i in range(n)
+        for c in CATEGORIES
+    ]
+
+
+# ---- numbers
+
+
+def test_cosine_row_by_row() -> None:
+    a = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
+    b = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
+    torch.testing.assert_close(cosine(a, b), torch.tensor([1.0, 0.0, -1.0]))
+    with pytest.raises(ValueError, match="equally many"):
+        cosine(a, b[:2])
+
+
+def test_bootstrap_covers_the_mean_and_groups_widen_it() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(60):
+        interval = bootstrap(rng.normal(0.5, 1.0, 40), rounds=400, seed=trial)
+        hits += interval.low <= 0.5 <= interval.high
+    assert 50 <= hits  # about 95 % of 60
+    subject = np.repeat(rng.normal(0, 1, 10), 20)  # 200 values, but 10 independent ones
+    groups = np.repeat(np.arange(10), 20).tolist()
+    alone, clustered = bootstrap(subject), bootstrap(subject, groups)
+    assert clustered.high - clustered.low > 3 * (alone.high - alone.low)
+    assert alone.mean == clustered.mean and clustered.count == 200
+    assert bootstrap([0.3]).low == bootstrap([0.3]).high == pytest.approx(0.3)
+    with pytest.raises(ValueError, match="empty"):
+        bootstrap([])
+    with pytest.raises(ValueError, match="one group per value"):
+        bootstrap([1.0, 2.0], [0])
+
+
+def test_identity_rank_counts_nearer_distractors() -> None:
+    query, true = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.5])
+    distractors = torch.tensor([[1.0, 0.1], [0.0, 1.0], [2.0, 0.0]])
+    assert identity_rank(query, true, distractors) == 2
+    assert identity_rank(query, query, distractors[:2]) == 0
+
+
+def test_summary_splits_reconstruction_and_edits() -> None:
+    table = summarise(made_up(8, ct=0.3, di=0.5))
+    assert table["R-DI"].mean == pytest.approx(0.6) and table["E-DI"].mean == pytest.approx(0.5)
+    assert table["CT"].count == 40 and table["E-CI"].count == 32
+    assert table["retrieval"].mean == pytest.approx(0.5)
+    assert set(by_category(made_up(3, 0.3, 0.5))) == set(CATEGORIES)
+    only_edits = [s for s in made_up(3, 0.3, 0.5) if s.category == "style"]
+    assert "R-CI" not in summarise(only_edits) and list(by_category(only_edits)) == ["style"]
+
+
+def test_the_report_is_markdown_and_json() -> None:
+    runs = {"ours": made_up(4, 0.3, 0.5), "floor": made_up(4, 0.31, 0.1)}
+    text = markdown(runs, {"CT": "some CLIP"}, ["a note"])
+    head = text.splitlines()[0]
+    assert (
+        head.startswith("| run | CT |") and "| ours | 0.30" in text and "- CT: some CLIP" in text and "- a note" in text
+    )
+    widths = {line.count("|") for line in text.splitlines()[:4]}
+    assert len(widths) == 1
+    read = json.loads(metrics.to_json(runs, {"CT": "some CLIP"}, {"step": 3}))
+    assert read["about"]["step"] == 3 and len(read["scores"]["ours"]) == 20
+    assert read["summary"]["floor"]["E-DI"]["mean"] == pytest.approx(0.1)
+
+
+# ---- benchmark
+
+
+def test_toyland_cases_are_held_out_repeatable_and_ask_one_edit_each() -> None:
+    cases = toyland_cases(3, World.small())
+    assert [c.subject for c in cases] == [c.subject for c in toyland_cases(3, World.small())]
+    assert [c.subject for c in cases] != [c.subject for c in toyland_cases(3, World.small(), seed=5)]
+    for case in cases:
+        assert is_heldout(case.toy) and 0.03 < case.reference.area < 0.8
+        assert [t.category for t in case.tasks] == list(CATEGORIES)
+        plain = case.tasks[0].scene
+        for task in case.tasks:
+            assert f"<{case.noun}>" in task.prompt and "<" not in task.text
+            assert case.toy.pattern == "plain" or case.toy.pattern not in task.text
+            toy, base = task.scene.placements[0], plain.placements[0]
+            changed = {
+                "style": task.scene.style != plain.style,
+                "scene": task.scene.background != plain.background,
+                "shape": toy.shape != base.shape,
+                "accessorisation": toy.accessory != base.accessory,
+            }
+            assert [k for k, v in changed.items() if v] == (
+                [] if task.category == "reconstruction" else [task.category]
+            )
+    picture, mask = ceiling(cases[0], cases[0].tasks[1], 64)
+    assert picture.size == (64, 64) and mask.any()
+
+
+def test_folder_cases_take_the_class_from_dreambenchs_list(tmp_path: Path) -> None:
+    for name in ("dog6", "grey_sloth_plushie"):
+        (tmp_path / name / "masks").mkdir(parents=True)
+        pixels = np.full((40, 40, 3), 255, np.uint8)
+        pixels[10:30, 10:30] = 90
+        Image.fromarray(pixels).save(tmp_path / name / "00.png")
+        Image.fromarray((pixels[..., 0] < 200).astype(np.uint8) * 255).save(tmp_path / name / "masks" / "00.png")
+    (tmp_path / "prompts_and_classes.txt").write_text(
+        "Classes\n\nsubject_name,class\ndog6,dog\ngrey_sloth_plushie,toy\n"
+    )
+    cases = folder_cases(tmp_path)
+    assert [(c.subject, c.noun) for c in cases] == [("dog6", "dog"), ("grey_sloth_plushie", "toy")]
+    assert cases[0].tasks[0].prompt == EDITS["reconstruction"][0].format("<dog>")
+    with pytest.raises(ValueError, match="no subject"):
+        folder_cases(tmp_path / "dog6")
+
+
+# ---- readers
+
+
+@pytest.fixture(scope="session")
+def quick_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readers") / "toyland.safetensors"
+    torch.set_num_threads(1)
+    trained = readers.train_readers(World.small(), minutes=0.08, limit=1, progress=False)
+    readers.save_readers(trained, path, "small")
+    return path
+
+
+def test_readers_learn_are_measured_and_read_back(quick_readers: Path) -> None:
+    judge = readers.load_readers(quick_readers)
+    assert set(judge.quality) == {"identity_among_50", "identity_among_3_look_alikes", "mask_iou"}
+    assert all(0 <= v <= 1 for v in judge.quality.values())
+    rng = random.Random(0)
+    crops, numbers = readers.identity_frames(rng, World.small(), 2, 2, True)
+    pictures = [Image.fromarray(c.permute(1, 2, 0).numpy()) for c in crops]
+    z = judge.identity(pictures)
+    assert z.shape == (12, 96) and numbers.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(12))
+    found = judge.segment(pictures[0].resize((50, 40)))
+    assert isinstance(found, Segmentation) and found.mask.shape == (40, 50)
+    with pytest.raises(FileNotFoundError, match="python -m train.readers"):
+        readers.load_readers(quick_readers.with_name("none.safetensors"))
+
+
+def test_look_alikes_are_other_subjects_of_the_same_world() -> None:
+    world, rng = World.small(), random.Random(0)
+    for _ in range(50):
+        subject = readers.sample_subject(rng, world)
+        other = readers.look_alike(rng, world, subject)
+        assert other.id != subject.id and other.species == subject.species
+        assert {other.color_1, other.color_2} <= set(world.colors)
+
+
+def test_contrast_is_least_when_frames_of_one_subject_agree() -> None:
+    numbers = torch.tensor([0, 0, 1, 1])
+    good = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    bad = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    assert readers.contrast(good, numbers) < 1e-3 < 1 < readers.contrast(bad, numbers)
+
+
+# ---- the command
+
+
+def test_a_whole_evaluation(
+    tiny_base: BaseModel, tiny_folder: Path, quick_readers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = save_adapter(random_adapter(tiny_base), tmp_path / "a.safetensors", step=7)
+    head = tiny_folder / "clip_head.safetensors"
+    if not head.exists():
+        width = tiny_base.text_encoders[0].config.hidden_size
+        out = tiny_base.image_encoder.config.projection_dim
+        save_file({"text_projection.weight": torch.randn(out, width)}, head)
+    arguments = ["adapter", "--weights", str(tiny_folder), "--adapter", str(adapter), "--readers", str(quick_readers)]
+    arguments += ["--limit", "2", "--steps", "2", "--out", str(tmp_path / "out")]
+    assert evaluate.main(arguments) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert all(name in table for name in evaluate.RUNS) and "identity reader" in table
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["about"]["step"] == 7 and {len(rows) for rows in scores["scores"].values()} == {10}
+    real = scores["summary"][evaluate.RUNS[2]]
+    assert real["R-DI"]["mean"] > scores["summary"][evaluate.RUNS[1]]["R-DI"]["mean"]  # the ceiling is above the floor
+    assert (tmp_path / "out" / "grid.png").is_file()
+
+    pictures = sorted((tmp_path / "out" / "pictures").rglob("*.png"))
+    assert len(pictures) == 20
+    times = [p.stat().st_mtime_ns for p in pictures]
+    pictures[3].unlink()
+    assert evaluate.main(arguments) == 0  # goes on: only what is missing is made again
+    again = [p.stat().st_mtime_ns for p in pictures]
+    assert [a == b for a, b in zip(times, again, strict=True)].count(False) == 1
+    assert (tmp_path / "out" / "table.md").read_text() == table
+    capsys.readouterr()
+
+
+def test_the_command_names_its_parts_and_its_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([]) == 2
+    assert "{adapter,base}" in capsys.readouterr().err
+    assert evaluate.main(["adapter", "--weights", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "pass weights=FOLDER" in error and "Traceback" not in error

@@ -1,0 +1,63 @@
+"""sampling: seeds, schedulers, and the picture a step foresees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from customcontrast.sampling import SCHEDULERS, make_scheduler, predicted_x0, side_by_side, starting_noise, to_pictures
+
+
+@pytest.mark.parametrize("name", [None, *SCHEDULERS, "DEISMultistepScheduler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_scheduler_keeps_the_base_config(name: str | None, prediction: str) -> None:
+    own = DDIMScheduler(prediction_type=prediction, beta_end=0.03, steps_offset=1)
+    made = make_scheduler(own, name)
+    assert made is not own
+    assert (made.config.prediction_type, made.config.beta_end) == (prediction, 0.03)
+
+
+def test_unknown_scheduler_lists_the_known() -> None:
+    for name in ("magic", "AutoencoderKL"):
+        with pytest.raises(ValueError, match="ddim, ddpm, dpm"):
+            make_scheduler(DDIMScheduler(), name)
+
+
+def test_each_picture_has_its_own_seed() -> None:
+    def noise(*seeds: int) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return starting_noise(generators, 4, (8, 12), torch.device("cpu"), torch.float32)
+
+    assert torch.equal(noise(3, 4, 5), torch.cat([noise(3), noise(4), noise(5)]))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm", "unipc", "pndm", "euler"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_foreseen_latents_of_a_perfect_model(name: str, prediction: str) -> None:
+    """If the prediction is exact, the foreseen latents are the clean ones at every step."""
+    if name == "pndm" and prediction == "sample":
+        pytest.skip("PNDM has no such prediction type")
+    own = DDIMScheduler(prediction_type=prediction, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = make_scheduler(own, name)
+    scheduler.set_timesteps(5)
+    torch.manual_seed(0)
+    clean, noise = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 4, 4)
+    t = scheduler.timesteps[0]
+    alpha = own.alphas_cumprod[int(t)].sqrt()
+    sigma = (1 - alpha**2).sqrt()
+    z = alpha * clean + sigma * noise
+    if name == "euler":
+        z = z / alpha  # its latents are not scaled back
+    target = {"epsilon": noise, "v_prediction": alpha * noise - sigma * clean, "sample": clean}[prediction]
+    if name == "euler":
+        scheduler.scale_model_input(z, t)
+    foreseen = predicted_x0(scheduler, scheduler.step(target, t, z), target, t, z)
+    assert torch.allclose(foreseen, clean, atol=2e-3)
+
+
+def test_pictures_from_pixels() -> None:
+    pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0]).view(1, 1, 1, 4).expand(2, 3, 1, 4)
+    pictures = to_pictures(pixels)
+    assert len(pictures) == 2 and [pictures[0].getpixel((x, 0))[0] for x in range(4)] == [0, 0, 128, 255]
+    assert side_by_side(pictures).size == (8, 1)

@@ -1,0 +1,180 @@
+"""The library as a service: requests are checked, models load in the background, subjects are looked at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving import EXAMPLES, ROOT, tiny_model
+
+from customcontrast import studio
+from customcontrast.bases import BASES
+from customcontrast.segmentation import Segmentation
+from customcontrast.studio import BOX, CHOICES, Cut, Picked, Request, Studio, StudioConfig, StudioError
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(StudioConfig(weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def bear(shared: Studio) -> Cut:
+    return shared.cut(EXAMPLES / "bear.png")
+
+
+def test_choices_are_what_the_bases_say():
+    assert set(CHOICES) == set(BASES)
+    for name, choice in CHOICES.items():
+        assert (choice.steps, choice.guidance) == (BASES[name].steps, BASES[name].guidance)
+        assert choice.hub in (None, BASES[name].weights)
+
+
+def test_nothing_heavy_is_imported_before_a_model_is_asked_for():
+    code = "import sys, customcontrast.desk; print(sorted({'torch', 'diffusers', 'gradio'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": None}, "prompt is empty"),
+        ({"prompt": "x" * 30_000}, "longer than"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10_000}, "steps"),
+        ({"guidance": "much"}, "guidance"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"subject_scale": -1}, "subject scale"),
+        ({"seed": -3}, "seed"),
+        ({"seed": None}, "seed"),
+        ({"pictures": 99}, "number of pictures"),
+    ],
+)
+def test_wrong_requests_get_one_sentence(wrong: dict[str, object], said: str):
+    with pytest.raises(StudioError, match=said) as caught:
+        studio.check(replace(Request("a bear"), **wrong))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("noun", "said"), [("", "Say what subject 1 is"), ("<>", "Say what"), ("b" * 99, "too long")])
+def test_wrong_nouns_get_one_sentence(bear: Cut, noun: str, said: str):
+    with pytest.raises(StudioError, match=said):
+        studio.check(Request("a bear", (Picked((bear.current,), noun),)))
+
+
+def test_settings_and_back(bear: Cut):
+    request = studio.check(
+        Request("a bear", (Picked((bear.current,), "bear", 0.5),), "fog", 7, 3.5, 0.75, 11, 2, False)
+    )
+    again = studio.request_from(
+        request.settings() | {"version": 1, "run": {}}, [s.segmentations for s in request.subjects]
+    )
+    assert again == request
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"prompt": 3}, {"prompt": "a", "subjects": [{}]}, {"prompt": "a", "seed": []}]
+)
+def test_damaged_settings_get_one_sentence(settings: dict[str, object]):
+    with pytest.raises(StudioError):
+        studio.request_from(settings, [[]] if settings.get("subjects") else [])
+
+
+def test_example_is_cut_out_and_clicks_correct_it(shared: Studio, bear: Cut):
+    assert bear.mask is not None and 0.02 < bear.mask.mean() < 0.8 and not bear.trouble
+    y, x = np.argwhere(~bear.mask)[0]
+    more = shared.clicked(bear, [(int(x), int(y), studio.ADD)])
+    assert more.mask[y, x] and len(more.points) == 1 and more.auto is bear.auto
+    assert np.array_equal(shared.clicked(more, ()).mask, bear.mask)
+
+
+def test_two_box_clicks_make_a_box(shared: Studio, bear: Cut):
+    one = shared.clicked(bear, [(200, 180, BOX)])
+    assert one.box is None and np.array_equal(one.mask, bear.mask)
+    two = shared.clicked(bear, [(200, 180, BOX), (40, 20, BOX)])
+    assert two.box == (40, 20, 201, 181)
+    assert not two.mask[:20].any() and not two.mask[181:].any()
+
+
+def test_where_nothing_stands_out_a_click_shows_it(shared: Studio):
+    blank = shared.cut(Image.new("RGB", (120, 90), (128, 128, 128)))
+    assert blank.current is None and blank.trouble and blank.picture.size == (120, 90)
+
+
+def test_transparent_pictures_are_taken_at_their_word(shared: Studio):
+    rgba = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    rgba.paste((255, 0, 0, 255), (16, 16, 48, 48))
+    cut = shared.cut(rgba)
+    assert cut.current.method == "alpha" and cut.mask.sum() == 32 * 32
+
+
+def test_large_pictures_are_reduced(shared: Studio):
+    big = Image.open(EXAMPLES / "bear.png").convert("RGB").resize((2000, 1500))
+    assert max(shared.cut(big).picture.size) == studio.MAX_SIDE
+
+
+def test_subjects_are_looked_at_once(shared: Studio, bear: Cut):
+    model = shared.model()
+    first = shared.subject(model, "toyland", Picked((bear.current,), "bear"))
+    other = Segmentation(bear.current.image.copy(), bear.current.mask.copy())
+    second = shared.subject(model, "toyland", Picked((other,), "teddy", 0.5))
+    assert second.features is first.features and (second.noun, second.strength) == ("teddy", 0.5)
+    third = shared.subject(model, "toyland", Picked((replace(other, mask=~other.mask),), "bear"))
+    assert third.features is not first.features
+
+
+def test_the_same_request_gives_the_same_picture(shared: Studio, bear: Cut):
+    request = Request("a bear on the beach", (Picked((bear.current,), "bear"),), steps=3)
+    first, second = ([*shared.stream(request)][-1] for _ in range(2))
+    assert np.array_equal(np.asarray(first.images[0]), np.asarray(second.images[0]))
+
+
+def test_prompt_notes(shared: Studio):
+    shared.model()
+    assert shared.prompt_notes("a bear on the beach", ["bear"]) == []
+    assert not any("not in the prompt" in note for note in shared.prompt_notes("two bears in the city", ["bear"]))
+    assert "“cat” is not in the prompt" in shared.prompt_notes("a bear on the beach", ["cat"])[0]
+    assert any("beech" in note and "“beach”" in note for note in shared.prompt_notes("a bear on the beech", ["bear"]))
+    long = shared.prompt_notes("a bear " + "on the beach " * 400, ["bear"])
+    assert len(long) == 1 and "left out" in long[0] and len(long[0]) < 300
+    assert shared.prompt_notes("a <cat> on the beach", ["bear"]) == []
+
+
+def test_a_missing_model_is_one_sentence_and_can_be_repaired(tmp_path: Path):
+    broken = Studio(StudioConfig(weights=str(tmp_path / "nothing"), device="cpu"))
+    with pytest.raises(StudioError, match="could not be loaded") as caught:
+        broken.model()
+    assert "\n" not in str(caught.value) and not broken.ready()
+    tiny_model(tmp_path / "nothing")
+    assert broken.model() is not None and broken.ready()
+
+
+@pytest.mark.parametrize(
+    ("template", "nouns", "filled"),
+    [
+        ("{subject} on the beach", ["elephant"], "an elephant on the beach"),
+        ("{subject} on the beach", [], "a robot on the beach"),
+        ("{tall subject} in the snow", ["cat", "robot"], "a tall cat and a robot in the snow"),
+        ("{subject wearing a hat} at night", ["a", "b", "c"], "an a wearing a hat, a b and a c at night"),
+    ],
+)
+def test_presets_are_filled(template: str, nouns: list[str], filled: str):
+    assert studio.fill(template, nouns) == filled
+
+
+@pytest.mark.parametrize(("name", "noun"), [("bear.png", "bear"), ("striped-orange-cat_2.png", "cat"), ("07.png", "")])
+def test_nouns_are_guessed_from_example_names(name: str, noun: str):
+    assert studio.noun_from_name(name) == noun
+
+
+@pytest.mark.parametrize("points", ["no", [[1, 2]], [[1, 2, 7]], [["a", 1, 1]], [[1, 1, 1]] * 100])
+def test_wrong_points_get_one_sentence(points: object):
+    with pytest.raises(StudioError, match="points"):
+        studio.points_from(points)

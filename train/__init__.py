@@ -1,0 +1,1 @@
+"""All that trains: the procedural world, the embedded base, the adapter. The core never imports it."""

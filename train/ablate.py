@@ -1,0 +1,154 @@
+"""The paper's ablation (Tables 3 and 4) in kind: IDs 0–5, same seeds, same steps, same data order.
+
+    python -m train.ablate --config toyland --steps 1500 --seeds 0 1 2 --limit 20 --out runs/ablation
+
+Trains what is not trained yet, evaluates what is not evaluated yet, and writes table.md: every ID with its
+interval over subjects, seeds pooled, beside the paper's numbers. A stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from train import evaluate
+from train.config import AdapterTrainConfig, ConfigError, load_config
+from train.metrics import Interval, Score, bootstrap
+from train.state import ResumeError
+from train.train import train
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of Tables 3 and 4."""
+
+    name: str
+    encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig flags
+    cscl: bool = False
+    macl: bool = False
+    paper: tuple[float, float, float] = (0.0, 0.0, 0.0)  # E-CI, E-DI, CT of the paper (SD-1.5)
+
+
+VARIANTS: dict[int, Variant] = {
+    0: Variant("Visual", {"textual": False, "tv_fusion": False}, paper=(0.731, 0.554, 0.302)),
+    1: Variant("+ Textual", {"tv_fusion": False}, paper=(0.765, 0.568, 0.282)),
+    2: Variant("+ TV Fusion", paper=(0.754, 0.563, 0.311)),
+    3: Variant("2 + CSCL", cscl=True, paper=(0.765, 0.575, 0.323)),
+    4: Variant("2 + MACL", macl=True, paper=(0.780, 0.584, 0.318)),
+    5: Variant("2 + CSCL + MACL", cscl=True, macl=True, paper=(0.788, 0.591, 0.325)),
+}
+
+
+def variant_config(config: AdapterTrainConfig, variant: Variant, seed: int, steps: int) -> AdapterTrainConfig:
+    """`config` as this variant trains it. Data order and noise depend on the seed alone, so all variants share them."""
+    return replace(
+        config,
+        seed=seed,
+        encoder=config.encoder | variant.encoder,
+        loss=replace(config.loss, cscl=variant.cscl, macl=variant.macl),
+        optim=replace(config.optim, steps=steps),
+        log=replace(config.log, validate_every=0),
+    )
+
+
+def run(options: argparse.Namespace) -> str:
+    """Train, evaluate, and write the table; returns its Markdown."""
+    config = load_config(options.config, options.set)
+    scores: dict[int, list[Score]] = {}
+    for seed in options.seeds:
+        for number in options.ids:
+            folder = options.out / f"id{number}-seed{seed}"
+            wanted = variant_config(config, VARIANTS[number], seed, options.steps)
+            if train(wanted, folder, cpu=options.cpu).step < options.steps:
+                raise KeyboardInterrupt  # asked to stop: the checkpoint is written
+            scores.setdefault(number, []).extend(evaluated(folder, config, options))
+            (options.out / "table.md").write_text(table(scores, options), encoding="utf-8")
+    return table(scores, options)
+
+
+def evaluated(folder: Path, config: AdapterTrainConfig, options: argparse.Namespace) -> list[Score]:
+    """The scores of one trained variant. A subject keeps its name over the seeds: it is one group of the bootstrap."""
+    arguments = argparse.Namespace(
+        base=config.base,
+        weights=config.weights,
+        adapter=folder / "adapter.safetensors",
+        benchmark=options.benchmark,
+        limit=options.limit,
+        world=config.data.world,
+        readers=options.readers,
+        clip=options.clip,
+        dino=options.dino,
+        steps=None,
+        guidance=None,
+        subject_scale=1.0,
+        seed=0,
+        out=folder / "evaluation",
+    )
+    done = arguments.out / "scores.json"
+    if not done.exists() or json.loads(done.read_text())["about"].get("step") != options.steps:
+        evaluate.evaluate_adapter(arguments)
+    rows = json.loads(done.read_text())["scores"][evaluate.RUNS[0]]
+    return [Score(**row) for row in rows]
+
+
+def columns(scores: Sequence[Score]) -> dict[str, Interval]:
+    """E-CI, E-DI and CT, as the paper's tables have them."""
+    edits = [s for s in scores if s.category != "reconstruction"]
+    return {
+        "E-CI": bootstrap([s.ci for s in edits], [s.subject for s in edits]),
+        "E-DI": bootstrap([s.di for s in edits], [s.subject for s in edits]),
+        "CT": bootstrap([s.ct for s in scores], [s.subject for s in scores]),
+    }
+
+
+def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
+    """Markdown: ours with intervals, the paper's beside."""
+    lines = ["| ID | what | E-CI | E-DI | CT | paper: E-CI | E-DI | CT |", "|---|---|---|---|---|---|---|---|"]
+    for number, rows in sorted(scores.items()):
+        variant = VARIANTS[number]
+        ours = " | ".join(str(value) for value in columns(rows).values())
+        paper = " | ".join(f"{value:.3f}" for value in variant.paper)
+        lines.append(f"| {number} | {variant.name} | {ours} | {paper} |")
+    seeds = " ".join(map(str, options.seeds))
+    lines += [
+        "",
+        f"- {options.steps} steps, seeds {seeds}, {options.limit} subjects; 95 % bootstrap intervals over subjects",
+    ]
+    lines += ["- the paper's numbers are on real pictures with SD-1.5: compare the order, not the size"]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m train.ablate", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--config", default="toyland")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--benchmark", default="toyland")
+    parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
+    parser.add_argument("--readers", type=Path, default=evaluate.DEFAULT)
+    parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
+    parser.add_argument("--dino", default="facebook/dinov2-base")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--cpu", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        print(run(options))
+    except (ConfigError, ResumeError, FileNotFoundError, ValueError) as error:
+        print(f"ablate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ablate: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

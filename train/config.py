@@ -1,0 +1,178 @@
+"""Settings of adapter training: frozen dataclasses, one per concern, and the YAML presets that fill them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class ConfigError(ValueError):
+    """A setting cannot be used; the message names it, its value and the remedy."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where frames of subjects come from (`train.sources`) and how samples are made of them (`train.data`)."""
+
+    source: str = "pool"  # pool = Toyland rendered once; toyland = rendered as it is eaten; folder = your own pictures
+    path: str = "runs/adapter-pool"  # folder of the shards (pool) or of your subjects, a sub-folder each (folder)
+    world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
+    size: int = 0  # side of a target picture, px; 0 = the base's own
+    reference_size: int = 160  # side at which reference frames are rendered before the subject is cut out, px
+    subjects: int = 2000  # distinct subjects in the pool (pool), or before the source repeats (toyland)
+    targets: int = 3  # frames of each subject that can be x, in every scene, style, shape and accessory
+    references: int = 3  # frames of each subject that can be r or r⁺ (at least 2)
+    drop: float = 0.05  # p of dropping the text, the subject, or both: each of the three
+    workers: int = 0  # loader processes; 0 = load in the training process
+    cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
+
+    def __post_init__(self) -> None:
+        if self.source not in ("pool", "toyland", "folder"):
+            raise ConfigError(f"data.source is {self.source!r}; choose pool, toyland or folder")
+        if self.references < 2:
+            raise ConfigError(f"data.references is {self.references}; MACL needs r and another r⁺, so at least 2")
+        if not 0 <= self.drop <= 1 / 3:
+            raise ConfigError(f"data.drop is {self.drop}; three exclusive cases need 0 ≤ drop ≤ 1/3")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Eq. 9 and the parts of it that the ablation turns off."""
+
+    lambda_1: float = 1e-2  # λ_1, weight of L_CSCL + L_MACL
+    lambda_2: float = 1e-3  # λ_2, weight of L_loc
+    cscl: bool = True  # Eq. 4
+    macl: bool = True  # Eq. 7
+    alpha: bool = True  # α_ij = S_ii / S_ij in Eq. 7; False = plain InfoNCE
+    temperature: float = 0.07  # τ of Eq. 4
+    macl_temperature: float = 0.07  # τ of Eq. 7; wants batch · τ · mean(S) > 1 (`losses.macl_loss`)
+    similarity_floor: float = 0.05  # S_ij is clamped to [floor, 1]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    steps: int = 200_000  # optimiser steps in all; the schedule's length
+    batch: int = 8  # B, samples per process and micro-step
+    accumulation: int = 1  # micro-steps per optimiser step
+    learning_rate: float = 3e-5  # peak
+    warmup: int = 500  # steps of linear warm-up
+    schedule: str = "constant"  # constant or cosine, after the warm-up
+    final: float = 0.05  # cosine: last learning rate / peak
+    weight_decay: float = 1e-2
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
+    ema: float = 0.999  # decay of the averaged weights, which are the ones exported; 0 = no average
+    mixed_precision: str = "no"  # no, bf16 or fp16
+    gradient_checkpointing: bool = False  # of the UNet: less memory, one more forward
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"optim.schedule is {self.schedule!r}; choose constant or cosine")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise ConfigError(f"optim.mixed_precision is {self.mixed_precision!r}; choose no, bf16 or fp16")
+        if min(self.steps, self.batch, self.accumulation) < 1:
+            raise ConfigError(f"optim.steps={self.steps}, batch={self.batch}, accumulation={self.accumulation} < 1")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written, and when. Everything goes under the output folder."""
+
+    every: int = 20  # steps between lines of the log and TensorBoard points
+    validate_every: int = 500  # steps between validation strips; 0 = none
+    validate_subjects: int = 3  # held-out subjects on a strip
+    validate_steps: int = 20  # denoising steps of its pictures
+    save_every: int = 500  # steps between checkpoints
+    save_minutes: float = 10.0  # and at least this often
+    keep: int = 2  # checkpoints kept, newest first
+
+
+@dataclass(frozen=True)
+class AdapterTrainConfig:
+    """One training run of an adapter."""
+
+    base: str = "toyland"  # key of customcontrast.bases.BASES
+    weights: str | None = None  # folder or hub id of the base's weights; None = the base's own
+    seed: int = 0  # all randomness comes from (seed, step, process)
+    encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields to replace: width, depth, textual, …
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    log: LogConfig = LogConfig()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AdapterTrainConfig:
+        """Rebuild from nested plain values. Raises ConfigError for a field it does not know or a wrong type."""
+        return _build(cls, values, "")
+
+
+def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> AdapterTrainConfig:
+    """A preset ("toyland", "sd15", "sdxl", with or without .yaml) or a YAML file, then overrides "optim.batch=4".
+
+    Raises ConfigError with one sentence for a missing file, broken YAML, or an unknown or mistyped field.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = PRESETS / (path.name if path.suffix in (".yaml", ".yml") else f"{path.name}.yaml")
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ConfigError(f"config {str(name)!r} is neither a file nor a preset; the presets are {known}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise ConfigError(f"override {override!r} must look like optim.batch=4")
+        node = values
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = _number(yaml.safe_load(text))
+    return AdapterTrainConfig.from_dict(values)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a researcher means the number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"config: {where or 'the file'} must be a mapping, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"config: {where + '.' if where else ''}{unknown[0]} is unknown; fields: {', '.join(hints)}")
+    return cls(**{key: _convert(hints[key], value, f"{where}.{key}".strip(".")) for key, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    value = _number(value) if kind is float else value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind in (int, float, bool, str) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise ConfigError(f"config: {where} is {value!r}; it must be of type {kind.__name__}")
+    return value

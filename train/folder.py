@@ -1,0 +1,193 @@
+"""A folder of your own subjects: one sub-folder each, with pictures of that subject in it.
+
+subjects/
+  my bear/        the sub-folder's name is the class noun (digits and underscores aside), unless noun.txt says it
+    01.jpg 02.jpg …
+    01.txt        optional caption of 01.jpg with the subject's word marked: "a <bear> on a red sofa"
+    masks/01.png  optional mask, white = subject; made by our segmentation when absent, and kept for you to mend
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from customcontrast.imageio import PictureError, load_picture
+from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from train.data import Sample
+from train.sources import segmented
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+AREA = (0.01, 0.95)  # share of a picture that a usable subject covers
+MAX_SIDE = 1024  # px; larger pictures are reduced when they are read
+CLASSES = "prompts_and_classes.txt"  # DreamBench's list of "folder,class noun"
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture of a subject."""
+
+    picture: Path
+    mask: np.ndarray  # bool (H, W), at the size at which the picture is read
+    caption: str
+    noun: tuple[int, int]  # span of the class noun in the caption
+
+
+def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[str, str, Segmentation]]:
+    """(name, class noun, segmentation of the first usable picture) of the first `count` subjects."""
+    segmenter = None
+    for place in _subfolders(folder)[:count]:
+        for path in _pictures(place):
+            segmenter = segmenter or Segmenter()
+            try:
+                yield place.name, class_noun(place), segment(path, segmenter)
+                break
+            except (PictureError, SegmentationError):
+                continue
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; data.path must hold one sub-folder of pictures per subject")
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and _pictures(p))
+
+
+def _pictures(place: Path) -> list[Path]:
+    return sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
+
+
+def class_noun(place: Path) -> str:
+    """noun.txt, or DreamBench's list beside the sub-folder, or the sub-folder's name in words."""
+    if (place / "noun.txt").is_file():
+        return (place / "noun.txt").read_text(encoding="utf-8").strip()
+    listed = place.parent / CLASSES
+    if listed.is_file():
+        found = re.search(rf"^{re.escape(place.name)},(.+)$", listed.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return re.sub(r"[\W\d_]+", " ", place.name).strip() or "object"
+
+
+def segment(path: Path, segmenter: Segmenter) -> Segmentation:
+    """The picture with the mask beside it, or one of our own making, kept beside it where the folder is writable.
+
+    Raises PictureError or SegmentationError with one sentence.
+    """
+    picture = load_picture(path, max_side=MAX_SIDE)
+    kept = path.parent / "masks" / f"{path.stem}.png"
+    if kept.is_file():
+        mask = np.asarray(load_picture(kept).convert("L").resize(picture.size, Image.Resampling.NEAREST)) > 127
+        return Segmentation(image=picture, mask=mask, score=1.0, method="given")
+    found = segmenter.auto(picture)
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        Image.fromarray(found.mask.astype(np.uint8) * 255).save(kept)
+    except OSError:  # a read-only folder: segment again next time
+        pass
+    return found
+
+
+class FolderSource:
+    """Subjects of a folder; every picture can be x, r or r⁺, and r ≠ x, r⁺ ≠ r wherever there are two.
+
+    Pictures that cannot be read or segmented are left out and listed in `skipped`. Raises ValueError when no subject
+    is left.
+    """
+
+    def __init__(self, folder: Path, size: int, crop: int, progress: bool = True) -> None:
+        self.size, self.crop = size, crop
+        self.subjects: list[tuple[str, list[Frame], list[Tensor]]] = []
+        self.skipped: list[str] = []
+        segmenter = Segmenter()
+        for place in tqdm(_subfolders(folder), desc="read subjects", disable=not progress):
+            frames, references = [], []
+            for path in _pictures(place):
+                frame = self._frame(path, place, segmenter)
+                if frame is not None:
+                    frames.append(frame[0])
+                    references.append(frame[1])
+            if frames:
+                self.subjects.append((place.name, frames, references))
+        if not self.subjects:
+            raise ValueError(f"{folder} holds no usable subject; skipped: {'; '.join(self.skipped) or 'nothing found'}")
+
+    def _frame(self, path: Path, place: Path, segmenter: Segmenter) -> tuple[Frame, Tensor] | None:
+        try:
+            found = segment(path, segmenter)
+        except (PictureError, SegmentationError) as error:
+            self.skipped.append(f"{path.name} of {place.name}: {error}")
+            return None
+        area = float(found.mask.mean())
+        if not AREA[0] <= area <= AREA[1]:
+            self.skipped.append(f"{path.name} of {place.name}: the subject covers {area:.0%} of the picture")
+            return None
+        caption, noun = self._caption(path, class_noun(place))
+        image = torch.from_numpy(np.array(found.image.convert("RGB"))).permute(2, 0, 1)
+        reference = segmented(image, torch.from_numpy(found.mask.copy()), self.crop)
+        return Frame(path, found.mask, caption, noun), reference
+
+    @staticmethod
+    def _caption(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
+        text = f"a photo of a <{noun}>"
+        if path.with_suffix(".txt").is_file():
+            text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
+        marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text)
+        if marked is None:
+            text = f"<{noun}>, {text}"
+            marked = re.search(r"<([^<>]+)>", text)
+        start, word = marked.start(), marked[1]
+        return text[:start] + word + text[marked.end() :], (start, start + len(word))
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def draw(self, index: int, rng: random.Random) -> Sample:
+        name, frames, references = self.subjects[index]
+        order = rng.sample(range(len(frames)), len(frames))
+        target, reference, positive = (order[k % len(order)] for k in range(3))
+        if len(order) == 2:  # r⁺ ≠ r matters more than r⁺ ≠ x
+            positive = target
+        image, mask = square(frames[target], self.size, rng)
+        return Sample(
+            subject=name,
+            caption=frames[target].caption,
+            noun=frames[target].noun,
+            mask=mask,
+            image=image,
+            reference=references[reference],
+            positive=references[positive],
+        )
+
+
+def square(frame: Frame, size: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """A square part of the picture with as much of the subject as fits.
+
+    Returns x uint8 (3, size, size) and M bool (1, size, size).
+    """
+    picture = load_picture(frame.picture, max_side=MAX_SIDE).convert("RGB")
+    mask = Image.fromarray(frame.mask.astype(np.uint8) * 255)
+    w, h = picture.size
+    side = min(w, h)
+    rows, columns = np.flatnonzero(frame.mask.any(1)), np.flatnonzero(frame.mask.any(0))
+    x = _offset(int(columns[0]), int(columns[-1]) + 1, side, w, rng)
+    y = _offset(int(rows[0]), int(rows[-1]) + 1, side, h, rng)
+    box = (x, y, x + side, y + side)
+    pixels = np.array(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
+    inside = np.array(mask.resize((size, size), Image.Resampling.BILINEAR, box=box)) > 127
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)[None]
+
+
+def _offset(low: int, high: int, side: int, whole: int, rng: random.Random) -> int:
+    """Start of a window of `side` within `whole` that covers [low, high) where it can, else lies inside it."""
+    first, last = sorted((max(0, high - side), min(low, whole - side)))
+    first, last = max(0, min(first, whole - side)), max(0, min(last, whole - side))
+    return rng.randint(first, last)

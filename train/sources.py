@@ -1,0 +1,315 @@
+"""Where frames of subjects come from: Toyland rendered as it is eaten, Toyland from a pool, a folder of your own.
+
+Reference frames are segmented by the same crop as at inference (`Segmentation.on_plain`); on Toyland with the exact
+masks. A pool is rendered once into safetensors shards, and what the frozen base says of its pictures is kept beside
+them, so that a training step does not encode them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from customcontrast.segmentation import Segmentation
+from train.data import Sample, Source, clip_features, to_pixels
+from train.toyland import ToyScene, ToySubject, World, attributes, describe, render, sample_scene, sample_subject
+
+if TYPE_CHECKING:
+    from customcontrast.bases import BaseModel
+    from train.config import DataConfig
+
+SHARD = 32  # subjects in a shard of the pool
+PLAIN_SHARE = 0.85  # share of reference frames without a shape edit, and of those without an accessory
+PHRASINGS = 4  # captions kept for each target frame
+
+
+def make(config: DataConfig, base: BaseModel, progress: bool = True) -> Source:
+    """The source that `config.source` names, ready to draw from. Raises ValueError where its folder is unusable."""
+    size, crop = config.size or base.default_size, crop_size(base)
+    if config.source == "toyland":
+        return ToylandSource(config, size, crop)
+    if config.source == "folder":
+        from train.folder import FolderSource  # late: brings the segmenter
+
+        return FolderSource(Path(config.path), size, crop, progress)
+    build_pool(config, size, crop, progress)
+    cache = Cache.of(Path(config.path), base) if config.cache else None
+    if cache is not None:
+        cache_features(cache, config, base, progress)
+    return PoolSource(Path(config.path), config, cache)
+
+
+def crop_size(base: BaseModel) -> int:
+    """Side of a segmented subject R in px: what the base's CLIP reads."""
+    size = base.image_processor.size
+    return int(size.get("shortest_edge") or size.get("height"))
+
+
+# -------------------------------------------------------------------------------------- scenes for one subject
+
+
+def target_scene(rng: random.Random, world: World, subject: ToySubject) -> ToyScene:
+    """A scene for x: any background, style, shape, accessory and view."""
+    return sample_scene(rng, world, subjects=(subject,))
+
+
+def reference_scene(rng: random.Random, world: World, subject: ToySubject) -> ToyScene:
+    """A scene for r or r⁺: a photograph in any place, light, pose and view, mostly in plain shape and bare."""
+    scene = sample_scene(rng, world, subjects=(subject,), style=world.styles[0])
+    plain: dict[str, str] = {}
+    if rng.random() < PLAIN_SHARE:
+        plain["shape"] = world.shapes[0]
+    if rng.random() < PLAIN_SHARE:
+        plain["accessory"] = world.accessories[0]
+    return replace(scene, placements=tuple(replace(p, **plain) for p in scene.placements))
+
+
+def render_references(scenes: Sequence[ToyScene], render_size: int, crop: int, device: str = "cpu") -> Tensor:
+    """Scenes → their segmented subjects R, uint8 (N, 3, crop, crop) on white, cut out along the exact masks."""
+    rendered = render(scenes, render_size, device=device)
+    pairs = zip(rendered.images.cpu(), rendered.masks[:, 0].cpu(), strict=True)
+    return torch.stack([segmented(image, mask, crop) for image, mask in pairs])
+
+
+def segmented(image: Tensor, mask: Tensor, crop: int) -> Tensor:
+    """Picture uint8 (3, H, W) and mask bool (H, W) → R, uint8 (3, crop, crop), by the crop used at inference."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    plain = Segmentation(image=picture, mask=mask.numpy(), score=1.0, method="exact").on_plain(size=crop)
+    return torch.from_numpy(np.array(plain.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+# ------------------------------------------------------------------------------------- rendered as it is eaten
+
+
+class ToylandSource:
+    """Toyland rendered when it is asked for: three pictures a sample, never the same twice."""
+
+    def __init__(self, config: DataConfig, size: int, crop: int) -> None:
+        self.config, self.size, self.crop = config, size, crop
+        self.world: World = getattr(World, config.world)()
+
+    def __len__(self) -> int:
+        return self.config.subjects
+
+    def draw(self, index: int, rng: random.Random) -> Sample:
+        subject = sample_subject(random.Random(f"adapter-{self.config.world}-{index}"), self.world)
+        scene = target_scene(rng, self.world, subject)
+        picture = render([scene], self.size)
+        caption = describe(scene, rng, subject_words="noun")
+        scenes = [reference_scene(rng, self.world, subject) for _ in range(2)]
+        references = render_references(scenes, self.config.reference_size, self.crop)
+        return Sample(
+            subject=subject.id,
+            caption=caption.text,
+            noun=caption.nouns[0],
+            mask=picture.masks[0],
+            image=picture.images[0],
+            reference=references[0],
+            positive=references[1],
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- a pool
+
+
+def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Shard `index`: tensors of SHARD subjects and one JSON record for each; depends on its arguments alone.
+
+    images uint8 (G, A, 3, H, W); masks uint8 (G, A, H, W/8), packed bits; references uint8 (G, F, 3, C, C).
+    """
+    world: World = getattr(World, config.world)()
+    first = index * SHARD
+    count = min(SHARD, config.subjects - first)
+    subjects = [sample_subject(random.Random(f"adapter-{config.world}-{first + g}"), world) for g in range(count)]
+    targets, references, records = [], [], []
+    for g, subject in enumerate(subjects):
+        rng = random.Random(f"pool-{config.world}-{first + g}")
+        mine = [target_scene(rng, world, subject) for _ in range(config.targets)]
+        references += [reference_scene(rng, world, subject) for _ in range(config.references)]
+        targets += mine
+        records.append({"subject": subject.id, "targets": [_record(scene, rng) for scene in mine]})
+    pictures = render(targets, size)
+    bits = np.packbits(pictures.masks[:, 0].numpy(), axis=-1)
+    crops = render_references(references, config.reference_size, crop)
+    tensors = {
+        "images": pictures.images.unflatten(0, (count, config.targets)),
+        "masks": torch.from_numpy(bits).unflatten(0, (count, config.targets)),
+        "references": crops.unflatten(0, (count, config.references)),
+    }
+    return tensors, records
+
+
+def _record(scene: ToyScene, rng: random.Random) -> dict[str, Any]:
+    captions = [describe(scene, rng, subject_words="noun") for _ in range(PHRASINGS)]
+    words = [{"text": c.text, "noun": list(c.nouns[0])} for c in captions]
+    return {"captions": words, "attributes": attributes(scene)}
+
+
+def pool_fingerprint(config: DataConfig, size: int, crop: int) -> dict[str, Any]:
+    """What a pool was made with; another setting needs another folder."""
+    names = ("world", "reference_size", "targets", "references")
+    return {name: getattr(config, name) for name in names} | {"size": size, "crop": crop}
+
+
+def build_pool(config: DataConfig, size: int, crop: int, progress: bool = True) -> None:
+    """Render the shards that are missing. A larger `data.subjects` later extends a pool.
+
+    Raises ValueError when the folder holds a pool made with other settings.
+    """
+    folder = Path(config.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings, made_with = pool_fingerprint(config, size, crop), folder / "pool.json"
+    if made_with.exists() and json.loads(made_with.read_text()) != settings:
+        raise ValueError(
+            f"data.path {config.path!r} holds a pool made with {made_with.read_text().strip()}, "
+            f"not {json.dumps(settings)}; choose another data.path, or delete the folder"
+        )
+    made_with.write_text(json.dumps(settings))
+    shards = range(-(-config.subjects // SHARD))
+    missing = [i for i in shards if not _complete(_shard_path(folder, i), min(SHARD, config.subjects - i * SHARD))]
+    for index in tqdm(missing, desc="render pool", unit="shard", disable=not progress or not missing):
+        tensors, records = pool_shard(index, config, size, crop)
+        _save(tensors, _shard_path(folder, index), {"records": json.dumps(records)})
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:05d}.safetensors"
+
+
+def _complete(path: Path, subjects: int) -> bool:
+    if not path.exists():
+        return False
+    with safe_open(path, "pt") as file:
+        return file.get_slice("images").get_shape()[0] >= subjects
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write beside, then rename: a kill never leaves half a shard."""
+    part = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
+    part.replace(path)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Folders with what a frozen base says of a pool; their names hold a hash of the weights that say it."""
+
+    latents: Path  # z_0 of the targets, by the VAE's encoder
+    states: Path  # three CLIP layers and the embedding of the references, by the image encoder
+
+    @classmethod
+    def of(cls, folder: Path, base: BaseModel) -> Cache:
+        """The cache of this very base. A new VAE decoder or UNet leaves it valid."""
+        scale = repr((base.vae.config.scaling_factor, getattr(base.vae.config, "latents_mean", None)))
+        vae = _digest(scale, *(m for m in (base.vae.encoder, getattr(base.vae, "quant_conv", None)) if m is not None))
+        clip = _digest(repr(base.image_layers), base.image_encoder)
+        return cls(folder / f"latents-{vae}", folder / f"clip-{clip}")
+
+
+def _digest(text: str, *models: nn.Module) -> str:
+    digest = hashlib.sha256(text.encode())
+    for model in models:
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+@torch.no_grad()
+def cache_features(cache: Cache, config: DataConfig, base: BaseModel, progress: bool = True, chunk: int = 64) -> None:
+    """Fill in the shards that `cache` lacks, 16-bit."""
+    paths = [_shard_path(Path(config.path), i) for i in range(-(-config.subjects // SHARD))]
+    for out, encode in ((cache.latents, _encode_latents), (cache.states, _encode_states)):
+        out.mkdir(exist_ok=True)
+        missing = [path for path in paths if not _fresh(out / path.name, path)]
+        for path in tqdm(missing, desc=f"cache {out.name}", unit="shard", disable=not progress or not missing):
+            tensors = encode(base, load_file(path), chunk)
+            _save({name: tensor.half() for name, tensor in tensors.items()}, out / path.name)
+
+
+def _encode_latents(base: BaseModel, shard: dict[str, Tensor], chunk: int) -> dict[str, Tensor]:
+    images, generator = shard["images"], torch.Generator(device=base.device).manual_seed(0)
+    parts = images.flatten(0, 1).split(chunk)
+    latents = torch.cat([base.encode(to_pixels(part), generator).cpu() for part in parts])
+    return {"latents": latents.unflatten(0, images.shape[:2])}
+
+
+def _encode_states(base: BaseModel, shard: dict[str, Tensor], chunk: int) -> dict[str, Tensor]:
+    references = shard["references"]
+    passes = [clip_features(base, part) for part in references.flatten(0, 1).split(chunk)]
+    tensors = {"embeddings": torch.cat([embeddings.cpu() for _, embeddings in passes])}
+    for i in range(len(base.image_layers)):
+        tensors[f"states_{i}"] = torch.cat([states[i].cpu() for states, _ in passes])
+    return {name: tensor.unflatten(0, references.shape[:2]) for name, tensor in tensors.items()}
+
+
+def _fresh(cached: Path, shard: Path) -> bool:
+    return cached.exists() and cached.stat().st_mtime >= shard.stat().st_mtime
+
+
+class PoolSource:
+    """Shards of a pool in memory, with cached features where there is a cache."""
+
+    def __init__(self, folder: Path, config: DataConfig, cache: Cache | None = None) -> None:
+        self.config = config
+        count = -(-config.subjects // SHARD)
+        paths = [_shard_path(folder, i) for i in range(count)]
+        self.shards = [load_file(path) for path in paths]
+        self.records = [record for path in paths for record in _records(path)][: config.subjects]
+        self.features: list[dict[str, Tensor]] | None = None
+        if cache is not None:
+            both = ((load_file(cache.latents / path.name), load_file(cache.states / path.name)) for path in paths)
+            self.features = [latents | states for latents, states in both]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def draw(self, index: int, rng: random.Random) -> Sample:
+        target = rng.randrange(self.config.targets)
+        reference, positive = rng.sample(range(self.config.references), 2)
+        return self.sample(index, target, reference, positive, rng.randrange(PHRASINGS))
+
+    def sample(self, index: int, target: int, reference: int, positive: int, phrasing: int = 0) -> Sample:
+        """The sample of these very frames."""
+        shard, row = divmod(index, SHARD)
+        tensors, record = self.shards[shard], self.records[index]
+        caption = record["targets"][target]["captions"][phrasing]
+        bits = np.unpackbits(tensors["masks"][row, target].numpy(), axis=-1)
+        size = tensors["images"].shape[-1]
+        sample = Sample(
+            subject=record["subject"],
+            caption=caption["text"],
+            noun=tuple(caption["noun"]),
+            mask=torch.from_numpy(bits[None, :, :size].astype(bool)),
+            image=tensors["images"][row, target],
+            reference=tensors["references"][row, reference],
+            positive=tensors["references"][row, positive],
+        )
+        if self.features is None:
+            return sample
+        cached = self.features[shard]
+        layers = sorted(name for name in cached if name.startswith("states_"))
+        return replace(
+            sample,
+            latent=cached["latents"][row, target].float(),
+            reference_states=tuple(cached[name][row, reference].float() for name in layers),
+            positive_states=tuple(cached[name][row, positive].float() for name in layers),
+            embedding=cached["embeddings"][row, reference].float(),
+        )
+
+
+def _records(path: Path) -> Iterable[dict[str, Any]]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["records"])

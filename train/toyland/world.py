@@ -1,0 +1,210 @@
+"""What a picture holds, and how pictures are drawn at random: scenes, worlds, sampling."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from train.toyland.accessories import ACCESSORIES, FRONT_ONLY
+from train.toyland.bodies import POSES, SHAPES, SPECIES, assemble, extent
+from train.toyland.scenes import BACKGROUNDS
+from train.toyland.styles import STYLES
+from train.toyland.subjects import (
+    COLORS,
+    EARS,
+    EYES,
+    PATTERNS,
+    SIZES,
+    TAILS,
+    ToySubject,
+    is_heldout,
+    variants_per_look,
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One subject as it appears in one picture."""
+
+    subject: ToySubject
+    shape: str = "normal"  # one of bodies.SHAPES
+    accessory: str = "none"  # one of accessories.ACCESSORIES
+    accessory_color: str = "red"  # key of COLORS; without meaning when accessory is "none"
+    azimuth: float = 0.0  # degrees, 0 = facing the camera, -180..180
+    pose: str = "standing"  # one of bodies.POSES
+    x: float = 0.0  # position, in half picture heights, 0 = middle
+    z: float = 0.0  # nearness, -0.5..0.5; positive = nearer = lower in the picture
+    scale: float = 1.0  # 1 = half the picture's height
+
+
+@dataclass(frozen=True)
+class ToyScene:
+    """Everything a picture is made of; equal scenes render to equal pictures."""
+
+    placements: tuple[Placement, ...]  # one or two
+    background: str = "studio"  # key of scenes.BACKGROUNDS
+    style: str = "photo"  # key of styles.STYLES
+    light: tuple[float, float] = (-35.0, 50.0)  # direction the light comes from: azimuth, elevation (degrees)
+    elevation: float = 15.0  # camera elevation, degrees, 3..40
+    seed: int = 0  # clouds, stars, trees, paper grain
+
+
+@dataclass(frozen=True)
+class World:
+    """A part of Toyland with the odds of everything in it."""
+
+    species: tuple[str, ...]
+    colors: tuple[str, ...]
+    patterns: tuple[str, ...]
+    backgrounds: tuple[str, ...]
+    styles: tuple[str, ...]  # the first is the plain one
+    shapes: tuple[str, ...]  # the first is the plain one
+    accessories: tuple[str, ...]  # the first is "none"
+    accessory_colors: tuple[str, ...]
+    poses: tuple[str, ...] = POSES
+    p_two: float = 0.12  # share of pictures with two subjects
+    p_photo: float = 0.6  # share of the first style
+    p_normal: float = 0.7  # share of the first shape
+    p_bare: float = 0.5  # share of "none"
+
+    @classmethod
+    def full(cls) -> World:
+        """All of Toyland."""
+        return cls(
+            species=tuple(SPECIES), colors=tuple(COLORS), patterns=PATTERNS, backgrounds=tuple(BACKGROUNDS),
+            styles=tuple(STYLES), shapes=SHAPES, accessories=ACCESSORIES,
+            accessory_colors=tuple(c for c in COLORS if c not in ("brown", "beige", "gray")), p_two=0.2,
+        )  # fmt: skip
+
+    @classmethod
+    def small(cls) -> World:
+        """The part learned by the `cpu` preset: 8 species, 10 colours, 8 backgrounds, 4 styles."""
+        return cls(
+            species=("bear", "cat", "rabbit", "duck", "elephant", "robot", "car", "knight"),
+            colors=("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"),
+            patterns=PATTERNS,
+            backgrounds=("beach", "jungle", "city", "snow", "desert", "underwater", "night", "studio"),
+            styles=("photo", "watercolor", "sketch", "pixel art"),
+            shapes=("normal", "cube shaped", "tall", "chubby"),
+            accessories=("none", "hat", "crown", "scarf", "glasses"),
+            accessory_colors=("red", "yellow", "green", "blue", "purple", "pink", "black", "white"),
+        )
+
+    def count_subjects(self) -> int:
+        """Number of distinct subjects in this world."""
+        n = len(self.colors)
+        return len(self.species) * n * (n - 1) * len(self.patterns) * variants_per_look()
+
+
+@lru_cache(maxsize=1)
+def default_world() -> World:
+    return World.full()
+
+
+def sample_subject(rng: random.Random, world: World | None = None, heldout: bool | None = False) -> ToySubject:
+    """A random subject. heldout False: a training subject (default), True: a held-out one, None: any."""
+    world = world or default_world()
+    while True:
+        color_1, color_2 = rng.sample(world.colors, 2)
+        subject = ToySubject(
+            rng.choice(world.species), color_1, color_2, rng.choice(world.patterns),
+            *(rng.randrange(len(SIZES)) for _ in range(3)),
+            rng.randrange(EARS), rng.randrange(TAILS), rng.randrange(EYES),
+        )  # fmt: skip
+        if heldout is None or is_heldout(subject) == heldout:
+            return subject
+
+
+def _mostly(rng: random.Random, p_first: float, options: tuple[str, ...]) -> str:
+    if len(options) == 1 or rng.random() < p_first:
+        return options[0]
+    return rng.choice(options[1:])
+
+
+def _place(rng: random.Random, world: World, subject: ToySubject, index: int, count: int) -> Placement:
+    accessory = _mostly(rng, world.p_bare, world.accessories)
+    colors = [c for c in world.accessory_colors if c != subject.color_1] or list(world.accessory_colors)
+    frontal = rng.random() < 0.68
+    azimuth = rng.uniform(-65.0, 65.0) if frontal or accessory in FRONT_ONLY else rng.uniform(-180.0, 180.0)
+    pose = _mostly(rng, 0.4, world.poses)
+    shape = _mostly(rng, world.p_normal, world.shapes)
+    color = rng.choice(colors)
+    if count == 1:
+        x, z, scale = rng.uniform(-0.3, 0.3), rng.uniform(-0.25, 0.2), rng.uniform(1.08, 1.42)
+    else:
+        side = -1.0 if index == 0 else 1.0
+        x, z, scale = side * rng.uniform(0.4, 0.5), rng.uniform(-0.25, 0.2), rng.uniform(0.9, 1.1)
+    return Placement(subject, shape, accessory, color, azimuth, pose, x, z, scale)
+
+
+def keep_inside(p: Placement, count: int = 1) -> Placement:
+    """The placement made small enough and moved so that the toy stays in the picture (or its half of it)."""
+    low, high = extent(assemble(p.subject, p.shape, p.pose, p.accessory, p.accessory_color))
+    a = math.radians(p.azimuth)
+    wide, deep = np.maximum(-low, high)[[0, 2]]
+    half = abs(math.cos(a)) * wide + abs(math.sin(a)) * deep
+    room = 0.92 if count == 1 else 0.54
+    scale = min(p.scale, 1.5 / high[1], room / half)
+    free = max(0.0, 0.96 - half * scale)
+    return replace(p, scale=float(scale), x=float(min(max(p.x, -free), free)))
+
+
+def sample_scene(
+    rng: random.Random,
+    world: World | None = None,
+    subjects: tuple[ToySubject, ...] | None = None,
+    **fixed: Any,
+) -> ToyScene:
+    """A random picture of `subjects` (drawn too when None; two of them with probability world.p_two).
+
+    fixed: any field of ToyScene, or of Placement (then given to every placement).
+    Raises ValueError for a name that is neither.
+    """
+    world = world or default_world()
+    if subjects is None:
+        first = sample_subject(rng, world)
+        second = sample_subject(rng, world) if rng.random() < world.p_two else None
+        while second is not None and second.species == first.species:
+            second = sample_subject(rng, world)
+        subjects = (first,) if second is None else (first, second)
+    placements = tuple(_place(rng, world, s, i, len(subjects)) for i, s in enumerate(subjects))
+    scene = ToyScene(
+        placements,
+        background=rng.choice(world.backgrounds),
+        style=_mostly(rng, world.p_photo, world.styles),
+        light=(rng.choice((-1.0, 1.0)) * rng.uniform(15.0, 65.0), rng.uniform(38.0, 62.0)),
+        elevation=rng.uniform(7.0, 27.0),
+        seed=rng.getrandbits(30),
+    )
+    of_scene = {k: v for k, v in fixed.items() if k in ToyScene.__dataclass_fields__}
+    of_place = {k: v for k, v in fixed.items() if k in Placement.__dataclass_fields__}
+    if unknown := set(fixed) - set(of_scene) - set(of_place):
+        raise ValueError(f"fixed has {sorted(unknown)}, which are fields of neither ToyScene nor Placement")
+    if of_place:
+        scene = replace(scene, placements=tuple(replace(p, **of_place) for p in scene.placements))
+    if not {"x", "scale", "placements"} & set(fixed):
+        n = len(scene.placements)
+        scene = replace(scene, placements=tuple(keep_inside(p, n) for p in scene.placements))
+    return replace(scene, **of_scene)
+
+
+def attributes(scene: ToyScene) -> dict[str, Any]:
+    """Labels for readers: background, style, and for each placement everything a reader could be asked."""
+    return {
+        "background": scene.background,
+        "style": scene.style,
+        "subjects": [
+            {
+                "id": p.subject.id, "species": p.subject.species, "color_1": p.subject.color_1,
+                "color_2": p.subject.color_2, "pattern": p.subject.pattern, "shape": p.shape, "pose": p.pose,
+                "accessory": p.accessory,
+                "accessory_color": None if p.accessory == "none" else p.accessory_color,
+            }
+            for p in scene.placements
+        ],
+    }  # fmt: skip
