@@ -27,6 +27,8 @@ EXAMPLES = Path(__file__).parent / "examples"
 EDITS = {"scene": "Scene", "style": "Style", "shape": "Shape", "accessorisation": "Accessories"}
 MODES = [("Add", studio.ADD), ("Remove", studio.REMOVE), ("Box", studio.BOX)]
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+VIEWERS = "viewers no_place strip step overlay branch word who map_step layers map recipe"
+MORE = "grid plot film"
 Handler = Callable[..., Any]
 LIVELY = {"trigger_mode": "always_last", **QUIET}
 
@@ -169,7 +171,7 @@ class Page:
                     buttons=[], elem_id=f"cutout-{k}", elem_classes="cc-cut", alt_text="The subject, cut out")
             c[f"note{k}"] = gr.HTML(visible=False, elem_id=f"note-{k}")
             with gr.Row(elem_classes="cc-line"):
-                c[f"mode{k}"] = gr.Radio(MODES, value=studio.ADD, label="A click means", scale=3, min_width=200,
+                c[f"mode{k}"] = gr.Radio(MODES, value=studio.ADD, label="A click means", scale=3, min_width=250,
                                          elem_id=f"mode-{k}", elem_classes="cc-mode")
                 c[f"undo{k}"] = gr.Button("Undo", size="sm", scale=1, min_width=60)
                 c[f"reset{k}"] = gr.Button("Reset", size="sm", scale=1, min_width=60)
@@ -188,16 +190,14 @@ class Page:
             c["dice"] = gr.Button("New seed", size="sm", min_width=110)
         with gr.Accordion("More settings", open=False):
             c["negative_prompt"] = gr.Textbox(label="Not in the picture", value="", placeholder="what to avoid")
-            with gr.Row():
-                c["steps"] = gr.Slider(1, studio.MAX_STEPS, choice.steps, step=1, label="Steps", elem_id="steps",
-                                       info="More take longer and are finer.")
-                c["guidance"] = gr.Slider(0, 20, choice.guidance, step=0.1, label="Guidance",
-                                          info="How strictly the text is followed.")
-            with gr.Row():
-                c["subject_scale"] = gr.Slider(0, 2, 1, step=0.05, label="Subject scale λ",
-                                               info="How much of the subject's picture flows in.")
-                c["pictures"] = gr.Slider(1, studio.MAX_PICTURES, 1, step=1, label="Number of pictures",
-                                          info="Each with a seed of its own.", elem_id="pictures")
+            c["steps"] = gr.Slider(1, studio.MAX_STEPS, choice.steps, step=1, label="Steps", elem_id="steps",
+                                   info="More take longer and are finer.")
+            c["guidance"] = gr.Slider(0, 20, choice.guidance, step=0.1, label="Guidance",
+                                      info="How strictly the text is followed.")
+            c["subject_scale"] = gr.Slider(0, 2, 1, step=0.05, label="Subject scale λ",
+                                           info="How much of the subject's picture flows in.")
+            c["pictures"] = gr.Slider(1, studio.MAX_PICTURES, 1, step=1, label="Number of pictures",
+                                      info="Each with a seed of its own.", elem_id="pictures")
             c["location_masks"] = gr.Checkbox(True, label="Location masks",
                                               info="Keep each subject to the place found for it, step by step.")
             present = [name for name in CHOICES if self.desk.studio.offers(name)]
@@ -240,6 +240,7 @@ class Page:
         with gr.Column(visible=False, elem_id="viewers") as c["viewers"], gr.Tabs():
             with gr.Tab("Where it went"):
                 info("Location masks over time", STRIP)
+                c["no_place"] = gr.HTML(note("This picture has no subject, so none was placed."), visible=False)
                 c["strip"] = view("Location masks over time", "strip")
                 c["step"] = gr.Slider(1, 20, 20, step=1, label="Step", elem_id="step")
                 c["overlay"] = view("The location mask of this step over the picture", "overlay")
@@ -276,7 +277,7 @@ class Page:
                 changes = fn(*args)
             except Exception as error:  # the last line before the visitor
                 changes = {place: notice(said(error), "error")}
-            return self._updates(changes)
+            return self._updates(changes) or {self.c[place]: gr.skip()}
 
         def answer_choice(event: gr.SelectData, *args: Any) -> dict[Any, Any]:
             return answer(event.index, *args)
@@ -323,18 +324,14 @@ class Page:
             press, [c[n] for n in inputs.split()], [c[n] for n in ("status", "gallery", "shown", "stop")],
             concurrency_id="model", concurrency_limit=1, show_progress_on=c["gallery"], api_visibility="private",
         )  # fmt: skip
-        self._show(run.success)
-        self._on(c["stop"].click, desk.stop, "", "stop", cancels=[run], queue=False, **QUIET)
-
-    def _show(self, after: Callable[..., Any]) -> None:
-        views_ = "viewers strip step overlay branch word who map_step layers map recipe"
-        shown = self._on(after, self.desk.show, "shown", views_, **QUIET)
-        self._on(shown.success, self.desk.show_more, "shown", "grid plot film", **QUIET)
+        shown = self._on(run.success, desk.show, "shown", VIEWERS, **QUIET)
+        self._on(shown.success, desk.show_more, "shown", MORE, **QUIET)
+        c["stop"].click(None, cancels=[run], **QUIET)
+        self._on(c["stop"].click, desk.stop, "", "stop", queue=False, **QUIET)
 
     def _wire_viewers(self) -> None:
         c, desk = self.c, self.desk
-        picked = self._on(c["gallery"].select, desk.pick, "shown", "shown", chosen=True, **QUIET)
-        self._show(picked.success)
+        self._on(c["gallery"].select, desk.pick, "shown", f"shown {VIEWERS} {MORE}", chosen=True, **QUIET)
         self._on(c["step"].input, desk.step, "shown step", "overlay", **LIVELY)
         for name in ("branch", "word", "who", "map_step", "layers"):
             self._on(c[name].input, desk.map, "shown branch word who map_step layers", "word who map", **LIVELY)

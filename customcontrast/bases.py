@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +27,7 @@ from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
 
 WEIGHTS = Path(__file__).parent / "weights"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class BaseModelError(ValueError):
@@ -175,6 +177,8 @@ def load_base(
             "load_base: the toyland weights are missing from customcontrast/weights/toyland; "
             "train them with train/pretrain.py, or pass weights=FOLDER."
         )
+    if weights is not None and not Path(source).is_dir() and not _HUB_ID.fullmatch(source):
+        raise BaseModelError(f"load_base: there is no folder {source!r}; pass weights=FOLDER or a hub id (owner/name).")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
 

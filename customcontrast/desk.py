@@ -7,9 +7,11 @@ wires its events, nothing else, so everything a visitor can do is tested here wi
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,8 @@ CONTROLS = (  # fields of a Request that have a control of the same name
 KNOWN_ERRORS = ("PictureError", "SegmentationError", "RecipeError", "StudioError", "ViewError")
 OUR_FAULT = "Something went wrong on the server and was written to its log. Try again, or change the picture."
 PREVIEW_EVERY = 3  # denoising steps between two live previews
+TELL_EVERY = 0.2  # seconds between two messages of a run, at least; it can be stopped at each
+PATIENCE = 30.0  # seconds that notes about a prompt wait for the model
 EMPTY_ROW = (None, None, "", 1.0)  # upload, cut, noun, strength of a slot without a subject
 
 Changes = dict[str, Any]
@@ -180,7 +184,10 @@ class Desk:
         return {"prompt": studio.fill(self.presets[kind][index]["prompt"], [noun.strip() for noun in nouns if noun])}
 
     def prompt_notes(self, prompt: str, base: str, *nouns: str) -> Changes:
-        """What is worth saying about the prompt before it is used."""
+        """What is worth saying about the prompt before it is used; just after the start, once the model is there."""
+        if not self.studio.ready(base):
+            with contextlib.suppress(TimeoutError, StudioError):
+                self.studio.model(base, timeout=PATIENCE)
         words = [noun.strip() for noun in nouns if noun and noun.strip()]
         return {"notes": notice(self.studio.prompt_notes(prompt, words, base) if prompt.strip() else [])}
 
@@ -225,12 +232,16 @@ class Desk:
                 yield {"status": note("The model is being loaded; this happens once …")}
 
     def _running(self, request: Request) -> Iterator[Changes]:
-        began = time.monotonic()
+        began = told = time.monotonic()
         for event in self.stream(request, PREVIEW_EVERY):
-            seconds = time.monotonic() - began
+            now = time.monotonic()
+            seconds = now - began
             if hasattr(event, "images"):
                 yield self._finished(request, event, seconds)
                 return
+            if event.preview is None and now - told < TELL_EVERY:
+                continue
+            told = now
             changes: Changes = {"status": progress(event.index, event.total, seconds)}
             if event.preview is not None:
                 changes["gallery"] = Set(value=[views.enlarged(event.preview)], selected_index=0)
@@ -282,10 +293,11 @@ class Desk:
     # ---- seeing -------------------------------------------------------------------------------
 
     def pick(self, index: int, shown: Shown | None) -> Changes:
-        """Another picture of the same run."""
-        if shown is None or not isinstance(index, int) or index >= len(shown.result.images):
+        """Another picture of the same run, with its viewers."""
+        if shown is None or index == shown.index or not 0 <= index < len(shown.result.images):
             return {}
-        return {"shown": Shown(shown.request, shown.result, index)}
+        other = Shown(shown.request, shown.result, index)
+        return {"shown": other, **self.show(other), **self.show_more(other)}
 
     def show(self, shown: Shown | None) -> Changes:
         """The viewers of a finished run."""
@@ -293,13 +305,15 @@ class Desk:
             return {"viewers": Set(visible=False)}
         result, i = shown.result, shown.index
         total = len(result.timesteps)
-        words = [(text, w) for w, (text, _) in enumerate(result.words)]
-        first = next((w for text, w in words if "*" in text), 0)
+        words = [(_labelled(text, shown.names), w) for w, (text, _) in enumerate(result.words)]
+        first = next((w for w, (text, _) in enumerate(result.words) if "*" in text), 0)
+        strip = views.strip(result, i, shown.references)
         return {
             "viewers": Set(visible=True),
-            "strip": views.strip(result, i, shown.references),
-            "step": Set(maximum=total, value=total),
-            "overlay": views.step_overlay(result, i, total, shown.names),
+            "strip": _seen(strip),
+            "step": Set(maximum=total, value=total, visible=strip is not None),
+            "overlay": _seen(views.step_overlay(result, i, total, shown.names) if strip else None),
+            "no_place": Set(visible=strip is None),
             "branch": "text",
             "word": Set(choices=words, value=first, visible=True),
             "who": Set(choices=[(name, k) for k, name in enumerate(shown.names)], value=0, visible=False),
@@ -316,8 +330,8 @@ class Desk:
         film = views.animation(shown.result, shown.index, shown.names, self.folder() / "customcontrast-steps.gif")
         return {
             "grid": views.grid(shown.result, shown.index),
-            "plot": views.area_plot(shown.result, shown.index, shown.names),
-            "film": Set(value=str(film) if film else None, visible=film is not None),
+            "plot": _seen(views.area_plot(shown.result, shown.index, shown.names)),
+            "film": _seen(str(film) if film else None),
         }
 
     def step(self, shown: Shown | None, step: int) -> Changes:
@@ -364,3 +378,15 @@ class Desk:
         values = views.named_map(shown.result, index, word, step)
         facts = {"map": values.round(5).tolist(), "words": [text for text, _ in shown.result.words]}
         return views.map_overlay(shown.result, index, values), facts
+
+
+def _seen(value: Any) -> Set:
+    """A picture or file, out of sight when there is none."""
+    return Set(value=value, visible=value is not None)
+
+
+def _labelled(word: str, names: Sequence[str]) -> str:
+    """A word of the prompt as people read it: “S2*” → “S2* (robot)”."""
+    match = re.fullmatch(r"S(\d*)\*", word)
+    k = int(match[1] or 1) if match else 0
+    return f"{word} ({names[k - 1]})" if 0 < k <= len(names) else word

@@ -24,6 +24,14 @@ _JOINERS = frozenset("of and with on in at by near under over behind beside".spl
 _JOINS = re.compile(r"(?:\w+ing|in|on|at|with|as|by|under|near|over|behind|beside|inside|made|and)\b", re.IGNORECASE)
 
 
+_PICTURES = frozenset("art drawing image painting photo photograph picture portrait render sketch watercolor".split())
+_PHRASE = re.compile(r"\b(?:a|an|the|my|one)\s+((?:[^\W\d_][\w-]*\s*)+)", re.IGNORECASE)
+_PHRASE_ENDS = re.compile(
+    r"\s+(?:\w+ing|in|on|at|with|as|by|of|under|near|over|behind|beside|inside|is|that|and|made|from|to|for|like)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 @dataclass(frozen=True)
 class Word:
     """One whitespace-separated word of a prompt."""
@@ -67,6 +75,25 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
         text = _take_bare(text, k, nouns[k], free)
     text = _put_in_front(text, nouns, free, notes)
     return ParsedPrompt(_words(text, nouns), tuple(notes))
+
+
+def guess_noun(prompt: str) -> str:
+    """The subject's class noun, where only the prompt is known: the <marked> word, the word before S*, or the last word
+    of the first phrase that is not about the picture itself ("a painting of a red cat on …" -> "cat").
+
+    Raises ValueError with one sentence when there is none.
+    """
+    marked = _MARKED.search(prompt) or re.search(r"([^\W\d_][\w-]*)\s+[Ss]\d*\*", prompt)
+    if marked:
+        return marked[1]
+    for match in re.finditer(r"\b(?:a|an|the|my|one)\b", prompt, re.IGNORECASE):
+        phrase = _PHRASE.match(prompt, match.start())
+        words = _PHRASE_ENDS.sub("", phrase[1]).split() if phrase else []
+        if words and words[-1].lower() not in _PICTURES:
+            return words[-1]
+    raise ValueError(
+        f'guess_noun: {prompt!r} does not say what the subject is; mark its word, as in "a <bear> on a beach".'
+    )
 
 
 def _take_placeholder(match: re.Match[str], free: list[int], notes: list[str]) -> str:

@@ -357,7 +357,7 @@ class Studio:
             raise StudioError(sentence(error)) from error
 
     def prompt_notes(self, prompt: str, nouns: Sequence[str], base: str | None = None) -> list[str]:
-        """Sentences about a prompt as it stands; quick, and never waits for a model to load."""
+        """Sentences about a prompt as it stands; fewer while the model is not loaded, which is not waited for."""
         notes = [
             f"“{noun}” is not in the prompt: name your subject there, or it is put in front."
             for noun in nouns

@@ -141,10 +141,10 @@ def map_overlay(result: Result, index: int, values: np.ndarray) -> Image.Image:
 
 def grid(result: Result, index: int, step: int = 0) -> Image.Image:
     """The picture and the text map of every word of the prompt."""
-    maps = {}
+    maps: dict[str, np.ndarray] = {}
     for word, (text, _) in enumerate(result.words):
-        label = text if text not in maps else f"{text} ({word + 1})"
-        maps[label] = word_map(result, index, word, step)
+        again = sum(text == other for other, _ in result.words[:word])
+        maps[f"{text} #{again + 1}" if again else text] = word_map(result, index, word, step)
     return visualize.token_grid(result.images[index], maps)
 
 

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
 from customcontrast.bases import BaseModel
-from train import ablate, readers
+from train import ablate, evaluate, readers
 from train.ablate import VARIANTS, variant_config
 from train.config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
 
@@ -30,8 +30,13 @@ def test_the_rows_are_those_of_tables_3_and_4() -> None:
 
 
 def test_the_ablation_runs_and_goes_on(
-    tiny_base: BaseModel, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: BaseModel,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(evaluate, "DISTRACTORS", 2)
     AcceleratorState._reset_state(reset_partial_state=True)
     judge = readers.Readers().eval()
     judge.quality = {"mask_iou": 0.0}
@@ -49,7 +54,20 @@ def test_the_ablation_runs_and_goes_on(
         log=LogConfig(every=1),
     )
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    arguments = ["--config", str(tmp_path / "c.yaml"), "--ids", "0", "5", "--steps", "1", "--limit", "1", "--cpu"]
+    arguments = [
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--ids",
+        "0",
+        "5",
+        "--steps",
+        "1",
+        "--limit",
+        "1",
+        "--cpu",
+        "--denoising",
+        "2",
+    ]
     arguments += ["--readers", str(tmp_path / "readers.safetensors"), "--out", str(tmp_path / "out")]
     assert ablate.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import random_adapter
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
@@ -333,3 +335,32 @@ def test_wrong_sizes_get_a_sentence(tiny_base: BaseModel, attn: torch.nn.Module)
     config = replace(encoder_config(tiny_base), num_layers=3)
     with pytest.raises(ValueError, match="7 cross-attention layers"):
         SubjectAttention(config, tiny_base.cross_attention_layers)
+
+
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (SD15, {(320, 0): 5, (640, 1): 5, (1280, 2): 5, (1280, 3): 1}),
+        (SDXL, {(640, 1): 10, (1280, 2): 60}),
+    ],
+)
+def test_layers_of_the_true_models(config: dict[str, object], found: dict[tuple[int, int], int]) -> None:
+    """Widths and levels of all cross-attention layers, at true size on the meta device."""
+    with torch.device("meta"):
+        specs = install_processors(UNet2DConditionModel(**config))
+    assert Counter((spec.width, spec.level) for spec in specs) == found

@@ -29,6 +29,12 @@ def test_missing_toyland_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         load_base("toyland")
 
 
+@pytest.mark.parametrize("weights", ["/nowhere/at/all", "./nowhere", "nowhere"])
+def test_a_missing_folder_is_not_taken_for_a_hub_id(weights: str) -> None:
+    with pytest.raises(BaseModelError, match="there is no folder"):
+        load_base("sd15", weights=weights)
+
+
 @pytest.mark.parametrize("part", ["unet", "vae", "scheduler", "text_encoder", "image_encoder", "tokenizer"])
 def test_a_missing_part_is_named_in_one_sentence(tiny_folder: Path, tmp_path: Path, part: str) -> None:
     folder = tmp_path / "broken"

@@ -166,7 +166,7 @@ def test_notes_about_the_prompt(desk: Desk):
 def test_generate_shows_progress_previews_and_pictures(run: list[Changes]):
     assert run[0]["stop"] == Set(interactive=True)
     steps = [c for c in run if "cc-progress" in c.get("status", "")]
-    assert len(steps) == 4 and any("gallery" in c for c in steps)
+    assert 1 <= len(steps) <= 4 and any("gallery" in c for c in steps)
     last = run[-1]
     assert last["stop"] == Set(interactive=False) and "Done in" in last["status"]
     assert len(last["gallery"]["value"]) == 2 and all(Path(p).suffix == ".png" for p in last["gallery"]["value"])
@@ -197,7 +197,8 @@ def test_odd_prompts_simply_work(desk: Desk, bear: Cut, prompt: str):
 def test_text_alone_works_and_is_shown(desk: Desk):
     last = list(desk.generate(*values(prompt="a red car in the city")))[-1]
     changes = desk.show(last["shown"])
-    assert changes["strip"] is None and changes["map"] is not None and changes["viewers"]["visible"]
+    assert changes["strip"] == Set(value=None, visible=False) and changes["no_place"]["visible"]
+    assert changes["map"] is not None and changes["viewers"]["visible"]
     assert desk.show_more(last["shown"])["film"]["visible"] is False
     with pytest.raises(studio.StudioError, match="without a subject"):
         desk.map(last["shown"], "visual", 0, 0, 0, "")
@@ -240,14 +241,17 @@ def test_a_recipe_for_a_model_that_is_not_here_says_so(desk: Desk, tmp_path: Pat
 
 def test_viewers(desk: Desk, shown: Shown):
     changes = desk.show(shown)
-    assert changes["step"] == Set(maximum=4, value=4)
+    assert changes["step"] == Set(maximum=4, value=4, visible=True)
     words = dict(changes["word"]["choices"])
-    assert {"bear", "cat", "S1*", "S2*", "forest"} <= set(words)
+    assert {"bear", "cat", "S1* (bear)", "S2* (cat)", "forest"} <= set(words)
     assert [name for name, _ in changes["who"]["choices"]] == ["bear", "cat"]
-    assert changes["strip"].height > changes["strip"].width / 8  # one row for each of the two subjects
-    assert changes["overlay"].width >= 384
+    strip = changes["strip"]["value"]
+    assert strip.height > strip.width / 8  # one row for each of the two subjects
+    assert changes["overlay"]["value"].width >= 384
     more = desk.show_more(shown)
-    assert Image.open(more["film"]["value"]).n_frames >= 2 and more["grid"].width > 0 and more["plot"].width > 0
+    assert (
+        Image.open(more["film"]["value"]).n_frames >= 2 and more["grid"].width > 0 and more["plot"]["value"].width > 0
+    )
 
 
 def test_other_steps_words_branches_and_layers_give_other_maps(desk: Desk, shown: Shown):
@@ -270,7 +274,9 @@ def test_other_steps_words_branches_and_layers_give_other_maps(desk: Desk, shown
 
 
 def test_another_picture_of_the_run_is_picked(desk: Desk, shown: Shown):
-    second = desk.pick(1, shown)["shown"]
+    changes = desk.pick(1, shown)
+    second = changes["shown"]
+    assert changes["strip"]["value"] and changes["grid"] and desk.pick(1, second) == {}
     assert second.index == 1 and second.result is shown.result
     assert desk.pick(9, shown) == {} and desk.pick(0, None) == {}
 

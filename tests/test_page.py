@@ -81,9 +81,9 @@ class Visitor:
 
     def generate(self) -> str:
         """Presses Generate and waits for the end; returns what the page says."""
-        self.page.evaluate("document.querySelector('#status').innerText = ''")
+        self.page.evaluate("document.querySelectorAll('#status .cc-note').forEach(n => n.classList.add('old'))")
         self.page.click("#generate")
-        self.page.wait_for_selector("#status .cc-good, #status .cc-error")
+        self.page.wait_for_selector("#status .cc-good:not(.old), #status .cc-error:not(.old)")
         return self.page.inner_text("#status")
 
     def picture(self, folder: Path) -> Path:

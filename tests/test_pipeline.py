@@ -15,7 +15,7 @@ from conftest import Cutout, random_adapter
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
-from customcontrast.bases import BaseModel
+from customcontrast.bases import BaseModel, load_base
 from customcontrast.checkpoint import save_adapter
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.pipeline import CustomContrast, Subject
@@ -372,3 +372,20 @@ def test_load_finds_the_adapter_beside_the_weights(
     mine = tiny_custom.subject(Cutout(Image.new("RGB", (40, 40), "red")), "bear")
     a, b = loaded.generate(PROMPT, subject, **FAST), tiny_custom.generate(PROMPT, mine, **FAST)
     assert same(a.images, b.images) and a.recipe["adapter"]["step"] == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["toyland", "sdxl"])
+def test_half_precision(
+    tiny_folder: Path, tiny_xl_folder: Path, cutout: Callable[[int], Cutout], name: str, dtype: torch.dtype
+) -> None:
+    folder = tiny_folder if name == "toyland" else tiny_xl_folder
+    base = load_base(name, weights=folder, device="cpu", dtype=dtype)
+    adapter = random_adapter(base)
+    custom = CustomContrast.from_parts(base, adapter.to(dtype))
+    r = custom.generate(
+        "a bear and a cat", [custom.subject(cutout(i), n) for i, n in enumerate(("bear", "cat"))], **FAST
+    )
+    assert np.isfinite(r.location_masks).all() and np.isfinite(r.text_maps).all() and pixels(r.images).std() > 0
+    mixed = CustomContrast.from_parts(base, random_adapter(base))  # a float32 adapter in training, on a half base
+    assert mixed.generate(PROMPT, mixed.subject(cutout(1), "bear"), num_inference_steps=1).images

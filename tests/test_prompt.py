@@ -7,7 +7,7 @@ from conftest import LENGTH, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from customcontrast.prompt import parse_prompt, tokenize
+from customcontrast.prompt import guess_noun, parse_prompt, tokenize
 
 TOKENIZER = make_tokenizer()
 
@@ -42,6 +42,27 @@ TOKENIZER = make_tokenizer()
 )
 def test_forms(prompt: str, nouns: list[str], read: str) -> None:
     assert parse_prompt(prompt, nouns).text == read
+
+
+@pytest.mark.parametrize(
+    ("prompt", "noun"),
+    [
+        ("a <teddy bear> on a chair", "teddy bear"),
+        ("a photo of a bear S* in a city", "bear"),
+        ("a red cat on the beach", "cat"),
+        ("A watercolor painting of a small robot, wearing a hat", "robot"),
+        ("my dog sitting in the snow", "dog"),
+        ("the knight", "knight"),
+    ],
+)
+def test_the_noun_can_be_guessed(prompt: str, noun: str) -> None:
+    assert guess_noun(prompt) == noun
+
+
+@pytest.mark.parametrize("prompt", ["", "on a", "watercolor", "a photo"])
+def test_no_noun_gets_a_sentence(prompt: str) -> None:
+    with pytest.raises(ValueError, match="mark its word"):
+        guess_noun(prompt)
 
 
 def test_notes_say_what_was_changed() -> None:

@@ -83,7 +83,7 @@ def evaluated(folder: Path, config: AdapterTrainConfig, options: argparse.Namesp
         readers=options.readers,
         clip=options.clip,
         dino=options.dino,
-        steps=None,
+        steps=options.denoising,
         guidance=None,
         subject_scale=1.0,
         seed=0,
@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
     parser.add_argument("--benchmark", default="toyland")
     parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
     parser.add_argument("--readers", type=Path, default=evaluate.DEFAULT)

@@ -202,12 +202,27 @@ def clip_features(base: BaseModel, pictures: Tensor) -> tuple[tuple[Tensor, ...]
 
 
 @torch.no_grad()
-def with_features(base: BaseModel, batch: Batch, generator: torch.Generator | None = None) -> Batch:
-    """Fill in what the frozen VAE and CLIP say, where the source had no cache. `generator` samples the latents."""
+def latents_of(base: BaseModel, pictures: Tensor) -> Tensor:
+    """z_0 of uint8 pictures (B, 3, H, W): the posterior's mean, scaled as the UNet reads it → (B, C, h, w), float32.
+
+    The mean, not a sample: Toyland's autoencoder has no meaningful posterior width, Stable Diffusion's is negligible,
+    and a cache then holds exactly what encoding again would give.
+    """
+    pixels = to_pixels(pictures).to(base.device, base.vae.dtype)
+    z = base.vae.encode(pixels).latent_dist.mode().float()
+    mean, std = (getattr(base.vae.config, key, None) for key in ("latents_mean", "latents_std"))
+    if mean is not None and std is not None:  # some autoencoders carry statistics per channel
+        z = (z - z.new_tensor(mean)[:, None, None]) / z.new_tensor(std)[:, None, None]
+    return z * base.vae.config.scaling_factor
+
+
+@torch.no_grad()
+def with_features(base: BaseModel, batch: Batch) -> Batch:
+    """Fill in what the frozen VAE and CLIP say, where the source had no cache."""
     batch = batch.to(base.device)
     found: dict[str, object] = {}
     if batch.latents is None:
-        found["latents"] = base.encode(to_pixels(batch.images), generator).float()
+        found["latents"] = latents_of(base, batch.images)
     if batch.reference_states is None:
         found["reference_states"], found["embeddings"] = clip_features(base, batch.references)
         found["positive_states"], _ = clip_features(base, batch.positives)

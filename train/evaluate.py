@@ -1,8 +1,7 @@
-"""Numbers and pictures for an adapter or a base.
+"""Numbers and pictures for an adapter.
 
     python -m train.evaluate adapter --base toyland --benchmark toyland --limit 20
     python -m train.evaluate adapter --base sd15 --adapter FILE --benchmark /path/to/dreambench
-    python -m train.evaluate base …                         (train.evaluate_base)
 
 `adapter` makes one picture per subject and task with the adapter, and again from the text alone (the floor); on
 Toyland it also scores the real render of what was asked (the ceiling). It writes pictures/, scores.json, table.md and
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +27,7 @@ from customcontrast.config import RecordConfig
 from customcontrast.imageio import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
-from train.benchmark import Case, Task, ceiling, exact, folder_cases, toyland_cases
+from train.benchmark import Case, Task, ceiling, folder_cases, toyland_cases
 from train.metrics import (
     Backbones,
     Score,
@@ -41,7 +39,7 @@ from train.metrics import (
     toyland_backbones,
 )
 from train.readers import DEFAULT, Readers, load_readers
-from train.sources import reference_scene
+from train.sources import reference_scene, render_references
 from train.toyland import World, sample_subject
 
 RUNS = ("adapter", "text only (floor)", "real render (ceiling)")
@@ -194,7 +192,8 @@ def toy_distractors(world: World, seed: int) -> list[Image.Image]:
     """Segmented references of held-out subjects that are not in the benchmark."""
     rng = random.Random(f"distractors-{seed}")
     subjects = [sample_subject(rng, world, heldout=True) for _ in range(DISTRACTORS)]
-    return [exact(reference_scene(rng, world, subject)).on_plain() for subject in subjects]
+    crops = render_references([reference_scene(rng, world, subject) for subject in subjects], 128, 96)
+    return [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
 
 
 # ------------------------------------------------------------------------------------------------------- scores
@@ -238,25 +237,16 @@ def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> 
 # ----------------------------------------------------------------------------------------------------- commands
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"adapter": adapter_command}
-ELSEWHERE = {"base": "train.evaluate_base"}  # module with main(arguments) -> int, imported when it is asked for
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Dispatch on the first word."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    names = [*COMMANDS, *ELSEWHERE]
-    if not arguments or arguments[0] not in names:
-        print(f"usage: python -m train.evaluate {{{','.join(names)}}} …\n\n{__doc__}", file=sys.stderr)
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"usage: python -m train.evaluate {{{','.join(COMMANDS)}}} …\n\n{__doc__}", file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     command, *rest = arguments
-    if command in COMMANDS:
-        return COMMANDS[command](rest)
-    try:
-        module = importlib.import_module(ELSEWHERE[command])
-    except ModuleNotFoundError as error:
-        print(f"evaluate: {command} is not available ({error})", file=sys.stderr)
-        return 2
-    return int(module.main(rest) or 0)
+    return COMMANDS[command](rest)
 
 
 if __name__ == "__main__":

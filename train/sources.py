@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from customcontrast.segmentation import Segmentation
-from train.data import Sample, Source, clip_features, to_pixels
+from train.data import Sample, Source, clip_features, latents_of
 from train.toyland import ToyScene, ToySubject, World, attributes, describe, render, sample_scene, sample_subject
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _complete(path: Path, subjects: int) -> bool:
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write beside, then rename: a kill never leaves half a shard."""
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".part{os.getpid()}")  # several processes may write the same shard
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
     part.replace(path)
 
@@ -240,9 +241,9 @@ def cache_features(cache: Cache, config: DataConfig, base: BaseModel, progress: 
 
 
 def _encode_latents(base: BaseModel, shard: dict[str, Tensor], chunk: int) -> dict[str, Tensor]:
-    images, generator = shard["images"], torch.Generator(device=base.device).manual_seed(0)
+    images = shard["images"]
     parts = images.flatten(0, 1).split(chunk)
-    latents = torch.cat([base.encode(to_pixels(part), generator).cpu() for part in parts])
+    latents = torch.cat([latents_of(base, part).cpu() for part in parts])
     return {"latents": latents.unflatten(0, images.shape[:2])}
 
 

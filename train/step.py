@@ -7,11 +7,13 @@ Eq. 3, S+ and "the map" have one definition.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
 from customcontrast.bases import BaseModel
@@ -106,6 +108,11 @@ class AdapterLoss(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise) -> Losses:
         """batch: with its frozen features (`data.with_features`), on the base's device. Returns scalars with graphs."""
+        on_cpu = batch.latents.device.type == "cpu"  # there the fused kernel's backward is the slower one
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            return self._losses(batch, noise)
+
+    def _losses(self, batch: Batch, noise: Noise) -> Losses:
         base, c, adapter = self.base, self.config, self.adapter
         z, t = batch.latents, noise.t
         size = (z.shape[-2], z.shape[-1])

@@ -76,7 +76,7 @@ def train(
             with timer.waiting():
                 batch = next(batches)
             seed = (config.seed, step, micro, accelerator.process_index)
-            batch = with_features(base, batch, torch.Generator(device).manual_seed(step))
+            batch = with_features(base, batch)
             noise = Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, seed, device)
             with accelerator.accumulate(model):  # averages the micro-steps; synchronises processes at the last
                 losses: Losses = model(batch, noise)

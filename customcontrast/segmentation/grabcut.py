@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import dijkstra
 
 from customcontrast.segmentation.clean import work_size
 from customcontrast.segmentation.clicks import Points
@@ -37,6 +35,9 @@ def path_cost(colors: np.ndarray, points: Sequence[tuple[float, float]]) -> np.n
         colors: (h, w, 3) float.
         points: (x, y) in pixels of `colors`.
     """
+    from scipy.sparse import coo_matrix  # slow to import, and a page without clicks does not need it
+    from scipy.sparse.csgraph import dijkstra
+
     height, width = colors.shape[:2]
     if not points:
         return np.full((height, width), np.inf, np.float32)

@@ -68,7 +68,8 @@ class SamClicks:
     """SAM over pictures and clicks; loads itself at the first use, safe to share between threads."""
 
     def __init__(self, checkpoint: str | Path, sam_type: str = "vit_b", device: str | None = None) -> None:
-        self.checkpoint, self.sam_type, self.device = checkpoint, sam_type, device or "cpu"
+        self.checkpoint, self.sam_type = checkpoint, sam_type
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._sam: Sam | None = None
         self._kept: OrderedDict[str, dict] = OrderedDict()
         self._working = threading.Lock()

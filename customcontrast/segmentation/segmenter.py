@@ -13,7 +13,7 @@ from customcontrast.segmentation.clean import clean, resize, work_size
 from customcontrast.segmentation.clicks import Box, Points, box_mask, check_box, check_points
 from customcontrast.segmentation.grabcut import first_guess, grabcut
 from customcontrast.segmentation.result import Segmentation, SegmentationError
-from customcontrast.segmentation.u2net import U2Net
+from customcontrast.segmentation.u2net import U2Net, simplified
 from customcontrast.segmentation.windows import look_around, look_into
 
 SAM_VARIABLE = "CUSTOMCONTRAST_SAM_CHECKPOINT"
@@ -40,7 +40,7 @@ class Segmenter:
         sam_checkpoint: a SAM state dict (.pth or .safetensors); None looks into the environment
             (CUSTOMCONTRAST_SAM_CHECKPOINT), and without one clicks are answered by GrabCut.
         sam_type: its size, "vit_b", "vit_l" or "vit_h".
-        device: where SAM runs; None = CPU.
+        device: where SAM runs; None = a GPU where there is one.
         threads: CPU threads of U²-Net-p.
 
         Raises:
@@ -75,6 +75,9 @@ class Segmenter:
             return Segmentation(picture, alpha, 1.0, "alpha")
         probability = self._net.probability(picture)
         score = decidedness(probability)
+        if score < MIN_SCORE:
+            probability = self._net.probability(simplified(picture), looks=1)
+            score = decidedness(probability)
         mask = clean(resize(probability, work_size(picture.size)), picture.size)
         if score < MIN_SCORE or not MIN_AREA < mask.mean() < MAX_AREA:
             raise SegmentationError(NOTHING_FOUND)

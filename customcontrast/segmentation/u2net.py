@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 SIDE = 320  # the network's input and output side, px
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet statistics, as in the network's training
@@ -78,6 +78,13 @@ class U2Net:
                     str(weights_path()), options, providers=["CPUExecutionProvider"]
                 )
         return self._session
+
+
+def simplified(image: Image.Image) -> Image.Image:
+    """RGB picture -> the same in broad strokes, at most 192 px: pixel art and hatching become plain shapes."""
+    scale = 192 / max(image.size)
+    size = max(8, round(image.width * scale)), max(8, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.MedianFilter(9))
 
 
 def middling_gamma(image: Image.Image) -> float:

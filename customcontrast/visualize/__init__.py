@@ -13,8 +13,16 @@ from customcontrast.visualize.maps import (
     subjects_overlay,
     token_grid,
 )
-from customcontrast.visualize.plots import area_plot, tsne_plot
 from customcontrast.visualize.sheets import animation, checkerboard, compare_row, contact_sheet
+
+
+def __getattr__(name: str):  # noqa: ANN202 - the two plots; matplotlib's figures are slow to import
+    if name not in ("area_plot", "tsne_plot"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from customcontrast.visualize import plots
+
+    return getattr(plots, name)
+
 
 __all__ = [
     "SUBJECT_COLORS",

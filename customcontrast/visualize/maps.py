@@ -69,7 +69,7 @@ def strip_steps(total: int, count: int = 6) -> tuple[int, ...]:
     """The steps a strip shows, from 1: (1, 10, 20, 30, 40, 50) of 50, (1, 4, 8, 12, 16, 20) of 20, all of a few."""
     if total <= count:
         return tuple(range(1, total + 1))
-    return (1, *(round(total * k / (count - 1)) for k in range(1, count)))
+    return (1, *(max(k + 1, round(total * k / (count - 1))) for k in range(1, count)))
 
 
 def location_strip(
