@@ -19,13 +19,14 @@ spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces")
 
 import gradio as gr  # noqa: E402
 
-from customcontrast import studio, views  # noqa: E402
+from customcontrast import views  # noqa: E402
 from customcontrast.desk import CONTROLS, SLOTS, Desk, Set, note, notice, said  # noqa: E402
+from customcontrast.request import ADD, BOX, MAX_NOUN, MAX_PICTURES, MAX_STEPS, REMOVE  # noqa: E402
 from customcontrast.studio import CHOICES, Studio, StudioConfig  # noqa: E402
 
 EXAMPLES = Path(__file__).parent / "examples"
 EDITS = {"scene": "Scene", "style": "Style", "shape": "Shape", "accessorisation": "Accessories"}
-MODES = [("Add", studio.ADD), ("Remove", studio.REMOVE), ("Box", studio.BOX)]
+MODES = [("Add", ADD), ("Remove", REMOVE), ("Box", BOX)]
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 VIEWERS = "viewers no_place strip step overlay branch word who map_step layers map recipe"
 MORE = "grid plot film"
@@ -171,13 +172,13 @@ class Page:
                     buttons=[], elem_id=f"cutout-{k}", elem_classes="cc-cut", alt_text="The subject, cut out")
             c[f"note{k}"] = gr.HTML(visible=False, elem_id=f"note-{k}")
             with gr.Row(elem_classes="cc-line"):
-                c[f"mode{k}"] = gr.Radio(MODES, value=studio.ADD, label="A click means", scale=3, min_width=250,
+                c[f"mode{k}"] = gr.Radio(MODES, value=ADD, label="A click means", scale=3, min_width=290,
                                          elem_id=f"mode-{k}", elem_classes="cc-mode")
                 c[f"undo{k}"] = gr.Button("Undo", size="sm", scale=1, min_width=60)
                 c[f"reset{k}"] = gr.Button("Reset", size="sm", scale=1, min_width=60)
             with gr.Row():
                 c[f"noun{k}"] = gr.Textbox(label="What is it?", value="", placeholder="one word, e.g. dog",
-                                           min_width=120, max_length=studio.MAX_NOUN, elem_id=f"noun-{k}")
+                                           min_width=120, max_length=MAX_NOUN, elem_id=f"noun-{k}")
                 c[f"strength{k}"] = gr.Slider(0, 2, 1, step=0.05, label="Strength", min_width=140)
             c[f"remove{k}"] = gr.Button("Remove this subject", size="sm", visible=k > 1)
 
@@ -190,13 +191,13 @@ class Page:
             c["dice"] = gr.Button("New seed", size="sm", min_width=110)
         with gr.Accordion("More settings", open=False):
             c["negative_prompt"] = gr.Textbox(label="Not in the picture", value="", placeholder="what to avoid")
-            c["steps"] = gr.Slider(1, studio.MAX_STEPS, choice.steps, step=1, label="Steps", elem_id="steps",
+            c["steps"] = gr.Slider(1, MAX_STEPS, choice.steps, step=1, label="Steps", elem_id="steps",
                                    info="More take longer and are finer.")
             c["guidance"] = gr.Slider(0, 20, choice.guidance, step=0.1, label="Guidance",
                                       info="How strictly the text is followed.")
             c["subject_scale"] = gr.Slider(0, 2, 1, step=0.05, label="Subject scale λ",
                                            info="How much of the subject's picture flows in.")
-            c["pictures"] = gr.Slider(1, studio.MAX_PICTURES, 1, step=1, label="Number of pictures",
+            c["pictures"] = gr.Slider(1, MAX_PICTURES, 1, step=1, label="Number of pictures",
                                       info="Each with a seed of its own.", elem_id="pictures")
             c["location_masks"] = gr.Checkbox(True, label="Location masks",
                                               info="Keep each subject to the place found for it, step by step.")
@@ -238,7 +239,7 @@ class Page:
         c["recipe-file"] = gr.UploadButton("Load the recipe of a downloaded picture", file_types=[".png"], size="sm",
                                            elem_id="load-recipe")
         with gr.Column(visible=False, elem_id="viewers") as c["viewers"], gr.Tabs():
-            with gr.Tab("Where it went"):
+            with gr.Tab("Where"):
                 info("Location masks over time", STRIP)
                 c["no_place"] = gr.HTML(note("This picture has no subject, so none was placed."), visible=False)
                 c["strip"] = view("Location masks over time", "strip")
@@ -246,7 +247,7 @@ class Page:
                 c["overlay"] = view("The location mask of this step over the picture", "overlay")
                 c["plot"] = view("Size and centre of each mask, step by step", "plot")
                 c["film"] = gr.DownloadButton("Download all steps (GIF)", size="sm", elem_id="film")
-            with gr.Tab("What each word did"):
+            with gr.Tab("Words"):
                 info("Attention over the picture", ATTENTION)
                 c["branch"] = gr.Radio([("Words", "text"), ("Subject's picture", "visual")], value="text",
                                        label="Show the map of", elem_id="branch")

@@ -21,10 +21,12 @@ from typing import Any
 
 from PIL import Image
 
-from customcontrast import recipe, studio, views
+from customcontrast import recipe, views
 from customcontrast.recipe import MAX_SUBJECTS
+from customcontrast.request import MAX_SEED, Cut, Picked, Request, StudioError, check, points_from, request_from
 from customcontrast.segmentation import Segmentation
-from customcontrast.studio import CHOICES, Cut, Picked, Request, Studio, StudioError
+from customcontrast.studio import CHOICES, Studio
+from customcontrast.wording import fill, noun_from_name, sentence
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ def notice(texts: str | Sequence[str], kind: str = "warn") -> Set:
 def said(error: Exception) -> str:
     """What a visitor is told about an error; a traceback goes to the log alone."""
     if type(error).__name__ in KNOWN_ERRORS:
-        return studio.sentence(error)
+        return sentence(error)
     log.error("request failed", exc_info=error)
     return OUR_FAULT
 
@@ -174,14 +176,14 @@ class Desk:
         """An example goes into the first empty slot, or else into the last."""
         k = next((k for k in SLOTS[:count] if cuts[k - 1] is None), count)
         path = self.examples[index]
-        changes = {f"upload{k}": str(path), f"noun{k}": studio.noun_from_name(path)}
+        changes = {f"upload{k}": str(path), f"noun{k}": noun_from_name(path)}
         return {**changes, **self._cut(k, self.studio.cut(path))}
 
     # ---- prompt -------------------------------------------------------------------------------
 
     def preset(self, kind: str, index: int, *nouns: str) -> Changes:
         """One of the preset edits, with the visitor's subjects in it."""
-        return {"prompt": studio.fill(self.presets[kind][index]["prompt"], [noun.strip() for noun in nouns if noun])}
+        return {"prompt": fill(self.presets[kind][index]["prompt"], [noun.strip() for noun in nouns if noun])}
 
     def prompt_notes(self, prompt: str, base: str, *nouns: str) -> Changes:
         """What is worth saying about the prompt before it is used; just after the start, once the model is there."""
@@ -197,7 +199,7 @@ class Desk:
         return {"steps": CHOICES[base].steps, "guidance": CHOICES[base].guidance}
 
     def new_seed(self) -> Changes:
-        return {"seed": secrets.randbelow(studio.MAX_SEED)}
+        return {"seed": secrets.randbelow(MAX_SEED)}
 
     # ---- generating ---------------------------------------------------------------------------
 
@@ -211,7 +213,7 @@ class Desk:
             for cut, noun, strength in zip(cuts, nouns, strengths, strict=True)
             if cut is not None
         )
-        return studio.check(Request(subjects=subjects, **dict(zip(CONTROLS, values, strict=False))))
+        return check(Request(subjects=subjects, **dict(zip(CONTROLS, values, strict=False))))
 
     def generate(self, *values: Any) -> Iterator[Changes]:
         """The controls, then the cut, noun and strength of every slot → progress, previews, pictures."""
@@ -275,7 +277,7 @@ class Desk:
     def load(self, path: str) -> Changes:
         """Put the recipe of a downloaded PNG into every control."""
         settings, references = recipe.read_png(path)
-        request = studio.request_from(settings, references)
+        request = request_from(settings, references)
         rows = [
             (found.image, Cut(found.image, found, (), found), picked.noun, picked.strength)
             for picked in request.subjects
@@ -306,7 +308,8 @@ class Desk:
         result, i = shown.result, shown.index
         total = len(result.timesteps)
         words = [(_labelled(text, shown.names), w) for w, (text, _) in enumerate(result.words)]
-        first = next((w for w, (text, _) in enumerate(result.words) if "*" in text), 0)
+        first = _first_word([text for text, _ in result.words])
+        people = [(name, k) for k, name in enumerate(shown.names)]
         strip = views.strip(result, i, shown.references)
         return {
             "viewers": Set(visible=True),
@@ -316,7 +319,7 @@ class Desk:
             "no_place": Set(visible=strip is None),
             "branch": "text",
             "word": Set(choices=words, value=first, visible=True),
-            "who": Set(choices=[(name, k) for k, name in enumerate(shown.names)], value=0, visible=False),
+            "who": Set(choices=people, value=0 if people else None, visible=False),
             "map_step": Set(maximum=total, value=0),
             "layers": Set(choices=[("all", ""), *((size, size) for size in result.by_resolution)], value=""),
             "map": views.map_overlay(result, i, views.word_map(result, i, first)) if words else None,
@@ -356,7 +359,7 @@ class Desk:
         """The subject of a picture, with a client's corrections. Raises StudioError."""
         if not image:
             raise StudioError("Send a picture.")
-        cut = self.studio.clicked(self.studio.cut(image), studio.points_from(points))
+        cut = self.studio.clicked(self.studio.cut(image), points_from(points))
         if cut.current is None or cut.trouble:
             raise StudioError(cut.trouble)
         return cut.current
@@ -367,7 +370,7 @@ class Desk:
         if len(words) != len(files):
             raise StudioError(f"nouns: {len(words)} words for {len(files)} pictures; send one word for each.")
         subjects = tuple(Picked((self.found(file),), word) for file, word in zip(files, words, strict=True))
-        request = studio.check(Request(subjects=subjects, **settings))
+        request = check(Request(subjects=subjects, **settings))
         *_, result = self.stream(request, 0)
         return Shown(request, result)
 
@@ -383,6 +386,12 @@ class Desk:
 def _seen(value: Any) -> Set:
     """A picture or file, out of sight when there is none."""
     return Set(value=value, visible=value is not None)
+
+
+def _first_word(words: Sequence[str]) -> int:
+    """Index of the word whose map is shown first: a subject's own, or else the first that is no article."""
+    order = [w for w, word in enumerate(words) if "*" in word] + [w for w, word in enumerate(words) if len(word) > 2]
+    return order[0] if order else 0
 
 
 def _labelled(word: str, names: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ VERSION = 1
 MAX_SUBJECTS = 4
 MAX_REFERENCES = 4
 MAX_REFERENCE_PIXELS = 2048 * 2048
+MAX_PICTURE_PIXELS = 8192 * 8192
 
 
 class RecipeError(ValueError):
@@ -95,8 +96,12 @@ def _read_chunks(source: str | Path | bytes) -> dict[str, str]:
     handle = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(handle, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PICTURE_PIXELS:
+                raise RecipeError("This picture is too large to be one of ours.")
             image.load()  # text chunks may follow the pixels
             return {key: str(text) for key, text in getattr(image, "text", {}).items()}
+    except RecipeError:
+        raise
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RecipeError("This file is not a readable PNG picture, so it holds no recipe.") from error
 

@@ -12,40 +12,29 @@ import dataclasses
 import hashlib
 import logging
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from customcontrast.imageio import load_with_alpha
-from customcontrast.recipe import MAX_SUBJECTS
+from customcontrast.request import BOX, MAX_PROMPT, MAX_SIDE, Cut, Picked, Point, Request, StudioError, check
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from customcontrast.wording import names, sentence, shortened
 
 if TYPE_CHECKING:
     from customcontrast.pipeline import CustomContrast, Result, Step, Subject
 
 log = logging.getLogger(__name__)
 
-MAX_SIDE = 768  # px; a reference picture is reduced to this on entry, so that recipes stay small and exact
-MAX_PICTURES = 4  # per request
-MAX_STEPS = 100
-MAX_PROMPT = 20_000  # characters
-MAX_NOUN = 40  # characters
-MAX_SEED = 2**31 - 1
 PACKAGED = Path(__file__).parent / "weights"
-MAX_POINTS = 64  # clicks on one picture
 MAX_UNKNOWN = 4  # unknown words named at once
 CACHED_SUBJECTS = 32  # subjects whose image features are kept
-
-
-class StudioError(ValueError):
-    """A request that cannot be served; the message is one sentence for a visitor, naming the remedy."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,127 +63,6 @@ CHOICES = {
     "sd15": BaseChoice("Stable Diffusion 1.5", 50, 7.5, "stable-diffusion-v1-5/stable-diffusion-v1-5"),
     "sdxl": BaseChoice("Stable Diffusion XL", 30, 5.0, "stabilityai/stable-diffusion-xl-base-1.0"),
 }
-
-
-ADD, REMOVE, BOX = 1, 0, 2  # what a click says; two BOX clicks are the corners of a box
-Point = tuple[int, int, int]  # x, y in pixels of the picture, and one of the above
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cut:
-    """A reference picture, the clicks on it so far, and the subject they lead to."""
-
-    picture: Image.Image  # RGB, longer side at most MAX_SIDE
-    auto: Segmentation | None = None  # what was found without clicks
-    points: tuple[Point, ...] = ()
-    current: Segmentation | None = None  # the subject with the clicks
-    trouble: str = ""  # a sentence, when there is no subject yet
-
-    @property
-    def mask(self) -> np.ndarray | None:
-        """(H, W) bool, or None while there is no subject."""
-        return self.current.mask if self.current else None
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """The last box that was clicked: (x0, y0, x1, y1)."""
-        corners = [(x, y) for x, y, label in self.points if label == BOX]
-        if len(corners) < 2:
-            return None
-        (xa, ya), (xb, yb) = corners[len(corners) // 2 * 2 - 2 : len(corners) // 2 * 2]
-        return min(xa, xb), min(ya, yb), max(xa, xb) + 1, max(ya, yb) + 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Picked:
-    """One subject as a visitor gave it."""
-
-    segmentations: tuple[Segmentation, ...]  # its reference pictures, cut out
-    noun: str  # class word
-    strength: float = 1.0  # weight of this subject's visual branch, 0 … 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """All settings of one run; with the pictures of the subjects it is the whole recipe."""
-
-    prompt: str
-    subjects: tuple[Picked, ...] = ()
-    negative_prompt: str = ""
-    steps: int | None = None  # denoising steps; None = the base's default
-    guidance: float | None = None  # classifier-free guidance scale; None = the base's default
-    subject_scale: float = 1.0  # λ of Eq. 3
-    seed: int = 0
-    pictures: int = 1  # pictures made in one go
-    location_masks: bool = True  # inject M_t into the next step (section 3.4)
-    base: str | None = None  # key of the base model; None = the studio's
-
-    def settings(self) -> dict[str, Any]:
-        """The JSON part of the recipe; the inverse of :func:`request_from`."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "subjects"}
-        return values | {"subjects": [{"noun": s.noun, "strength": s.strength} for s in self.subjects]}
-
-
-def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segmentation]]) -> Request:
-    """Rebuild a request from a recipe; values are checked as if a visitor had typed them.
-
-    Raises:
-        StudioError: a value is missing or of the wrong kind.
-    """
-    try:
-        words = settings.get("subjects", [])
-        subjects = tuple(
-            Picked(tuple(pictures), str(word["noun"]), float(word.get("strength", 1.0)))
-            for pictures, word in zip(references, words, strict=True)
-        )
-        names = {f.name for f in dataclasses.fields(Request)} - {"subjects"}
-        request = Request(subjects=subjects, **{k: v for k, v in settings.items() if k in names})
-        return check(request)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, StudioError):
-            raise
-        raise StudioError("The recipe is incomplete or damaged; download the PNG again.") from error
-
-
-def check(request: Request) -> Request:
-    """Return `request` with clean types, or raise a StudioError that says what to do."""
-    if not isinstance(request.prompt, str) or not request.prompt.strip():
-        raise StudioError("The prompt is empty: write what the picture should show.")
-    if len(request.prompt) > MAX_PROMPT or len(str(request.negative_prompt or "")) > MAX_PROMPT:
-        raise StudioError(f"The prompt is longer than {MAX_PROMPT:,} characters: shorten it.")
-    if len(request.subjects) > MAX_SUBJECTS:
-        raise StudioError(f"At most {MAX_SUBJECTS} subjects fit in one picture: remove some.")
-    return dataclasses.replace(
-        request,
-        prompt=request.prompt.strip(),
-        negative_prompt=str(request.negative_prompt or "").strip(),
-        subjects=tuple(_check_subject(k, s) for k, s in enumerate(request.subjects, start=1)),
-        steps=None if request.steps is None else int(_within("number of steps", request.steps, 1, MAX_STEPS)),
-        guidance=None if request.guidance is None else _within("guidance", request.guidance, 0, 30),
-        subject_scale=_within("subject scale", request.subject_scale, 0, 5),
-        seed=int(_within("seed", request.seed, 0, MAX_SEED)),
-        pictures=int(_within("number of pictures", request.pictures, 1, MAX_PICTURES)),
-        location_masks=bool(request.location_masks),
-    )
-
-
-def _check_subject(k: int, subject: Picked) -> Picked:
-    noun = " ".join(re.sub(r"[<>*]", " ", str(subject.noun or "")).split())
-    if not noun:
-        raise StudioError(f"Say what subject {k} is in one word, for instance “dog”.")
-    if len(noun) > MAX_NOUN:
-        raise StudioError(f"The word for subject {k} is too long: use one or two words, such as “teddy bear”.")
-    return dataclasses.replace(subject, noun=noun, strength=_within("strength", subject.strength, 0, 3))
-
-
-def _within(name: str, value: Any, low: float, high: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise StudioError(f"The {name} must be a number from {low} to {high:,}.") from None
-    if not low <= number <= high:
-        raise StudioError(f"The {name} is {number:g}; it must be from {low} to {high:,}.")
-    return number
 
 
 class Studio:
@@ -340,6 +208,11 @@ class Studio:
         request = check(request)
         base = request.base or self.config.base
         model = self.model(base)
+        if request.subjects and model.adapter is None:
+            raise StudioError(
+                "This server has no adapter for this model, so it draws from words alone: "
+                "remove the pictures, or start it with --adapter FILE."
+            )
         try:
             yield from model.stream(
                 request.prompt,
@@ -375,62 +248,8 @@ class Studio:
             return [*notes, sentence(error)]
         notes += [text for text in read.notes if "put in front" not in text]
         if read.truncated:
-            notes.append(f"The prompt is too long for this model; left out: “{_shortened(read.truncated)}”.")
+            notes.append(f"The prompt is too long for this model; left out: “{shortened(read.truncated)}”.")
         for word, nearest in model.unknown_words(read.text)[:MAX_UNKNOWN]:
             hint = f" The nearest word it knows is “{nearest}”." if nearest else ""
             notes.append(f"This model was never shown the word “{word}”.{hint}")
         return notes
-
-
-def points_from(values: Any) -> list[Point]:
-    """Check clicks sent by a client: [[x, y, label], …] → tuples. Raises StudioError."""
-    try:
-        points = [(int(x), int(y), int(label)) for x, y, label in values or ()]
-    except (TypeError, ValueError):
-        raise StudioError("`points` must be a list of [x, y, label] with label 1 to add and 0 to remove.") from None
-    if len(points) > MAX_POINTS or any(label not in (ADD, REMOVE) for *_, label in points):
-        raise StudioError(f"`points` takes at most {MAX_POINTS} points, each with label 1 or 0.")
-    return points
-
-
-def names(prompt: str, noun: str) -> bool:
-    """Whether a prompt names a subject: by its class word, by <any word>, or by a placeholder such as S* or S2*."""
-    if re.search(r"\b[Ss]\d*\*|<[^<>]+>", prompt):
-        return True
-    return re.search(rf"(?<!\w){re.escape(noun.strip())}(?:s|es)?(?!\w)", prompt, re.IGNORECASE) is not None
-
-
-def with_article(words: str) -> str:
-    """“elephant” → “an elephant”."""
-    return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
-
-
-def fill(template: str, nouns: Sequence[str]) -> str:
-    """Put the subjects into a preset such as “a watercolor painting of {subject}”.
-
-    Words inside the braces belong to the first subject: “{tall subject wearing a hat} on the beach”.
-    """
-
-    def phrase(match: re.Match[str]) -> str:
-        first, *others = [noun for noun in nouns if noun] or ["robot"]
-        before, after = match.groups()
-        parts = [with_article(before + first) + after, *map(with_article, others)]
-        return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-    return re.sub(r"\{([^{}]*)subject([^{}]*)\}", phrase, template)
-
-
-def noun_from_name(path: str | Path) -> str:
-    """Guess the class word of an example from its file name: “striped-orange-cat_2.png” → “cat”."""
-    words = re.findall(r"[a-zA-Z]+", Path(path).stem)
-    return words[-1].lower() if words else ""
-
-
-def _shortened(text: str, length: int = 160) -> str:
-    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"
-
-
-def sentence(error: BaseException) -> str:
-    """The message of a core error as a sentence for a visitor: without the name of the argument in front."""
-    text = re.sub(r"^\w+: ", "", str(error).strip()) or type(error).__name__
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")

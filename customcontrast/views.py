@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from customcontrast import visualize
+from customcontrast.request import ADD, BOX, REMOVE, Cut
 from customcontrast.segmentation import Segmentation
-from customcontrast.studio import ADD, BOX, REMOVE, Cut
 
 if TYPE_CHECKING:
     from customcontrast.pipeline import Result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Sequence
 from itertools import count as counter
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 from PIL import Image
 from serving import EXAMPLES, tiny_model
 
-from customcontrast import recipe, studio
+from customcontrast import recipe
 from customcontrast.desk import CONTROLS, OUR_FAULT, SLOTS, Changes, Desk, Set, Shown
-from customcontrast.studio import Cut, Studio, StudioConfig
+from customcontrast.request import ADD, REMOVE, Cut, StudioError
+from customcontrast.studio import PACKAGED, Studio, StudioConfig
 
 DEFAULTS = {
     "prompt": "a bear on the beach",
@@ -110,16 +113,16 @@ def test_a_picture_without_a_subject_stays_to_be_clicked(desk: Desk, tmp_path: P
 
 def test_clicks_undo_and_reset(desk: Desk, bear: Cut):
     y, x = np.argwhere(~bear.mask)[0]
-    once = desk.click(1, (int(x), int(y)), bear, studio.ADD)
+    once = desk.click(1, (int(x), int(y)), bear, ADD)
     assert once["cut1"].mask[y, x] and not np.array_equal(
         np.asarray(once["cutout1"]), np.asarray(desk.reset(1, bear)["cutout1"])
     )
-    twice = desk.click(1, (x, y), once["cut1"], studio.REMOVE)["cut1"]
-    assert [label for *_, label in twice.points] == [studio.ADD, studio.REMOVE]
+    twice = desk.click(1, (x, y), once["cut1"], REMOVE)["cut1"]
+    assert [label for *_, label in twice.points] == [ADD, REMOVE]
     assert desk.undo(1, twice)["cut1"].points == once["cut1"].points
     assert np.array_equal(desk.reset(1, twice)["cut1"].mask, bear.mask)
     assert desk.undo(1, bear)["cut1"].points == () and desk.undo(1, None)["cut1"] is None
-    assert desk.click(1, (0, 0), None, studio.ADD)["cut1"] is None
+    assert desk.click(1, (0, 0), None, ADD)["cut1"] is None
 
 
 def test_slots_are_added_and_removed_in_place(desk: Desk, bear: Cut, cat: Cut):
@@ -151,6 +154,14 @@ def test_presets_speak_of_the_visitors_subjects(desk: Desk):
         for i in range(len(presets)):
             prompt = desk.preset(kind, i, "elephant", "", "robot", None)["prompt"]
             assert "elephant" in prompt and "a robot" in prompt and "{" not in prompt, (kind, i)
+
+
+def test_presets_speak_words_that_the_packaged_model_knows(desk: Desk):
+    known = set(json.loads((PACKAGED / "toyland" / "vocabulary.json").read_text("utf-8")))
+    for kind, presets in desk.presets.items():
+        for i in range(len(presets)):
+            words = re.findall(r"[a-z]+", desk.preset(kind, i, "bear")["prompt"].lower())
+            assert set(words) <= known, (kind, i)
 
 
 def test_notes_about_the_prompt(desk: Desk):
@@ -199,8 +210,9 @@ def test_text_alone_works_and_is_shown(desk: Desk):
     changes = desk.show(last["shown"])
     assert changes["strip"] == Set(value=None, visible=False) and changes["no_place"]["visible"]
     assert changes["map"] is not None and changes["viewers"]["visible"]
+    assert changes["who"] == Set(choices=[], value=None, visible=False) and changes["word"]["value"] == 1  # "red"
     assert desk.show_more(last["shown"])["film"]["visible"] is False
-    with pytest.raises(studio.StudioError, match="without a subject"):
+    with pytest.raises(StudioError, match="without a subject"):
         desk.map(last["shown"], "visual", 0, 0, 0, "")
 
 
@@ -288,5 +300,5 @@ def test_maps_by_name(desk: Desk, shown: Shown):
     for word, index in (("zebra", 0), ("visual:9", 0), ("bear", 7)):
         with pytest.raises(ValueError, match="There is no|not in the prompt"):
             desk.named_map(shown, word, 0, index)
-    with pytest.raises(studio.StudioError, match="Generate a picture first"):
+    with pytest.raises(StudioError, match="Generate a picture first"):
         desk.named_map(None, "bear", 0, 0)

@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import save_adapter
 from customcontrast.segmentation import Segmentation
-from train import evaluate, metrics, readers
+from train import evaluate, metrics, readers, sources
 from train.benchmark import EDITS, ceiling, folder_cases, toyland_cases
+from train.config import DataConfig
 from train.metrics import CATEGORIES, Score, bootstrap, by_category, cosine, identity_rank, markdown, summarise
 from train.toyland import World, is_heldout
 
@@ -165,6 +166,19 @@ def test_readers_learn_are_measured_and_read_back(quick_readers: Path) -> None:
         readers.load_readers(quick_readers.with_name("none.safetensors"))
 
 
+def test_readers_may_learn_from_a_pool(tmp_path: Path) -> None:
+    config = DataConfig(path=str(tmp_path), reference_size=48, subjects=3, targets=1, references=2)
+    sources.build_pool(config, 32, 24, progress=False)
+    frames = readers.PoolFrames(tmp_path)
+    frames.families = [[0, 1, 2]]
+    crops, numbers = frames.identity(random.Random(0), 2, 2)
+    assert crops.shape == (12, 3, 64, 64) and numbers.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    images, masks = frames.masks(random.Random(0), 4)
+    assert images.shape == (4, 3, 32, 32) and masks.shape == (4, 32, 32) and masks.any()
+    with pytest.raises(FileNotFoundError, match="train.data prepare"):
+        readers.PoolFrames(tmp_path / "nowhere")
+
+
 def test_look_alikes_are_other_subjects_of_the_same_world() -> None:
     world, rng = World.small(), random.Random(0)
     for _ in range(50):
@@ -217,7 +231,7 @@ def test_a_whole_evaluation(
 
 def test_the_command_names_its_parts_and_its_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([]) == 2
-    assert "{adapter,base}" in capsys.readouterr().err
+    assert "python -m train.evaluate {adapter" in capsys.readouterr().err
     assert evaluate.main(["adapter", "--weights", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "pass weights=FOLDER" in error and "Traceback" not in error

@@ -96,6 +96,7 @@ class Visitor:
 
     def leave(self) -> None:
         assert self.complaints == []
+        assert self.page.locator(".toast-body").all_inner_texts() == []
         self.context.close()
 
 
@@ -128,7 +129,7 @@ def test_a_visit_from_upload_to_maps_and_back_by_recipe(browser: sync_api.Browse
     overlay = page.get_attribute("#overlay img", "src")
     page.locator("#step input[type=range]").fill("3")
     page.wait_for_function("before => document.querySelector('#overlay img').src !== before", arg=overlay)
-    page.get_by_role("tab", name="What each word did").click()
+    page.get_by_role("tab", name="Words").click()
     page.wait_for_selector("#grid img")
     before = page.get_attribute("#map img", "src")
     page.locator("#word label", has_text="beach").click()
@@ -208,7 +209,12 @@ def test_two_visitors_at_once_get_their_own_pictures(browser: sync_api.Browser, 
         visitor.write("#prompt", prompt)
         visitor.page.click("#generate")
     for k, (visitor, prompt) in enumerate(zip(visitors, prompts, strict=True)):
-        visitor.page.wait_for_selector("#status .cc-good")
+        page = visitor.page
+        page.wait_for_selector("#status .cc-good")
+        page.get_by_role("tab", name="Words").click()
+        before = page.wait_for_selector("#map img").get_attribute("src")
+        page.locator("#word label", has_text=prompt.split()[-1]).click()
+        page.wait_for_function("before => document.querySelector('#map img').src !== before", arg=before)
         (tmp_path / str(k)).mkdir()
         assert read_png(visitor.picture(tmp_path / str(k)))[0]["prompt"] == prompt
         visitor.leave()

@@ -32,6 +32,12 @@ def png_with(**chunks: str) -> bytes:
     return buffer.getvalue()
 
 
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def test_roundtrip_is_exact():
     references = [[blob(0), blob(1)], [blob(2, (33, 57))]]
     picture = Image.fromarray(np.random.default_rng(9).integers(0, 255, (16, 24, 3), np.uint8))
@@ -64,6 +70,7 @@ def test_large_references_survive_pillows_limit_on_text():
         (b"this is a text file", "not a readable PNG"),
         (b"", "not a readable PNG"),
         (png_bytes(Image.new("RGB", (64, 64)), SETTINGS)[:60], "not a readable PNG"),
+        (_png(Image.new("1", (12_000, 12_000))), "too large"),
         (png_with(), "carries no recipe"),
         (png_with(customcontrast="{not json"), "damaged"),
         (png_with(customcontrast="[1, 2]"), "damaged"),

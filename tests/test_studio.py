@@ -12,10 +12,22 @@ import pytest
 from PIL import Image
 from serving import EXAMPLES, ROOT, tiny_model
 
-from customcontrast import studio
 from customcontrast.bases import BASES
+from customcontrast.request import (
+    ADD,
+    BOX,
+    MAX_SIDE,
+    Cut,
+    Picked,
+    Request,
+    StudioError,
+    check,
+    points_from,
+    request_from,
+)
 from customcontrast.segmentation import Segmentation
-from customcontrast.studio import BOX, CHOICES, Cut, Picked, Request, Studio, StudioConfig, StudioError
+from customcontrast.studio import CHOICES, Studio, StudioConfig
+from customcontrast.wording import fill, noun_from_name
 
 
 @pytest.fixture(scope="module")
@@ -59,23 +71,19 @@ def test_nothing_heavy_is_imported_before_a_model_is_asked_for():
 )
 def test_wrong_requests_get_one_sentence(wrong: dict[str, object], said: str):
     with pytest.raises(StudioError, match=said) as caught:
-        studio.check(replace(Request("a bear"), **wrong))
+        check(replace(Request("a bear"), **wrong))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("noun", "said"), [("", "Say what subject 1 is"), ("<>", "Say what"), ("b" * 99, "too long")])
 def test_wrong_nouns_get_one_sentence(bear: Cut, noun: str, said: str):
     with pytest.raises(StudioError, match=said):
-        studio.check(Request("a bear", (Picked((bear.current,), noun),)))
+        check(Request("a bear", (Picked((bear.current,), noun),)))
 
 
 def test_settings_and_back(bear: Cut):
-    request = studio.check(
-        Request("a bear", (Picked((bear.current,), "bear", 0.5),), "fog", 7, 3.5, 0.75, 11, 2, False)
-    )
-    again = studio.request_from(
-        request.settings() | {"version": 1, "run": {}}, [s.segmentations for s in request.subjects]
-    )
+    request = check(Request("a bear", (Picked((bear.current,), "bear", 0.5),), "fog", 7, 3.5, 0.75, 11, 2, False))
+    again = request_from(request.settings() | {"version": 1, "run": {}}, [s.segmentations for s in request.subjects])
     assert again == request
 
 
@@ -84,13 +92,13 @@ def test_settings_and_back(bear: Cut):
 )
 def test_damaged_settings_get_one_sentence(settings: dict[str, object]):
     with pytest.raises(StudioError):
-        studio.request_from(settings, [[]] if settings.get("subjects") else [])
+        request_from(settings, [[]] if settings.get("subjects") else [])
 
 
 def test_example_is_cut_out_and_clicks_correct_it(shared: Studio, bear: Cut):
     assert bear.mask is not None and 0.02 < bear.mask.mean() < 0.8 and not bear.trouble
     y, x = np.argwhere(~bear.mask)[0]
-    more = shared.clicked(bear, [(int(x), int(y), studio.ADD)])
+    more = shared.clicked(bear, [(int(x), int(y), ADD)])
     assert more.mask[y, x] and len(more.points) == 1 and more.auto is bear.auto
     assert np.array_equal(shared.clicked(more, ()).mask, bear.mask)
 
@@ -117,7 +125,7 @@ def test_transparent_pictures_are_taken_at_their_word(shared: Studio):
 
 def test_large_pictures_are_reduced(shared: Studio):
     big = Image.open(EXAMPLES / "bear.png").convert("RGB").resize((2000, 1500))
-    assert max(shared.cut(big).picture.size) == studio.MAX_SIDE
+    assert max(shared.cut(big).picture.size) == MAX_SIDE
 
 
 def test_subjects_are_looked_at_once(shared: Studio, bear: Cut):
@@ -166,15 +174,15 @@ def test_a_missing_model_is_one_sentence_and_can_be_repaired(tmp_path: Path):
     ],
 )
 def test_presets_are_filled(template: str, nouns: list[str], filled: str):
-    assert studio.fill(template, nouns) == filled
+    assert fill(template, nouns) == filled
 
 
 @pytest.mark.parametrize(("name", "noun"), [("bear.png", "bear"), ("striped-orange-cat_2.png", "cat"), ("07.png", "")])
 def test_nouns_are_guessed_from_example_names(name: str, noun: str):
-    assert studio.noun_from_name(name) == noun
+    assert noun_from_name(name) == noun
 
 
 @pytest.mark.parametrize("points", ["no", [[1, 2]], [[1, 2, 7]], [["a", 1, 1]], [[1, 1, 1]] * 100])
 def test_wrong_points_get_one_sentence(points: object):
     with pytest.raises(StudioError, match="points"):
-        studio.points_from(points)
+        points_from(points)

@@ -1,6 +1,6 @@
 """Toyland's own judges, trained on renders: who is this (in DINO's place), and where is it (in Grounded SAM's place).
 
-    python -m train.readers --minutes 8        → runs/readers/toyland.safetensors
+    python -m train.readers --minutes 8 --pool runs/adapter-pool      → runs/readers/toyland.safetensors
 
 `IdentityReader` embeds a segmented subject so that frames of one subject are near over views, poses, light and places,
 and look-alikes (same species, same colours) are not. `MaskReader` finds the subject in a picture of any style. Both
@@ -14,6 +14,7 @@ import json
 import random
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from customcontrast.segmentation import Segmentation
-from train.sources import reference_scene, render_references, target_scene
+from train.sources import read_records, reference_scene, render_references, target_scene
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
 
@@ -172,6 +173,44 @@ def mask_frames(rng: random.Random, world: World, count: int, heldout: bool | No
     return rendered.images, rendered.masks[:, 0]
 
 
+class PoolFrames:
+    """The same two kinds of frames, taken from a rendered pool (`train.sources`): no rendering while learning."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(folder.glob("shard-*.safetensors"))
+        if not paths:
+            raise FileNotFoundError(f"there is no pool in {folder}; make it with `python -m train.data prepare`")
+        self.shards = [load_file(path) for path in paths]
+        records = [record for path in paths for record in read_records(path)]
+        self.places = [(s, row) for s, shard in enumerate(self.shards) for row in range(len(shard["images"]))]
+        kin: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for i, record in enumerate(records):
+            kin[tuple(record["subject"].split("-")[:2])].append(i)  # species and main colour
+        self.families = [family for family in kin.values() if len(family) >= 3]
+
+    def identity(self, rng: random.Random, families: int, views: int) -> tuple[Tensor, Tensor]:
+        """Families of three subjects of one species and main colour: crops uint8 (N, 3, 64, 64), numbers (N,)."""
+        crops, numbers = [], []
+        for k in range(families):
+            for m, i in enumerate(rng.sample(rng.choice(self.families), 3)):
+                shard, row = self.places[i]
+                crops.append(self.shards[shard]["references"][row][:views])
+                numbers += [3 * k + m] * len(crops[-1])
+        small = F.interpolate(torch.cat(crops).float(), size=(IDENTITY_SIDE,) * 2, mode="bilinear", antialias=True)
+        return small.round().to(torch.uint8), torch.tensor(numbers)
+
+    def masks(self, rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
+        """Target pictures uint8 (N, 3, S, S) and their masks bool (N, S, S)."""
+        images, masks = [], []
+        for _ in range(count):
+            shard, row = rng.choice(self.places)
+            tensors = self.shards[shard]
+            target = rng.randrange(tensors["images"].shape[1])
+            images.append(tensors["images"][row, target])
+            masks.append(np.unpackbits(tensors["masks"][row, target].numpy(), axis=-1)[:, : images[-1].shape[-1]])
+        return torch.stack(images), torch.from_numpy(np.stack(masks)).bool()
+
+
 class Stock:
     """A growing stock of rendered frames; once `limit` chunks are there, they are used again and again."""
 
@@ -185,12 +224,29 @@ class Stock:
         return self.chunks[step if step < self.limit else random.Random(step).randrange(self.limit)]
 
 
-def train_readers(world: World, minutes: float, limit: int = 150, progress: bool = True) -> Readers:
-    """Both readers, half of the time each; then measured on held-out subjects."""
+class Fresh:
+    """A new chunk every time."""
+
+    def __init__(self, make: Callable[[int], tuple[Tensor, Tensor]]) -> None:
+        self.chunk = make
+
+
+def train_readers(
+    world: World, minutes: float, pool: Path | None = None, limit: int = 150, progress: bool = True
+) -> Readers:
+    """Both readers, half of the time each; then measured on held-out subjects.
+
+    pool: a folder of `train.sources`' shards to learn from; None renders up to `limit` chunks of frames, then repeats.
+    """
     torch.manual_seed(0)
     readers = Readers().train()
-    frames = Stock(lambda i: identity_frames(random.Random(f"identity-{i}"), world, 12, 3, False), limit)
-    pictures = Stock(lambda i: mask_frames(random.Random(f"mask-{i}"), world, 32, None), limit)
+    if pool is not None:
+        ready = PoolFrames(pool)
+        frames = Fresh(lambda i: ready.identity(random.Random(f"identity-{i}"), 12, 3))
+        pictures = Fresh(lambda i: ready.masks(random.Random(f"mask-{i}"), 32))
+    else:
+        frames = Stock(lambda i: identity_frames(random.Random(f"identity-{i}"), world, 12, 3, False), limit)
+        pictures = Stock(lambda i: mask_frames(random.Random(f"mask-{i}"), world, 32, False), limit)
 
     def identity_loss(step: int, g: torch.Generator) -> Tensor:
         chunks = [frames.chunk(2 * step + k) for k in range(2)]
@@ -277,9 +333,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m train.readers", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
-    readers = train_readers(getattr(World, options.world)(), options.minutes)
+    readers = train_readers(getattr(World, options.world)(), options.minutes, options.pool)
     save_readers(readers, options.out, options.world)
     print(json.dumps(readers.quality))
     return 0

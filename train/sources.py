@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,7 +268,7 @@ class PoolSource:
         count = -(-config.subjects // SHARD)
         paths = [_shard_path(folder, i) for i in range(count)]
         self.shards = [load_file(path) for path in paths]
-        self.records = [record for path in paths for record in _records(path)][: config.subjects]
+        self.records = [record for path in paths for record in read_records(path)][: config.subjects]
         self.features: list[dict[str, Tensor]] | None = None
         if cache is not None:
             both = ((load_file(cache.latents / path.name), load_file(cache.states / path.name)) for path in paths)
@@ -311,6 +311,7 @@ class PoolSource:
         )
 
 
-def _records(path: Path) -> Iterable[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The JSON records of a shard's subjects."""
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["records"])

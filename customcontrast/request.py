@@ -1,0 +1,156 @@
+"""What a visitor asks for: cut-outs, subjects and settings as plain values, checked in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from customcontrast.recipe import MAX_SUBJECTS
+from customcontrast.segmentation import Segmentation
+
+MAX_SIDE = 768  # px; a reference picture is reduced to this on entry, so that recipes stay small and exact
+MAX_PICTURES = 4  # per request
+MAX_STEPS = 100
+MAX_PROMPT = 20_000  # characters
+MAX_NOUN = 40  # characters
+MAX_SEED = 2**31 - 1
+MAX_POINTS = 64  # clicks on one picture
+ADD, REMOVE, BOX = 1, 0, 2  # what a click says; two BOX clicks are the corners of a box
+Point = tuple[int, int, int]  # x, y in pixels of the picture, and one of the above
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cut:
+    """A reference picture, the clicks on it so far, and the subject they lead to."""
+
+    picture: Image.Image  # RGB, longer side at most MAX_SIDE
+    auto: Segmentation | None = None  # what was found without clicks
+    points: tuple[Point, ...] = ()
+    current: Segmentation | None = None  # the subject with the clicks
+    trouble: str = ""  # a sentence, when there is no subject yet
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """(H, W) bool, or None while there is no subject."""
+        return self.current.mask if self.current else None
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The last box that was clicked: (x0, y0, x1, y1)."""
+        corners = [(x, y) for x, y, label in self.points if label == BOX]
+        if len(corners) < 2:
+            return None
+        (xa, ya), (xb, yb) = corners[len(corners) // 2 * 2 - 2 : len(corners) // 2 * 2]
+        return min(xa, xb), min(ya, yb), max(xa, xb) + 1, max(ya, yb) + 1
+
+
+class StudioError(ValueError):
+    """A request that cannot be served; the message is one sentence for a visitor, naming the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Picked:
+    """One subject as a visitor gave it."""
+
+    segmentations: tuple[Segmentation, ...]  # its reference pictures, cut out
+    noun: str  # class word
+    strength: float = 1.0  # weight of this subject's visual branch, 0 … 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """All settings of one run; with the pictures of the subjects it is the whole recipe."""
+
+    prompt: str
+    subjects: tuple[Picked, ...] = ()
+    negative_prompt: str = ""
+    steps: int | None = None  # denoising steps; None = the base's default
+    guidance: float | None = None  # classifier-free guidance scale; None = the base's default
+    subject_scale: float = 1.0  # λ of Eq. 3
+    seed: int = 0
+    pictures: int = 1  # pictures made in one go
+    location_masks: bool = True  # inject M_t into the next step (section 3.4)
+    base: str | None = None  # key of the base model; None = the studio's
+
+    def settings(self) -> dict[str, Any]:
+        """The JSON part of the recipe; the inverse of :func:`request_from`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "subjects"}
+        return values | {"subjects": [{"noun": s.noun, "strength": s.strength} for s in self.subjects]}
+
+
+def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segmentation]]) -> Request:
+    """Rebuild a request from a recipe; values are checked as if a visitor had typed them.
+
+    Raises:
+        StudioError: a value is missing or of the wrong kind.
+    """
+    try:
+        words = settings.get("subjects", [])
+        subjects = tuple(
+            Picked(tuple(pictures), str(word["noun"]), float(word.get("strength", 1.0)))
+            for pictures, word in zip(references, words, strict=True)
+        )
+        names = {f.name for f in dataclasses.fields(Request)} - {"subjects"}
+        request = Request(subjects=subjects, **{k: v for k, v in settings.items() if k in names})
+        return check(request)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, StudioError):
+            raise
+        raise StudioError("The recipe is incomplete or damaged; download the PNG again.") from error
+
+
+def check(request: Request) -> Request:
+    """Return `request` with clean types, or raise a StudioError that says what to do."""
+    if not isinstance(request.prompt, str) or not request.prompt.strip():
+        raise StudioError("The prompt is empty: write what the picture should show.")
+    if len(request.prompt) > MAX_PROMPT or len(str(request.negative_prompt or "")) > MAX_PROMPT:
+        raise StudioError(f"The prompt is longer than {MAX_PROMPT:,} characters: shorten it.")
+    if len(request.subjects) > MAX_SUBJECTS:
+        raise StudioError(f"At most {MAX_SUBJECTS} subjects fit in one picture: remove some.")
+    return dataclasses.replace(
+        request,
+        prompt=request.prompt.strip(),
+        negative_prompt=str(request.negative_prompt or "").strip(),
+        subjects=tuple(_check_subject(k, s) for k, s in enumerate(request.subjects, start=1)),
+        steps=None if request.steps is None else int(_within("number of steps", request.steps, 1, MAX_STEPS)),
+        guidance=None if request.guidance is None else _within("guidance", request.guidance, 0, 30),
+        subject_scale=_within("subject scale", request.subject_scale, 0, 5),
+        seed=int(_within("seed", request.seed, 0, MAX_SEED)),
+        pictures=int(_within("number of pictures", request.pictures, 1, MAX_PICTURES)),
+        location_masks=bool(request.location_masks),
+    )
+
+
+def _check_subject(k: int, subject: Picked) -> Picked:
+    noun = " ".join(re.sub(r"[<>*]", " ", str(subject.noun or "")).split())
+    if not noun:
+        raise StudioError(f"Say what subject {k} is in one word, for instance “dog”.")
+    if len(noun) > MAX_NOUN:
+        raise StudioError(f"The word for subject {k} is too long: use one or two words, such as “teddy bear”.")
+    return dataclasses.replace(subject, noun=noun, strength=_within("strength", subject.strength, 0, 3))
+
+
+def _within(name: str, value: Any, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise StudioError(f"The {name} must be a number from {low} to {high:,}.") from None
+    if not low <= number <= high:
+        raise StudioError(f"The {name} is {number:g}; it must be from {low} to {high:,}.")
+    return number
+
+
+def points_from(values: Any) -> list[Point]:
+    """Check clicks sent by a client: [[x, y, label], …] → tuples. Raises StudioError."""
+    try:
+        points = [(int(x), int(y), int(label)) for x, y, label in values or ()]
+    except (TypeError, ValueError):
+        raise StudioError("`points` must be a list of [x, y, label] with label 1 to add and 0 to remove.") from None
+    if len(points) > MAX_POINTS or any(label not in (ADD, REMOVE) for *_, label in points):
+        raise StudioError(f"`points` takes at most {MAX_POINTS} points, each with label 1 or 0.")
+    return points
