@@ -63,8 +63,7 @@ class Pictures:
         ready: Callable[[Path], bool] = lambda shard: True,
     ):
         self.folder, self.tokenizer, self.limit, self.ready = folder, tokenizer, limit, ready
-        self.seen: set[Path] = set()
-        self.order: list[Path] = []
+        self.order: list[Path] = []  # shards read so far
         self.images: Tensor = torch.empty(0)
         self.masks: Tensor = torch.empty(0)
         self.ids: Tensor = torch.empty(0)
@@ -75,11 +74,10 @@ class Pictures:
 
     def refresh(self) -> None:
         """Read shards that were finished since the last call."""
-        new = [p for p in pool.shard_paths(self.folder)[: self.limit] if p not in self.seen and self.ready(p)]
+        new = [p for p in pool.shard_paths(self.folder)[: self.limit] if p not in self.order and self.ready(p)]
         if not new:
             return
         shards = [pool.read_shard(p) for p in new]
-        self.seen |= set(new)
         self.order += new
         join = lambda old, parts: torch.cat([old, *parts]) if old.numel() else torch.cat(parts)  # noqa: E731
         self.images = join(self.images, [s.images for s in shards])

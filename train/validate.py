@@ -11,6 +11,7 @@ from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import Adapter
 from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
+from customcontrast.views import stack
 from train.benchmark import Case, folder_cases, toyland_cases
 from train.config import AdapterTrainConfig
 from train.toyland import World
@@ -30,13 +31,7 @@ def validation_cases(config: AdapterTrainConfig) -> list[Case]:
 def validation_strip(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig) -> Image.Image:
     """One row per subject: R, then for each of SHOWN the generated picture and the location mask of its middle step."""
     custom = CustomContrast.from_parts(base, adapter)
-    rows = [_row(custom, case, config.log.validate_steps) for case in validation_cases(config)]
-    strip = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
-    top = 0
-    for row in rows:
-        strip.paste(row, (0, top))
-        top += row.height
-    return strip
+    return stack([_row(custom, case, config.log.validate_steps) for case in validation_cases(config)])
 
 
 def _row(custom: CustomContrast, case: Case, steps: int) -> Image.Image:
