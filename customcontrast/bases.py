@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
+from customcontrast.autoencoder import PatchAutoencoder
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
 
@@ -91,7 +92,7 @@ class BaseModel:
     tokenizers: list[CLIPTokenizer]
     text_encoders: list[nn.Module]
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: AutoencoderKL | PatchAutoencoder
     scheduler: Any  # the base's own scheduler; runs make theirs from its config
     image_encoder: CLIPVisionModelWithProjection
     image_processor: CLIPImageProcessor
@@ -134,9 +135,9 @@ class BaseModel:
         time_ids = pooled.new_tensor([height, width, 0, 0, height, width]).expand(len(pooled), -1)
         return {"text_embeds": pooled, "time_ids": time_ids}
 
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Pixels (B, 3, H, W) in [−1, 1] -> scaled latents (B, C, H/f, W/f), sampled."""
-        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.sample(generator)
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [−1, 1] -> scaled latents (B, C, H/f, W/f), the posterior's mode as in training."""
+        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode()
         mean, std = self._latent_statistics(z)
         return (z - mean) * self.vae.config.scaling_factor / std
 
@@ -198,7 +199,8 @@ def load_base(
 
     vae_config = _read(lambda: AutoencoderKL.load_config(source, subfolder="vae"), "vae", source, name)
     upcast = dtype == torch.float16 and vae_config.get("force_upcast", True) and spec.pooled
-    vae = diffuser(AutoencoderKL, "vae", torch.float32 if upcast else dtype)
+    vae_class = PatchAutoencoder if vae_config.get("_class_name") == "PatchAutoencoder" else AutoencoderKL
+    vae = diffuser(vae_class, "vae", torch.float32 if upcast else dtype)
     unet = diffuser(UNet2DConditionModel, "unet", dtype)
     vision_source, vision_folder, processor_folder = source, "image_encoder", "feature_extractor"
     if image_encoder is not None or (not _has(source, "image_encoder") and spec.image_encoder):

@@ -80,9 +80,9 @@ def test_vocabulary_is_optional(tiny_base: BaseModel, tiny_xl_base: BaseModel) -
 def test_encode_and_decode_shapes_and_scale(any_base: BaseModel) -> None:
     f = any_base.scale_factor
     pixels = torch.rand(2, 3, 64, 32) * 2 - 1
-    z = any_base.encode(pixels, torch.Generator().manual_seed(0))
+    z = any_base.encode(pixels)
     assert z.shape == (2, any_base.vae.config.latent_channels, 64 // f, 32 // f)
-    again = any_base.encode(pixels, torch.Generator().manual_seed(0))
+    again = any_base.encode(pixels)
     assert torch.equal(z, again)
     assert torch.allclose(any_base.decode(z), any_base.vae.decode(z / any_base.vae.config.scaling_factor).sample)
 

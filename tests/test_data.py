@@ -51,7 +51,7 @@ def test_presets_load_and_mistakes_are_one_sentence() -> None:
     for wrong, word in (
         ("optim.lr=1", "optim.lr is unknown"),
         ("optim.batch=x", "must be of type int"),
-        ("data.source=web", "choose pool, toyland or folder"),
+        ("data.source=web", "choose pool, toyland, folder or shards"),
         ("optim.batch", "must look like"),
         ("data.references=1", "at least 2"),
     ):

@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "customcontrast"
 RANK = {  # a module may import only from modules of its own rank or below
     "config": 0,
+    "autoencoder": 0,
     "encoder": 1,
     "attention": 1,
     "prompt": 1,

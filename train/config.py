@@ -21,8 +21,9 @@ class ConfigError(ValueError):
 class DataConfig:
     """Where frames of subjects come from (`train.sources`) and how samples are made of them (`train.data`)."""
 
-    source: str = "pool"  # pool = Toyland rendered once; toyland = rendered as it is eaten; folder = your own pictures
-    path: str = "runs/adapter-pool"  # folder of the shards (pool) or of your subjects, a sub-folder each (folder)
+    source: str = "pool"  # pool = Toyland rendered once; toyland = rendered as it is eaten; folder = your own pictures;
+    # shards = photographs packed by `python -m train.data prepare`
+    path: str = "runs/adapter-pool"  # folder of shards (pool, shards) or of your subjects, a sub-folder each (folder)
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
     size: int = 0  # side of a target picture, px; 0 = the base's own
     reference_size: int = 160  # side at which reference frames are rendered before the subject is cut out, px
@@ -34,8 +35,8 @@ class DataConfig:
     cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
 
     def __post_init__(self) -> None:
-        if self.source not in ("pool", "toyland", "folder"):
-            raise ConfigError(f"data.source is {self.source!r}; choose pool, toyland or folder")
+        if self.source not in ("pool", "toyland", "folder", "shards"):
+            raise ConfigError(f"data.source is {self.source!r}; choose pool, toyland, folder or shards")
         if self.references < 2:
             raise ConfigError(f"data.references is {self.references}; MACL needs r and another r⁺, so at least 2")
         if not 0 <= self.drop <= 1 / 3:

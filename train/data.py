@@ -7,6 +7,7 @@ No state. Which subjects, frames, captions and drops a sample has is a function 
 step has is a function of (step, process): a resumed run sees what an unbroken one sees, and nobody counts.
 
     python -m train.data prepare --config toyland       render the pool and cache what is frozen, resumable
+    python -m train.data prepare --source mvimgnet --input FOLDER --output FOLDER      pack photographs into shards
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -258,19 +260,49 @@ def make_source(config: AdapterTrainConfig, base: BaseModel, progress: bool = Tr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m train.data prepare --config toyland`"""
+    """`python -m train.data prepare`: a Toyland pool by --config, or photographs by --source, --input, --output."""
+    parser = argparse.ArgumentParser(prog="python -m train.data", description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=["prepare"])
+    parser.add_argument("--source", choices=["toyland", "mvimgnet", "openimages", "folder"], default="toyland")
+    parser.add_argument("--config", default="toyland", help="toyland: preset or YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. data.subjects=500")
+    parser.add_argument("--input", type=Path, help="photographs: root of the data set")
+    parser.add_argument("--output", type=Path, help="photographs: folder of the shards")
+    parser.add_argument("--size", type=int, default=768, help="photographs: shorter side that is kept, px")
+    parser.add_argument("--views", type=int, help="photographs: usable views a subject needs (openimages: 1, else 2)")
+    options = parser.parse_args(arguments)
+    if options.source == "toyland":
+        return _prepare_pool(options.config, options.set)
+    if options.input is None or options.output is None:
+        parser.error(f"--source {options.source} needs --input FOLDER and --output FOLDER")
+    views = options.views or (1 if options.source == "openimages" else 2)
+    try:
+        return _prepare_shards(options.source, options.input, options.output, options.size, views)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _prepare_pool(name: str, settings: list[str]) -> int:
     from customcontrast.bases import load_base
     from train.config import load_config
 
-    parser = argparse.ArgumentParser(prog="python -m train.data", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["prepare"])
-    parser.add_argument("--config", default="toyland", help="preset or YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. data.subjects=500")
-    options = parser.parse_args(arguments)
-    config = load_config(options.config, options.set)
-    base = load_base(config.base, config.weights)
-    source = make_source(config, base)
+    config = load_config(name, settings)
+    source = make_source(config, load_base(config.base, config.weights))
     print(f"{config.data.source}: {len(source)} subjects ready in {config.data.path}")
+    return 0
+
+
+def _prepare_shards(source: str, folder: Path, output: Path, size: int, views: int) -> int:
+    from train import photos, shards
+
+    subjects = photos.list_subjects(source, folder)
+    filters = shards.FilterConfig(views=views)
+    tars = shards.write_shards(subjects, output, filters, shards.ShardConfig(size=size))
+    left_out = list(shards.skipped_views(output))
+    for row in left_out[:20]:
+        print(f"left out: {row['subject']} {row['picture']}: {row['why']}")
+    print(f"{source}: {len(subjects)} subjects listed, {len(tars)} shards in {output}, {len(left_out)} left out")
     return 0
 
 

@@ -36,7 +36,7 @@ CLASSES = "prompts_and_classes.txt"  # DreamBench's list of "folder,class noun"
 class Frame:
     """One picture of a subject."""
 
-    picture: Path
+    picture: Path | bytes
     mask: np.ndarray  # bool (H, W), at the size at which the picture is read
     caption: str
     noun: tuple[int, int]  # span of the class noun in the caption
@@ -45,8 +45,8 @@ class Frame:
 def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[str, str, Segmentation]]:
     """(name, class noun, segmentation of the first usable picture) of the first `count` subjects."""
     segmenter = None
-    for place in _subfolders(folder)[:count]:
-        for path in _pictures(place):
+    for place in subject_places(folder)[:count]:
+        for path in pictures_in(place):
             segmenter = segmenter or Segmenter()
             try:
                 yield place.name, class_noun(place), segment(path, segmenter)
@@ -55,13 +55,13 @@ def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[st
                 continue
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subject_places(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; data.path must hold one sub-folder of pictures per subject")
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and _pictures(p))
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and pictures_in(p))
 
 
-def _pictures(place: Path) -> list[Path]:
+def pictures_in(place: Path) -> list[Path]:
     return sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
 
 
@@ -96,6 +96,19 @@ def segment(path: Path, segmenter: Segmenter) -> Segmentation:
     return found
 
 
+def caption_of(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
+    """The caption beside a picture (NAME.txt), or "a photo of a NOUN", and the span of the class noun in it."""
+    text = f"a photo of a <{noun}>"
+    if path.with_suffix(".txt").is_file():
+        text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
+    marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text)
+    if marked is None:
+        text = f"<{noun}>, {text}"
+        marked = re.search(r"<([^<>]+)>", text)
+    start, word = marked.start(), marked[1]
+    return text[:start] + word + text[marked.end() :], (start, start + len(word))
+
+
 class FolderSource:
     """Subjects of a folder; every picture can be x, r or r⁺, and r ≠ x, r⁺ ≠ r wherever there are two.
 
@@ -108,9 +121,9 @@ class FolderSource:
         self.subjects: list[tuple[str, list[Frame], list[Tensor]]] = []
         self.skipped: list[str] = []
         segmenter = Segmenter()
-        for place in tqdm(_subfolders(folder), desc="read subjects", disable=not progress):
+        for place in tqdm(subject_places(folder), desc="read subjects", disable=not progress):
             frames, references = [], []
-            for path in _pictures(place):
+            for path in pictures_in(place):
                 frame = self._frame(path, place, segmenter)
                 if frame is not None:
                     frames.append(frame[0])
@@ -130,22 +143,10 @@ class FolderSource:
         if not AREA[0] <= area <= AREA[1]:
             self.skipped.append(f"{path.name} of {place.name}: the subject covers {area:.0%} of the picture")
             return None
-        caption, noun = self._caption(path, class_noun(place))
+        caption, noun = caption_of(path, class_noun(place))
         image = torch.from_numpy(np.array(found.image.convert("RGB"))).permute(2, 0, 1)
         reference = segmented(image, torch.from_numpy(found.mask.copy()), self.crop)
         return Frame(path, found.mask, caption, noun), reference
-
-    @staticmethod
-    def _caption(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
-        text = f"a photo of a <{noun}>"
-        if path.with_suffix(".txt").is_file():
-            text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
-        marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text)
-        if marked is None:
-            text = f"<{noun}>, {text}"
-            marked = re.search(r"<([^<>]+)>", text)
-        start, word = marked.start(), marked[1]
-        return text[:start] + word + text[marked.end() :], (start, start + len(word))
 
     def __len__(self) -> int:
         return len(self.subjects)

@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    AutoencoderKL,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
@@ -41,6 +40,8 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
 )
+
+from customcontrast.autoencoder import PatchAutoencoder
 
 from . import pool
 from .pretrain_config import PRESETS, PretrainConfig
@@ -270,21 +271,24 @@ def _run_clip(
 # --- autoencoder -------------------------------------------------------------------------------------------------
 
 
-def make_vae(config: PretrainConfig) -> AutoencoderKL:
+def make_vae(config: PretrainConfig) -> PatchAutoencoder:
     """The autoencoder at the preset's size, with random weights."""
     c = config.vae
-    blocks = len(c.channels)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=c.channels, layers_per_block=c.layers, latent_channels=c.latents,
-        norm_num_groups=c.groups, sample_size=config.pool.size, mid_block_add_attention=False, scaling_factor=1.0,
+    return PatchAutoencoder(
+        channels=c.channels, layers=c.layers, latent_channels=c.latents, groups=c.groups,
+        sample_size=config.pool.size, block_out_channels=(c.channels[0], *c.channels),
     )  # fmt: skip
 
 
 def train_vae(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
-    """L1 + squared error on pixels and on their differences (edges), with a small KL term."""
+    """From the principal components of patches: L1 + squared error on pixels and on their differences (edges)."""
     torch.manual_seed(0)
-    stage = Stage("vae", make_vae(config).to(device), config.vae_stage, run, seed=2, device=device)
+    model = make_vae(config)
+    if not (run / "vae.safetensors").exists():
+        model.start_from_components(
+            scaled(Pictures(run / "pool", limit=FIRST_SHARDS).images[:2000]), config.vae.evenness
+        )
+    stage = Stage("vae", model.to(device), config.vae_stage, run, seed=2, device=device)
     return _run_vae(stage, config, run, minutes, limit)
 
 
@@ -292,7 +296,6 @@ def train_decoder(config: PretrainConfig, run: Path, device: str, minutes: float
     """The decoder goes on alone: the latents stay what they are, so the denoiser can be trained meanwhile."""
     model = export_stage("vae", make_vae(config), config, run).to(device)
     model.encoder.requires_grad_(False)
-    model.quant_conv.requires_grad_(False)
     stage = Stage("decoder", model, config.decoder_stage, run, seed=5, device=device)
     return _run_vae(stage, config, run, minutes, limit)
 
@@ -304,26 +307,18 @@ def _run_vae(stage: Stage, config: PretrainConfig, run: Path, minutes: float | N
     def loss_at(step: int, g: torch.Generator) -> tuple[Tensor, dict]:
         rows = torch.randint(len(data), (stage.config.batch,), generator=g)
         x = scaled(data.images[rows].to(device))
-        noise = torch.randn(1, generator=g).item()
+        loud = config.vae.grain * torch.randn(1, generator=g).abs().item()
         with torch.autocast(device.type, torch.bfloat16):
-            posterior = model.encode(x).latent_dist
-            z = posterior.mean
+            z = model.encode(x).latent_dist.mode()
             grain = torch.randn(z.shape, generator=g).to(device)
-            y = model.decode(z + 0.05 * abs(noise) * grain).sample.float()
+            y = model.decode(z + loud * grain).sample.float()
         error = y - x
         dx, dy = error.diff(dim=-1).abs().mean(), error.diff(dim=-2).abs().mean()
         square = error.pow(2).mean()
-        kl = posterior.kl().float().mean() / z[0].numel()
-        loss = error.abs().mean() + 2 * square + 0.5 * (dx + dy) + config.vae.kl_weight * kl + 1e-3 * _spread(z)
-        return loss, {"psnr": (10 * torch.log10(4 / square)).item(), "std": z.std().item()}
+        loss = error.abs().mean() + 2 * square + 0.5 * (dx + dy) + 1e-4 * z.float().pow(2).mean()
+        return loss, {"psnr": (10 * torch.log10(4 / square)).item(), "std": z.float().std().item()}
 
     return stage.run(loss_at, minutes, on_save=data.refresh)
-
-
-def _spread(latents: Tensor) -> Tensor:
-    """Keeps every latent channel at unit scale, so that the denoiser sees comparable ones."""
-    flat = latents.float().transpose(0, 1).flatten(1)
-    return flat.mean(1).pow(2).mean() + (flat.var(1) - 1).pow(2).mean()
 
 
 def latents_path(shard: Path) -> Path:
@@ -332,7 +327,7 @@ def latents_path(shard: Path) -> Path:
 
 
 @torch.no_grad()
-def encode_shard(vae: AutoencoderKL, shard: Path, device: str, mirror: bool, batch: int = 64) -> None:
+def encode_shard(vae: PatchAutoencoder, shard: Path, device: str, mirror: bool, batch: int = 64) -> None:
     """Write a shard's latents, (N, 1 or 2, C, h, w) float16: the mean, unscaled; plain, and mirrored if asked."""
     images, out = pool.read_shard(shard).images, []
     for part in images.split(batch):
@@ -396,6 +391,18 @@ def latent_scale(run: Path, latents: Tensor) -> float:
     return json.loads(path.read_text())["scaling_factor"]
 
 
+def start_from(model: nn.Module, checkpoint: Path) -> int:
+    """Copy the averaged weights of an earlier stage's checkpoint wherever name and shape agree: a denoiser that
+    moves to other latents keeps all but its first and last layer. Returns the number of tensors taken over."""
+    own, taken = model.state_dict(), 0
+    for name, value in load_file(checkpoint).items():
+        name = name.removeprefix("ema.") if name.startswith("ema.") else ""
+        if name in own and own[name].shape == value.shape:
+            own[name].copy_(value)
+            taken += 1
+    return taken
+
+
 def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
     """Eq. 1 with the v-target, min-SNR weighted, on latents encoded once; captions through the frozen text tower."""
     trainer, tokenizer = clip_trainer(config, run)
@@ -406,8 +413,10 @@ def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | 
     latents = read_latents(data.order)
     scale = latent_scale(run, latents)
     torch.manual_seed(0)
-    model = make_unet(config).to(device)
-    stage = Stage("unet", model, config.unet_stage, run, seed=3, device=device)
+    model = make_unet(config)
+    if (run / "unet_start.safetensors").exists() and not (run / "unet.safetensors").exists():
+        start_from(model, run / "unet_start.safetensors")
+    stage = Stage("unet", model.to(device), config.unet_stage, run, seed=3, device=device)
     noise = make_scheduler()
     empty = tokenize(tokenizer, [""])[0]
     alphas = noise.alphas_cumprod.to(device)

@@ -32,13 +32,14 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The autoencoder: f = 8."""
+    """The autoencoder (`customcontrast.autoencoder`): f = 8."""
 
-    channels: tuple[int, ...] = (32, 64, 128, 128)  # block_out_channels; three halvings
-    layers: int = 1  # layers_per_block
-    latents: int = 8  # latent channels
-    groups: int = 8  # norm_num_groups
-    kl_weight: float = 1e-6
+    channels: tuple[int, int, int] = (32, 96, 160)  # widths at 1/2, 1/4 and 1/8 of the picture's resolution
+    layers: int = 2  # residual blocks at each
+    latents: int = 16  # latent channels
+    groups: int = 8  # of every group norm
+    evenness: float = 0.5  # of the latent channels' variances at the start: 0 as in the data, 1 equal
+    grain: float = 0.05  # noise on the latents while the decoder learns, in latent units
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ GPU = PretrainConfig(
         max_tokens=48,
         vocabulary=2400,
     ),
-    vae=VaeConfig(channels=(64, 128, 256, 256), layers=1, latents=12, groups=16),
+    vae=VaeConfig(channels=(64, 192, 320), layers=3, groups=16),
     unet=UnetConfig(channels=(128, 256, 384), layers=1, heads=6, groups=32, mirror=True),
     clip_stage=StageConfig(batch=1024, lr=1e-3, steps=4000, warmup=300),
     vae_stage=StageConfig(batch=64, lr=5e-4, steps=12000, warmup=300),
@@ -116,7 +117,7 @@ TINY = PretrainConfig(  # the same code in seconds: tests
         max_tokens=48,
         vocabulary=700,
     ),
-    vae=VaeConfig(channels=(8, 8, 16, 16), latents=4, groups=4),
+    vae=VaeConfig(channels=(8, 16, 16), layers=1, latents=4, groups=4),
     unet=UnetConfig(channels=(16, 32), heads=2, groups=8),
     clip_stage=StageConfig(batch=4, lr=1e-3, steps=6, warmup=2),
     vae_stage=StageConfig(batch=4, lr=1e-3, steps=6, warmup=2),

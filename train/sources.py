@@ -46,6 +46,10 @@ def make(config: DataConfig, base: BaseModel, progress: bool = True) -> Source:
         from train.folder import FolderSource  # late: brings the segmenter
 
         return FolderSource(Path(config.path), size, crop, progress)
+    if config.source == "shards":
+        from train.shards import ShardSource
+
+        return ShardSource(Path(config.path), size, crop)
     build_pool(config, size, crop, progress)
     cache = Cache.of(Path(config.path), base) if config.cache else None
     if cache is not None:
