@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from segment_anything import SamPredictor
 from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
@@ -31,10 +33,11 @@ KEPT = 4  # pictures whose embeddings are kept (4 MB each for the published size
 
 
 def load_sam(checkpoint: str | Path, sam_type: str = "vit_b", device: str | torch.device = "cpu") -> Sam:
-    """Weights (.safetensors, or .pth holding tensors alone) -> Sam in eval mode.
+    """Weights (.safetensors) -> Sam in eval mode. The published .pth files are pickles: convert them once, where you
+    trust them, with `safetensors.torch.save_file(torch.load("sam.pth", weights_only=True), "sam.safetensors")`.
 
     Raises:
-        SegmentationError: no such file, not a state dict of tensors, or of another size than `sam_type`.
+        SegmentationError: no such file, not a safetensors file, or of another size than `sam_type`.
     """
     path = Path(checkpoint)
     if sam_type not in SAM_TYPES:
@@ -42,16 +45,11 @@ def load_sam(checkpoint: str | Path, sam_type: str = "vit_b", device: str | torc
     if not path.is_file():
         raise SegmentationError(f"sam_checkpoint: there is no file '{checkpoint}'; check the path.")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(str(path))
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has its own errors; all mean the same to the person who named the file
+        state = load_file(str(path))
+    except (SafetensorError, OSError) as error:
         raise SegmentationError(
-            f"sam_checkpoint: '{path.name}' cannot be read as plain tensors; "
-            "download the checkpoint again or convert it to safetensors."
+            f"sam_checkpoint: '{path.name}' is no safetensors file; convert a .pth once with "
+            f'safetensors.torch.save_file(torch.load("{path.name}", weights_only=True), "sam.safetensors").'
         ) from error
     sam = SAM_TYPES[sam_type]()
     try:

@@ -37,7 +37,7 @@ class Segmenter:
         threads: int = 2,
     ) -> None:
         """Args:
-        sam_checkpoint: a SAM state dict (.pth or .safetensors); None looks into the environment
+        sam_checkpoint: a SAM state dict (.safetensors); None looks into the environment
             (CUSTOMCONTRAST_SAM_CHECKPOINT), and without one clicks are answered by GrabCut.
         sam_type: its size, "vit_b", "vit_l" or "vit_h".
         device: where SAM runs; None = a GPU where there is one.

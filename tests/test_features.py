@@ -1,0 +1,83 @@
+"""Figure 7's numbers: analysis of variance against its definition, neighbours, and the command on tiny classes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from customcontrast.bases import BaseModel
+from customcontrast.pipeline import CustomContrast
+from train import features
+from train.toyland import World
+
+
+def test_variance_is_split_as_the_features_were_made() -> None:
+    g = torch.Generator().manual_seed(0)
+    subject, view = torch.randn(12, 1, 8, generator=g), torch.randn(1, 5, 8, generator=g)
+    assert features.explained(subject.expand(12, 5, 8)).subject == pytest.approx(1)
+    assert features.explained(view.expand(12, 5, 8)).view == pytest.approx(1)
+    both = features.explained(subject + view)
+    assert both.interplay == pytest.approx(0, abs=1e-9) and both.subject > 0 and both.view > 0
+
+
+def test_variance_against_loops() -> None:
+    x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(1)).double()
+    grand = x.mean((0, 1))
+    total = sum(((x[s, v] - grand) ** 2).sum() for s in range(4) for v in range(3))
+    subject = sum(((x[s].mean(0) - grand) ** 2).sum() for s in range(4) for _ in range(3)) / total
+    view = sum(((x[:, v].mean(0) - grand) ** 2).sum() for v in range(3) for _ in range(4)) / total
+    found = features.explained(x)
+    assert found.subject == pytest.approx(subject.item()) and found.view == pytest.approx(view.item())
+    assert found.subject + found.view + found.interplay == pytest.approx(1)
+
+
+def test_neighbours_tell_identity_from_view() -> None:
+    g = torch.Generator().manual_seed(2)
+    noise = 0.01 * torch.randn(10, 4, 16, generator=g)
+    assert features.report(torch.randn(10, 1, 16, generator=g) + noise).neighbour == 1
+    assert features.report(torch.randn(1, 4, 16, generator=g) + noise).neighbour < 0.5
+    many = features.report(torch.randn(40, 4, 16, generator=g))
+    assert many.neighbour < 0.2 and many.chance == pytest.approx(3 / 159)
+
+
+def test_a_view_is_the_same_for_every_subject() -> None:
+    pictures, ids = features.across_views(3, 2, World.small(), crop=24)
+    assert pictures.shape == (3, 2, 3, 24, 24) and len(set(ids)) == 3
+    assert not torch.equal(pictures[0, 0], pictures[0, 1]) and not torch.equal(pictures[0, 0], pictures[1, 0])
+    assert torch.equal(pictures, features.across_views(3, 2, World.small(), crop=24)[0])
+
+
+def test_features_are_of_unit_length_and_see_no_neighbour(tiny_custom: CustomContrast) -> None:
+    base: BaseModel = tiny_custom.base
+    pictures = torch.randint(0, 255, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    together = features.encoder_features(base, tiny_custom.adapter, pictures, times=(100, 900))
+    alone = torch.cat(
+        [features.encoder_features(base, tiny_custom.adapter, p[None], times=(100, 900)) for p in pictures]
+    )
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
+    assert together.shape[1] == 2 * tiny_custom.adapter.config.width
+
+
+def test_the_command_writes_table_pictures_and_json(tmp_path: Path) -> None:
+    from customcontrast.bases import BASES
+
+    file = Path(BASES["toyland"].weights) / "adapter.safetensors"
+    arguments = ["--adapter", f"ours={file}", "--subjects", "4", "--views", "3", "--out", str(tmp_path)]
+    assert features.main(arguments) == 0
+    numbers = json.loads((tmp_path / "features.json").read_text())
+    assert set(numbers["reports"]) == {"ours", "CLIP image embedding"} and len(numbers["subjects"]) == 4
+    assert "| ours |" in (tmp_path / "table.md").read_text() and (tmp_path / "ours.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("wrong", [["--adapter", "file"], ["--adapter", "a=b", "--views", "1"]])
+def test_wrong_arguments_are_named(wrong: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        features.main(wrong)
+    assert wrong[-2] in capsys.readouterr().err
+
+
+def test_a_missing_adapter_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert features.main(["--adapter", f"x={tmp_path / 'none.safetensors'}", "--subjects", "2", "--views", "2"]) == 2
+    assert "none.safetensors" in capsys.readouterr().err

@@ -1,0 +1,184 @@
+"""Figure 7: what the encoder's features group by. Held-out subjects seen from several views, as t-SNE and as numbers.
+
+    python -m train.features --adapter ours=customcontrast/weights/toyland/adapter.safetensors --adapter ELITE-like=FILE
+
+For each adapter the visual CLS v and, where it has one, the textual CLS u (mean over steps and layers) of every view.
+Numbers: how often the nearest other picture shows the same subject from another view, and how much of the features'
+variance is explained by the subject and by the view. The ELITE-like encoder of the paper is visual only and trained by
+reconstruction only: `python -m train.ablate` makes it as ID 0. Writes features.json, table.md and a picture of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from customcontrast.bases import BASES, BaseModel, BaseModelError, load_base
+from customcontrast.checkpoint import Adapter, CheckpointError, load_adapter
+from customcontrast.visualize import tsne_plot
+from train.data import clip_features
+from train.sources import crop_size, reference_scene, render_references
+from train.toyland import World, sample_subject
+
+TIMES = (100, 300, 500, 700, 900)  # steps t at which u is read, of 1000
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Shares of the features' total variance; what is left is their interplay."""
+
+    subject: float
+    view: float
+    interplay: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Numbers of one set of features."""
+
+    neighbour: float  # share of pictures whose nearest other picture shows the same subject
+    chance: float  # the same for random features
+    explained: Explained
+
+
+def across_views(subjects: int, views: int, world: World, crop: int, seed: int = 0) -> tuple[Tensor, list[str]]:
+    """Held-out subjects as segmented references, uint8 (subjects, views, 3, crop, crop), and their ids.
+
+    View k has the same azimuth, pose and light for all subjects, so that a feature of the view alone would group by k.
+    """
+    rng = random.Random(f"features-{seed}")
+    found = [sample_subject(rng, world, heldout=True) for _ in range(subjects)]
+    plain = {"shape": world.shapes[0], "accessory": world.accessories[0]}
+    seen = [reference_scene(random.Random(f"view-{seed}-{k}"), world, found[0]) for k in range(views)]
+    scenes = []
+    for subject in found:
+        for scene in seen:
+            placement = replace(scene.placements[0], subject=subject, **plain)
+            scenes.append(replace(scene, placements=(placement,)))
+    pictures = render_references(scenes, 160, crop)
+    return pictures.unflatten(0, (subjects, views)), [subject.id for subject in found]
+
+
+@torch.no_grad()
+def encoder_features(base: BaseModel, adapter: Adapter, pictures: Tensor, times: Sequence[int] = TIMES) -> Tensor:
+    """Unit features of pictures uint8 (N, 3, C, C): [v] or [v, u], (N, d or 2d); u averaged over `times` and layers."""
+    rows = []
+    for picture in pictures.split(16):
+        states, _ = clip_features(base, picture)
+        f_I = adapter.encoder.encode_image(states)
+        _, v = adapter.encoder.visual(f_I)
+        parts = [unit(v)]
+        if adapter.config.textual:
+            u = [adapter.encoder.textual(f_I, torch.full((len(f_I),), t, device=f_I.device))[1].mean(1) for t in times]
+            parts.append(unit(torch.stack(u).mean(0)))
+        rows.append(torch.cat(parts, 1).float().cpu())
+    return unit(torch.cat(rows))
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows at length 1."""
+    return torch.nn.functional.normalize(x.float(), dim=-1)
+
+
+def explained(features: Tensor) -> Explained:
+    """Two-way analysis of variance of features (S, V, d): every subject in every view, once."""
+    x = features.double()
+    grand = x.mean((0, 1), keepdim=True)
+    by_subject, by_view = x.mean(1, keepdim=True) - grand, x.mean(0, keepdim=True) - grand
+    total = (x - grand).square().sum().clamp(min=1e-12)
+    subject = (by_subject.square().sum() * x.shape[1] / total).item()
+    view = (by_view.square().sum() * x.shape[0] / total).item()
+    return Explained(subject, view, 1 - subject - view)
+
+
+def report(features: Tensor) -> Report:
+    """Numbers of features (S, V, d), S ≥ 2 and V ≥ 2."""
+    subjects, views, _ = features.shape
+    flat = unit(features.flatten(0, 1))
+    likeness = flat @ flat.T
+    likeness.fill_diagonal_(-2)
+    owner = torch.arange(subjects).repeat_interleave(views)
+    hits = (owner[likeness.argmax(1)] == owner).float().mean().item()
+    return Report(hits, (views - 1) / (subjects * views - 1), explained(features))
+
+
+def table(reports: dict[str, Report], subjects: int, views: int) -> str:
+    """Markdown."""
+    lines = [
+        f"{subjects} held-out subjects from {views} views each.",
+        "",
+        "| features | nearest picture shows the same subject | by chance | variance by subject | by view | by both |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, r in reports.items():
+        e = r.explained
+        lines.append(
+            f"| {name} | {r.neighbour:.0%} | {r.chance:.0%} | {e.subject:.0%} | {e.view:.0%} | {e.interplay:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m train.features`"""
+    parser = argparse.ArgumentParser(prog="python -m train.features", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--base", default="toyland", choices=sorted(BASES))
+    parser.add_argument("--weights", help="folder or hub id of the base; default its own")
+    parser.add_argument("--adapter", action="append", required=True, metavar="NAME=FILE")
+    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--subjects", type=int, default=24)
+    parser.add_argument("--views", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/features"))
+    options = parser.parse_args(arguments)
+    if options.subjects < 2 or options.views < 2:
+        parser.error(f"--subjects {options.subjects} --views {options.views}: both must be 2 or more")
+    unnamed = [text for text in options.adapter if "=" not in text]
+    if unnamed:
+        parser.error(f"--adapter {unnamed[0]!r}: write NAME=FILE")
+    try:
+        print(_compare(options))
+    except (BaseModelError, CheckpointError, FileNotFoundError) as error:
+        print(f"features: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> str:
+    base = load_base(options.base, options.weights)
+    world = getattr(World, options.world)()
+    pictures, ids = across_views(options.subjects, options.views, world, crop_size(base), options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    sets = {"CLIP image embedding": unit(clip_features(base, pictures.flatten(0, 1))[1]).cpu()}
+    for text in options.adapter:
+        name, _, file = text.partition("=")
+        sets[name] = encoder_features(base, load_adapter(file, base), pictures.flatten(0, 1))
+    shape = (options.subjects, options.views)
+    reports = {name: report(features.unflatten(0, shape)) for name, features in sets.items()}
+    for name, features in sets.items():
+        _plot(features, shape, name).save(options.out / f"{name.lower().replace(' ', '-')}.png")
+    text = table(reports, *shape)
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    about = {"subjects": ids, "views": options.views, "seed": options.seed}
+    numbers = {name: asdict(r) for name, r in reports.items()}
+    (options.out / "features.json").write_text(json.dumps(about | {"reports": numbers}, indent=1), encoding="utf-8")
+    return text
+
+
+def _plot(features: Tensor, shape: tuple[int, int], name: str) -> Image.Image:
+    subjects = np.repeat(np.arange(shape[0]), shape[1])
+    views = np.tile(np.arange(shape[1]), shape[0])
+    return tsne_plot(features.numpy(), list(subjects), list(views), title=name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
