@@ -30,6 +30,7 @@ from train.data import clip_features
 from train.sources import crop_size, reference_scene, render_references
 from train.toyland import World, sample_subject
 
+PLOTTED = 12  # subjects in the picture
 TIMES = (100, 300, 500, 700, 900)  # steps t at which u is read, of 1000
 
 
@@ -175,9 +176,11 @@ def _compare(options: argparse.Namespace) -> str:
 
 
 def _plot(features: Tensor, shape: tuple[int, int], name: str) -> Image.Image:
-    subjects = np.repeat(np.arange(shape[0]), shape[1])
-    views = np.tile(np.arange(shape[1]), shape[0])
-    return tsne_plot(features.numpy(), list(subjects), list(views), title=name)
+    """The first subjects, as many as there are shapes to tell them apart."""
+    count = min(shape[0], PLOTTED)
+    subjects = np.repeat(np.arange(count), shape[1])
+    views = np.tile(np.arange(shape[1]), count)
+    return tsne_plot(features[: len(views)].numpy(), list(subjects), list(views), title=name)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def tsne_plot(
     options |= {"fontsize": 7.5, "title_fontproperties": {"size": 7.5, "weight": "bold"}, "labelcolor": _unit(INK)}
     upper = axes.legend(handles=shapes, title="subject", loc="upper left", bbox_to_anchor=(1.02, 1), **options)
     axes.add_artist(upper)
+    upper.set_clip_on(False)  # add_artist clips to the axes, and the layout makes no room for what is clipped
     axes.legend(handles=colors, title="view", loc="lower left", bbox_to_anchor=(1.02, 0), **options)
     return _picture(figure)
 
