@@ -17,6 +17,7 @@ _HOME = {
     "CustomContrast": "customcontrast.pipeline",
     "EncoderConfig": "customcontrast.config",
     "LocationConfig": "customcontrast.config",
+    "Placement": "customcontrast.placement",
     "RecordConfig": "customcontrast.config",
     "Result": "customcontrast.pipeline",
     "Segmentation": "customcontrast.segmentation",

@@ -128,6 +128,12 @@ class BaseModel:
         """The three CLIP image layers of f_I, coarse to fine."""
         return evenly_spaced(self.image_encoder.config.num_hidden_layers)
 
+    @property
+    def image_patches(self) -> tuple[int, int]:
+        """Rows and columns of patches that the CLIP image encoder divides a picture into."""
+        side = self.image_encoder.config.image_size // self.image_encoder.config.patch_size
+        return side, side
+
     def added_conditions(self, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
         """SDXL's extra conditions from the pooled text (B, P) and the picture's size in px; None elsewhere."""
         if not self.spec.pooled:
@@ -169,7 +175,7 @@ def load_base(
     image_encoder: folder or hub id of the CLIP image encoder, if `weights` has no `image_encoder` folder.
     Only safetensors are read, never pickles. Raises BaseModelError with one sentence.
     """
-    if name not in BASES:
+    if not isinstance(name, str) or name not in BASES:
         raise BaseModelError(f"load_base: there is no base model {name!r}; choose one of {', '.join(BASES)}.")
     spec = BASES[name]
     source = str(weights or spec.weights)
@@ -178,9 +184,10 @@ def load_base(
             "load_base: the toyland weights are missing from customcontrast/weights/toyland; "
             "train them with train/pretrain.py, or pass weights=FOLDER."
         )
-    if weights is not None and not Path(source).is_dir() and not _HUB_ID.fullmatch(source):
-        raise BaseModelError(f"load_base: there is no folder {source!r}; pass weights=FOLDER or a hub id (owner/name).")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if weights is not None and (len(source) > 1000 or not _is_folder(source)) and not _HUB_ID.fullmatch(source):
+        shown = source[:100]
+        raise BaseModelError(f"load_base: there is no folder {shown!r}; pass weights=FOLDER or a hub id (owner/name).")
+    device = _device(device)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
 
     def part(cls: type, folder: str, source: str = source, **options: Any) -> Any:
@@ -197,7 +204,7 @@ def load_base(
     def diffuser(cls: type, folder: str, dtype: torch.dtype) -> nn.Module:
         return frozen(part(cls, folder, torch_dtype=dtype, use_safetensors=True))
 
-    vae_config = _read(lambda: AutoencoderKL.load_config(source, subfolder="vae"), "vae", source, name)
+    vae_config = _config(AutoencoderKL, "vae", source, name)
     upcast = dtype == torch.float16 and vae_config.get("force_upcast", True) and spec.pooled
     vae_class = PatchAutoencoder if vae_config.get("_class_name") == "PatchAutoencoder" else AutoencoderKL
     vae = diffuser(vae_class, "vae", torch.float32 if upcast else dtype)
@@ -235,14 +242,14 @@ def encoder_config(base: BaseModel, **overrides: Any) -> EncoderConfig:
         "num_layers": len(base.cross_attention_layers),
         "num_train_timesteps": base.scheduler.config.num_train_timesteps,
     }
-    return EncoderConfig(**(facts | base.spec.encoder | overrides))
+    return EncoderConfig.from_dict(facts | base.spec.encoder | overrides)
 
 
 def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
     """Run one `from_pretrained`; its failures in one sentence."""
     try:
         return load()
-    except (OSError, ValueError, RuntimeError, KeyError, json.JSONDecodeError) as error:
+    except Exception as error:  # damaged files make the two libraries raise a dozen kinds of error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
             f"load_base: cannot read {folder or 'the model'!r} of {source!r} for base {name!r} ({reason}); "
@@ -250,28 +257,62 @@ def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
         ) from error
 
 
+def _is_folder(source: str) -> bool:
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """The device, tried out. Raises BaseModelError where there is none of that name."""
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise BaseModelError(f"load_base: device={wanted!r} is not on this machine; choose {here}.") from error
+
+
+def _json(file: Path, kind: type) -> Any:
+    """What a JSON file of a base holds. Raises BaseModelError when it is damaged or holds another kind of value."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BaseModelError(f"load_base: {str(file)!r} is damaged; put the model's own file there.") from error
+    if not isinstance(value, kind):
+        raise BaseModelError(f"load_base: {str(file)!r} must hold a JSON {kind.__name__}; put the model's own there.")
+    return value
+
+
 def _has(source: str, folder: str) -> bool:
     return (Path(source) / folder).is_dir()
 
 
 def _scheduler(source: str, name: str) -> Any:
-    config = _read(
-        lambda: diffusers.DDIMScheduler.load_config(source, subfolder="scheduler"), "scheduler", source, name
-    )
-    cls = getattr(diffusers, config.get("_class_name", ""), None)
+    config = _config(diffusers.DDIMScheduler, "scheduler", source, name)
+    cls = getattr(diffusers, str(config.get("_class_name", "")), None)
     if cls is None:
         raise BaseModelError(f"load_base: {source!r} names the scheduler {config.get('_class_name')!r}, unknown here.")
-    return cls.from_config(config)
+    return _read(lambda: cls.from_config(config), "scheduler", source, name)
+
+
+def _config(cls: type, folder: str, source: str, name: str) -> dict[str, Any]:
+    config = _read(lambda: cls.load_config(source, subfolder=folder), folder, source, name)
+    if not isinstance(config, dict):
+        raise BaseModelError(f"load_base: the configuration of {folder!r} in {source!r} is damaged; put its own there.")
+    return config
 
 
 def _vocabulary(folder: Path) -> frozenset[str] | None:
     file = folder / "vocabulary.json"
     if not file.is_file():
         return None
-    return frozenset(word.lower() for word in json.loads(file.read_text(encoding="utf-8")))
+    return frozenset(str(word).lower() for word in _json(file, list))
 
 
 def _zero_empty_prompt(source: str) -> bool:
     """SDXL's pipeline takes zeros for the empty prompt unless its index says otherwise."""
     index = Path(source) / "model_index.json"
-    return not index.is_file() or json.loads(index.read_text()).get("force_zeros_for_empty_prompt", True)
+    return not index.is_file() or _json(index, dict).get("force_zeros_for_empty_prompt", True)

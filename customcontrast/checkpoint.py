@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ class Adapter(nn.Module):
         """hidden_states: three CLIP layers, each (B, N, d_I) (`image_features.extract`); t: (B,)."""
         return self.at(self.encoder.encode_image(hidden_states), t)
 
-    def at(self, f_I: Tensor, t: Tensor) -> AdapterOutput:
-        """f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps t (B,)."""
-        mfi = self.encoder(f_I, t)
+    def at(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> AdapterOutput:
+        """f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps t (B,). visual: see `MFIEncoder.forward`."""
+        mfi = self.encoder(f_I, t, visual)
         keys, values = self.attention(mfi.visual_tokens)
         return AdapterOutput(mfi, keys, values, self.config.sink)
 
@@ -105,6 +106,7 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: torch.dtype | None =
     """Write `adapter` to one safetensors file.
 
     dtype: store weights in this type (default: as they are). meta: anything JSON can hold, such as step=1000.
+    Raises OSError where it cannot be written; a file that was there before is then still whole.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -118,7 +120,17 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: torch.dtype | None =
     } | meta
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in adapter.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, str(path), metadata={key: json.dumps(value) for key, value in about.items()})
+    part = path.with_name(
+        f".{path.stem}.{os.getpid()}.part"
+    )  # beside it, then renamed: a full disk leaves the last one
+    try:
+        save_file(weights, str(part), metadata={key: json.dumps(value) for key, value in about.items()})
+        part.replace(path)
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise OSError(
+            f"save_adapter: {str(path)!r} could not be written ({error}); make room and try again."
+        ) from error
     return path
 
 
@@ -159,7 +171,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as file:
             about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"load_adapter: {path.name} cannot be read as safetensors ({error}).") from error
     if about.get("format") != FORMAT or not {"base", "config"} <= set(about):
         raise CheckpointError(f"load_adapter: {path.name} is not a CustomContrast adapter (format {FORMAT}).")
@@ -186,3 +198,7 @@ def _check_weights(wanted: dict[str, Tensor], found: dict[str, Tensor], name: st
             raise CheckpointError(
                 f"load_adapter: {key!r} in {name} has shape {tuple(found[key].shape)}; expected {tuple(value.shape)}."
             )
+        if not found[key].is_floating_point():
+            raise CheckpointError(f"load_adapter: {key!r} in {name} is of type {found[key].dtype}; expected floats.")
+        if not found[key].isfinite().all():
+            raise CheckpointError(f"load_adapter: {key!r} in {name} holds values that are not finite; train it again.")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.masking_utils import create_causal_mask
 
 from customcontrast.attention.maps import MapRecorder
 from customcontrast.attention.state import SubjectBranch, SubjectState
 from customcontrast.config import LocationConfig
 from customcontrast.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, tokenize
+from customcontrast.text_encoder import encode_rows, encode_shared
 
 if TYPE_CHECKING:
     from customcontrast.bases import BaseModel
@@ -34,7 +34,7 @@ __all__ = [
     "tokenize",
 ]
 
-ROWS = 64  # (t, l) rows that go through a text encoder at once
+ROWS = {"cpu": 16, "cuda": 256}  # (t, l) rows that go through a text encoder at once; elsewhere 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,30 +61,73 @@ def encode_contexts(
     base: BaseModel,
     prompts: Sequence[TokenizedPrompt],
     text_tokens: Sequence[Sequence[Tensor]] = (),
-    rows: int = ROWS,
+    rows: int | None = None,
+    shared: bool = True,
 ) -> TextContext:
     """Text contexts of B prompts (or of one prompt at B timesteps: repeat it), gradients flow into S*.
 
     text_tokens[k][i]: S* of subject k for text encoder i, (B, L, n, d_text) — `AdapterOutput.mfi.text_tokens` of each
         subject. They replace the filler tokens at the encoder's input; a prompt without this subject's fillers
         (positions −1) ignores them. () = plain text, one context for all layers.
-    rows: how many (prompt, layer) rows go through the encoder at once.
+    rows: how many (prompt, layer) rows go through the encoder at once; None = what suits the device.
+    shared: where all prompts are one and the same (a run's timesteps), compute what its rows share only once. False is
+        the plain way, every row in full: the same numbers, up to rounding.
     """
+    rows = rows or ROWS.get(base.device.type, 64)
     positions = torch.stack([prompt.positions for prompt in prompts]).to(base.device)  # (B, K, n)
     given = [tokens for tokens in text_tokens if len(tokens)]
     hidden, pooled = [], None
+    places = positions[0].flatten().tolist()
+    together = shared and bool(given) and max(places) > 0 and all(prompt is prompts[0] for prompt in prompts)
     for i, encoder in enumerate(base.text_encoders):
         ids = torch.stack([prompt.ids[i] for prompt in prompts]).to(base.device)
-        embeds = encoder.get_input_embeddings()(ids)[:, None]  # (B, 1, S, d_text)
-        embeds = _put_tokens(embeds, positions, [tokens[i] for tokens in given])
-        B, L = embeds.shape[:2]
-        ends = torch.tensor([prompt.end for prompt in prompts], device=base.device).repeat_interleave(L)
-        parts = zip(embeds.flatten(0, 1).split(rows), ends.split(rows), strict=True)
-        encoded = [_run_encoder(encoder, part, end, base.spec.hidden_layer) for part, end in parts]
-        hidden.append(torch.cat([h for h, _ in encoded]).unflatten(0, (B, L)))
+        embeds = encoder.get_input_embeddings()(ids[:1] if together else ids)[:, None]  # (B or 1, 1, S, d_text)
+        tokens = [tokens[i] for tokens in given]
+        way = _encode_together if together else _encode_each
+        h, p = way(base, encoder, embeds, prompts, positions, tokens, rows)
+        hidden.append(h)
         if hasattr(encoder, "text_projection"):
-            pooled = torch.cat([p for _, p in encoded]).unflatten(0, (B, L)).mean(dim=1)
+            pooled = p.mean(dim=1)
     return TextContext(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled)
+
+
+def _encode_each(
+    base: BaseModel,
+    encoder: nn.Module,
+    embeds: Tensor,
+    prompts: Sequence[TokenizedPrompt],
+    positions: Tensor,
+    tokens: Sequence[Tensor],
+    rows: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Every (prompt, layer) row in full -> hidden (B, L, S, d_text), projected pooled text (B, L, P) or None."""
+    embeds = _put_tokens(embeds, positions, tokens)
+    B, L = embeds.shape[:2]
+    ends = torch.tensor([prompt.end for prompt in prompts], device=base.device).repeat_interleave(L)
+    parts = zip(embeds.flatten(0, 1).split(rows), ends.split(rows), strict=True)
+    encoded = [encode_rows(encoder, part, end, base.spec.hidden_layer) for part, end in parts]
+    hidden = torch.cat([h for h, _ in encoded]).unflatten(0, (B, L))
+    if encoded[0][1] is None:
+        return hidden, None
+    return hidden, torch.cat([p for _, p in encoded]).unflatten(0, (B, L))
+
+
+def _encode_together(
+    base: BaseModel,
+    encoder: nn.Module,
+    embeds: Tensor,
+    prompts: Sequence[TokenizedPrompt],
+    positions: Tensor,
+    tokens: Sequence[Tensor],
+    rows: int,
+) -> tuple[Tensor, Tensor | None]:
+    """The same for one prompt B times: embeds (1, 1, S, d_text)."""
+    B, L = tokens[0].shape[:2]
+    places = positions[0].flatten()
+    own = torch.cat(list(tokens), dim=2).flatten(0, 1)[:, places >= 0].to(embeds.dtype)  # (B·L, K·n, d_text)
+    kept = places[places >= 0].tolist()
+    hidden, pooled = encode_shared(encoder, embeds[0, 0], own, kept, prompts[0].end, base.spec.hidden_layer, rows)
+    return hidden.unflatten(0, (B, L)), None if pooled is None else pooled.unflatten(0, (B, L))
 
 
 def _put_tokens(embeds: Tensor, positions: Tensor, tokens: Sequence[Tensor]) -> Tensor:
@@ -99,26 +142,6 @@ def _put_tokens(embeds: Tensor, positions: Tensor, tokens: Sequence[Tensor]) -> 
     return embeds[:, :, :S]
 
 
-def _run_encoder(encoder: nn.Module, embeds: Tensor, ends: Tensor, hidden_layer: int) -> tuple[Tensor, Tensor | None]:
-    """A CLIP text encoder on input embeddings (CLIPTextModel itself takes only ids).
-
-    embeds: (R, S, d); ends: position of each row's end token (R,). hidden_layer: −1 = last hidden state, normed;
-    −2 = the one before it, not normed (SDXL). Returns it (R, S, d), and the projected pooled text (R, P) or None.
-    """
-    core = getattr(encoder, "text_model", encoder)
-    h = core.embeddings(inputs_embeds=embeds)
-    mask = create_causal_mask(config=core.config, inputs_embeds=h, attention_mask=None, past_key_values=None)
-    states = [h]
-    for layer in core.encoder.layers:
-        h = layer(h, mask, is_causal=True)
-        states = [states[-1], h]
-    normed = core.final_layer_norm(h) if hidden_layer == -1 or hasattr(encoder, "text_projection") else None
-    pooled = None
-    if hasattr(encoder, "text_projection"):
-        pooled = encoder.text_projection(normed[torch.arange(len(normed), device=normed.device), ends])
-    return (normed if hidden_layer == -1 else states[hidden_layer]), pooled
-
-
 def subject_state(
     base: BaseModel,
     context: TextContext,
@@ -130,8 +153,11 @@ def subject_state(
     unconditional: TextContext | None = None,
     repeat: int = 1,
     masks: Tensor | None = None,
+    masked: Sequence[bool] = (),
     location: LocationConfig | None = None,
     recorder: MapRecorder | None = None,
+    steady: bool = False,
+    kept: dict[int, tuple[Tensor, Tensor]] | None = None,
 ) -> SubjectState:
     """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
 
@@ -139,7 +165,8 @@ def subject_state(
     outputs: what the adapter said of each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.
     repeat: pictures per prompt; the UNet call then has (B [+ B unconditional]) · repeat rows.
-    masks, location, recorder: see SubjectState.
+    masks, location, recorder, kept: see SubjectState. masked: whether masks hold for each subject k; () = for all.
+    steady: `context` is the same at every step of this run.
 
         out = adapter(hidden_states, t)                                   # trained, with gradients
         context = encode_contexts(base, prompts, [out.mfi.text_tokens])   # frozen, gradients pass through
@@ -148,6 +175,7 @@ def subject_state(
         A = aggregate(state.recorder)                                     # (B, K, h, w), for Eq. 8
     """
     strengths = strengths if strengths is not None else [1.0] * len(outputs)
+    masked = masked or [True] * len(outputs)
     places = torch.stack([prompt.position_rows for prompt in prompts]).to(base.device) if outputs else None
     branches = tuple(
         SubjectBranch(
@@ -156,8 +184,9 @@ def subject_state(
             positions=_spread(places[:, k], repeat) if out.mfi.text_tokens else None,
             strength=strength,
             sink=out.sink,
+            masked=on,
         )
-        for k, (out, strength) in enumerate(zip(outputs, strengths, strict=True))
+        for k, (out, strength, on) in enumerate(zip(outputs, strengths, masked, strict=True))
     )
     groups = (context,) if unconditional is None else (unconditional, context)
     pooled = None
@@ -172,6 +201,8 @@ def subject_state(
         masks=masks,
         location=location or LocationConfig(),
         recorder=recorder,
+        steady=(steady,) if unconditional is None else (True, steady),
+        kept=kept,
         added_conditions=base.added_conditions(pooled, size[0] * base.scale_factor, size[1] * base.scale_factor),
     )
 

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
+
+MAX_SIZE = 65_536  # of any one size of an encoder: what is larger is a damaged file
+_SIZES = ("width", "visual_queries", "text_queries", "depth", "heads", "feedforward", "fourier_bands")
+
+
+def _is(value: object, kind: Any) -> bool:
+    """isinstance, but a bool is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _are_whole(values: object, least: int) -> bool:
+    return isinstance(values, list | tuple) and all(_is(v, int) and least <= v <= MAX_SIZE for v in values)
+
+
+def _check_switches(config: object, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f"{type(config).__name__}: {name}={getattr(config, name)!r} must be True or False.")
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,19 @@ class EncoderConfig:
     sink: bool = True  # a null key in front of K_v: the mass on the other keys says where the subject is
 
     def __post_init__(self) -> None:
+        for name in ("image_width", "num_layers", "num_train_timesteps", *_SIZES):
+            value = getattr(self, name)
+            if not _is(value, int) or not 1 <= value <= MAX_SIZE:
+                raise ValueError(
+                    f"EncoderConfig: {name}={value!r} must be a whole number, at least one and at most {MAX_SIZE}."
+                )
+        for name, least in (("text_widths", 1), ("image_layers", -MAX_SIZE)):
+            if not _are_whole(getattr(self, name), least):
+                raise ValueError(f"EncoderConfig: {name}={getattr(self, name)!r} must be a tuple of whole numbers.")
+        scales = self.text_scales
+        if not isinstance(scales, list | tuple) or not all(_is(s, int | float) and abs(s) < MAX_SIZE for s in scales):
+            raise ValueError(f"EncoderConfig: text_scales={scales!r} must be a tuple of numbers.")
+        _check_switches(self, "textual", "tv_fusion", "sink")
         if self.width % self.heads:
             raise ValueError(f"EncoderConfig: width={self.width} is not a multiple of heads={self.heads}.")
         if self.tv_fusion and not self.textual:
@@ -64,6 +96,10 @@ class EncoderConfig:
     def from_dict(cls, values: dict[str, object]) -> EncoderConfig:
         """Rebuild from `to_dict` (lists become tuples). Raises ValueError on a field it does not know."""
         known = {field.name for field in dataclasses.fields(cls)}
+        needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
+        missing = [name for name in needed if name not in values] if isinstance(values, dict) else ["any field"]
+        if missing:
+            raise ValueError(f"EncoderConfig: the values lack {', '.join(missing)}; give what `to_dict` wrote.")
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"EncoderConfig has no field {', '.join(unknown)}; its fields are {sorted(known)}.")
@@ -82,12 +118,13 @@ class LocationConfig:
     mask_text: bool = True  # M multiplies the S* columns of the text map, then the row is renormalised
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.threshold < 1.0:
-            raise ValueError(f"LocationConfig: threshold={self.threshold} must lie in [0, 1).")
-        if self.start_step < 2:
-            raise ValueError(f"LocationConfig: start_step={self.start_step} must be 2 or more; step 1 has no mask.")
-        if self.freeze_step is not None and self.freeze_step < 1:
-            raise ValueError(f"LocationConfig: freeze_step={self.freeze_step} must be 1 or more, or None.")
+        if not _is(self.threshold, int | float) or not 0.0 <= self.threshold < 1.0:
+            raise ValueError(f"LocationConfig: threshold={self.threshold!r} must be a number in [0, 1).")
+        if not _is(self.start_step, int) or self.start_step < 2:
+            raise ValueError(f"LocationConfig: start_step={self.start_step!r} must be 2 or more; step 1 has no mask.")
+        if self.freeze_step is not None and (not _is(self.freeze_step, int) or self.freeze_step < 1):
+            raise ValueError(f"LocationConfig: freeze_step={self.freeze_step!r} must be 1 or more, or None.")
+        _check_switches(self, "enabled", "mask_visual", "mask_text")
 
 
 @dataclass(frozen=True)
@@ -96,12 +133,40 @@ class RecordConfig:
 
     maps: bool = True  # text maps per token and visual maps per subject
     steps: tuple[int, ...] | None = None  # keep these steps only (from 1); None = all
+    layers: tuple[int, ...] | None = None  # average over these cross-attention layers only (from 0); None = all
+    tokens: tuple[int | str, ...] | None = None  # text maps of these only: places in the prompt, or words; None = all
     by_resolution: bool = True  # also the means over the kept steps, one set per layer resolution
+    looked_at: bool = False  # also which reference patches each place looked at, mean over the kept steps
+    looked_at_every: int = 1  # … of steps 1, 1 + n, 1 + 2n … alone: each costs another look at the references
 
     def __post_init__(self) -> None:
-        if self.steps is not None and any(step < 1 for step in self.steps):
-            raise ValueError(f"RecordConfig: steps={self.steps} count from 1.")
+        if self.steps is not None and not _are_whole(self.steps, 1):
+            raise ValueError(f"RecordConfig: steps={self.steps!r} must be step numbers that count from 1, or None.")
+        _check_switches(self, "maps", "by_resolution", "looked_at")
+        if not _places(self.layers, int):
+            raise ValueError(
+                f"RecordConfig: layers={self.layers!r} must name some, counted from 0; None = all of them."
+            )
+        if not _places(self.tokens, int | str):
+            raise ValueError(
+                f"RecordConfig: tokens={self.tokens!r} must be places from 0 or words; None = all of them."
+            )
+        if not _is(self.looked_at_every, int) or self.looked_at_every < 1:
+            raise ValueError(f"RecordConfig: looked_at_every={self.looked_at_every!r} must be a whole number from 1.")
+        if self.looked_at and not self.maps:
+            raise ValueError("RecordConfig: looked_at=True needs maps=True.")
 
     def keeps(self, step: int) -> bool:
         """Whether the maps of this step (from 1) are kept."""
         return self.maps and (self.steps is None or step in self.steps)
+
+
+def _places(values: object, kind: object) -> bool:
+    """None, or a tuple (or list) of some values of this kind, whole numbers from 0."""
+    if values is None:
+        return True
+    return (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and all(isinstance(v, kind) and not isinstance(v, bool) and (isinstance(v, str) or v >= 0) for v in values)
+    )

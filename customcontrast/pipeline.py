@@ -11,13 +11,17 @@ from typing import Any
 
 import torch
 
-from customcontrast.attention import aggregate, install_processors, location_mask, unet_forward
+from customcontrast.attention import Masker, aggregate, install_processors, unet_forward
+from customcontrast.attention.state import level_size
 from customcontrast.bases import BaseModel, load_base
 from customcontrast.checkpoint import Adapter, load_adapter
 from customcontrast.conditioning import subject_state
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.contexts import Conditioner
+from customcontrast.encoder import token_sources
+from customcontrast.placement import Placement
 from customcontrast.plan import Plan
+from customcontrast.prompt import check_text
 from customcontrast.result import Notebook, Result, Step
 from customcontrast.sampling import (
     make_scheduler,
@@ -69,13 +73,20 @@ class CustomContrast:
         """
         return cls(base, adapter)
 
-    def subject(self, segmentations: Segmented | Sequence[Segmented], noun: str, strength: float = 1.0) -> Subject:
+    def subject(
+        self,
+        segmentations: Segmented | Sequence[Segmented],
+        noun: str,
+        strength: float = 1.0,
+        placement: Placement | None = None,
+    ) -> Subject:
         """Look at one subject's references, once: CLIP features, projected to f_I. Use it again and again.
 
         segmentations: one or several references of one subject. noun: its class noun, such as "teddy bear".
-        strength: λ of this subject among several. Raises ValueError with one sentence.
+        strength: λ of this subject among several. placement: a box or mask for it, or no mask at all (None: where its
+        maps say); `Subject.placed` changes it later. Raises ValueError with one sentence.
         """
-        return look_at(self.base, self.adapter, segmentations, noun, strength)
+        return look_at(self.base, self.adapter, segmentations, noun, strength, placement)
 
     def stream(
         self,
@@ -97,7 +108,8 @@ class CustomContrast:
     ) -> Iterator[Step | Result]:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
 
-        prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`.
+        prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`, each with
+        its own λ and place (`Subject.placed`).
         subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt). seed: picture i uses seed + i.
         guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
         factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
@@ -137,7 +149,7 @@ class CustomContrast:
 
         [] for bases without a word list.
         """
-        known = self.base.vocabulary
+        known, prompt = self.base.vocabulary, check_text("prompt", prompt)
         if known is None:
             return []
         words = re.findall(r"[^\W\d_]+", re.sub(r"\b[Ss]\d*\*", " ", prompt.lower()))
@@ -153,7 +165,7 @@ class CustomContrast:
         timesteps = scheduler.timesteps
         conditions = self.conditioner.conditions(plan.prompt, plan.subjects, timesteps)
         guided = plan.guidance_scale > 1
-        unconditional = self.conditioner.unconditional(plan.negative_prompt) if guided else None
+        unconditional = self.conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
         strengths = [plan.subject_scale * subject.strength for subject in plan.subjects]
         clock.lap("conditioning")
 
@@ -162,13 +174,20 @@ class CustomContrast:
         z = starting_noise(generators, base.unet.config.in_channels, size, base.device, base.dtype)
         z = z * scheduler.init_noise_sigma
         options = step_options(scheduler, generators)
-        notebook = Notebook(plan.record, conditions.prompt, N, len(plan.subjects))
-        location, masks = plan.location, None
-        masks_wanted = bool(plan.subjects) and (location.enabled or plan.record.maps)
+        grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
+        layers = len(base.cross_attention_layers)
+        notebook = Notebook(plan.record, conditions.prompt, N, len(plan.subjects), grid, layers)
+        kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        located = [subject.placement.location for subject in plan.subjects]
+        masker = Masker(plan.location, plan.layouts(grid, base.device), located, N)
+        masks_wanted = any(located) and plan.location.enabled or bool(plan.subjects) and plan.record.maps
 
         for step, t in enumerate(timesteps, start=1):
             context, outputs = conditions.at(t.item())
-            recorder = notebook.recorder(step, masks_wanted)
+            asked = masks_wanted and masker.asks(step)
+            sources = self._sources(plan, t) if notebook.looks(step) else ()
+            recorder = notebook.recorder(step, asked, sources)
+            masks, masked = masker.at(step)
             state = subject_state(
                 base,
                 context,
@@ -178,9 +197,12 @@ class CustomContrast:
                 strengths=strengths,
                 unconditional=unconditional,
                 repeat=N,
-                masks=masks if location.enabled and step >= location.start_step else None,
-                location=location,
+                masks=masks,
+                masked=masked,
+                location=plan.location,
                 recorder=recorder,
+                steady=conditions.steady,
+                kept=kept,
             )
             z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
             prediction = unet_forward(base, z_in, t, state)
@@ -189,10 +211,8 @@ class CustomContrast:
                 prediction = without + plan.guidance_scale * (with_prompt - without)
             stepped = scheduler.step(prediction, t, z, **options)
 
-            frozen = masks is not None and location.freeze_step is not None and step > location.freeze_step
-            A = aggregate(recorder) if masks_wanted and not frozen else None
-            masks = masks if A is None else location_mask(A, location, masks)
-            arrays = notebook.write(step, recorder, masks)
+            masker.take(aggregate(recorder) if asked else None)
+            arrays = notebook.write(step, recorder, masker.masks)
             preview = None
             if plan.preview_every and step % plan.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
@@ -216,8 +236,17 @@ class CustomContrast:
             truncated=conditions.prompt.truncated,
             notes=list(conditions.prompt.notes),
             seconds=clock.laps,
+            looked_at=notebook.looked_at(base.image_patches),
             **notebook.arrays(),
         )
+
+    def _sources(self, plan: Plan, t: torch.Tensor) -> list[torch.Tensor]:
+        """Per subject, the reference patches its visual tokens come from at timestep t: (L, n, references, patches)."""
+        t = torch.as_tensor([t.item()], device=self.base.device)
+        return [
+            token_sources(self.adapter.encoder, subject.features, t, len(subject.segmentations))[0]
+            for subject in plan.subjects
+        ]
 
 
 class _Clock:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from customcontrast.bases import BaseModel
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.subject import Subject
 
 MAX_SUBJECTS = 4
+MAX_SCALE = 1000  # |guidance| and |λ|; more is no use, and too much for 16-bit numbers
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,41 @@ class Plan:
         filled = {name: defaults.get(name) if value is None else value for name, value in options.items()}
         for name in ("guidance_scale", "subject_scale"):
             filled[name] = _number(name, filled[name])
-        plan = cls(prompt, (subjects,) if isinstance(subjects, Subject) else tuple(subjects), **filled)
-        for wrong, sentence in plan._complaints(base.scale_factor, base.default_size):
+        for name, kind in (("location", LocationConfig), ("record", RecordConfig)):
+            if not isinstance(filled[name], kind):
+                raise ValueError(f"generate: {name}={filled[name]!r} must be a {kind.__name__}.")
+        several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
+        plan = cls(prompt, several, **filled)
+        for wrong, sentence in plan._complaints(base.scale_factor, base.default_size, len(base.cross_attention_layers)):
             if wrong:
                 raise ValueError(f"generate: {sentence}")
+        for subject in plan.subjects:
+            subject.placement.in_fractions(plan.height, plan.width)  # raises where a box leaves the picture
         return plan
 
-    def _complaints(self, factor: int, example: int) -> list[tuple[bool, str]]:
-        """What may be wrong, each with its sentence. factor: pixels per latent."""
+    def _complaints(self, factor: int, example: int, layers: int) -> list[tuple[bool, str]]:
+        """What may be wrong, each with its sentence. factor: pixels per latent; layers: of cross-attention."""
         return [
             (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
+            (not isinstance(self.location, LocationConfig), f"location={self.location!r} must be a LocationConfig."),
+            (not isinstance(self.record, RecordConfig), f"record={self.record!r} must be a RecordConfig."),
+            (
+                not isinstance(self.scheduler, str | None),
+                f"scheduler={self.scheduler!r} must be a name such as 'ddim', or None for the base's own.",
+            ),
             (not all(isinstance(s, Subject) for s in self.subjects), "subjects must come from CustomContrast.subject."),
+            (
+                any(not abs(getattr(s, "strength", 0)) <= MAX_SCALE for s in self.subjects),
+                f"subjects: each strength must be a number from -{MAX_SCALE} to {MAX_SCALE}.",
+            ),
             (
                 len(self.subjects) > MAX_SUBJECTS,
                 f"got {len(self.subjects)} subjects; at most {MAX_SUBJECTS} are taken.",
+            ),
+            (
+                self.record.layers is not None and max(self.record.layers) >= layers,
+                f"record.layers={self.record.layers}; this model's cross-attention layers are 0 to {layers - 1}.",
             ),
             *[
                 (not _whole(getattr(self, name), low, high), f"{name}={getattr(self, name)!r} must be {low} to {high}.")
@@ -82,11 +105,16 @@ class Plan:
             ],
         ]
 
+    def layouts(self, grid: tuple[int, int], device: torch.device) -> list[Tensor | None]:
+        """What the user drew for each subject, as a soft mask on the grid (h, w); None where nothing was drawn."""
+        drawn = [subject.placement.layout(grid, self.height, self.width) for subject in self.subjects]
+        return [None if layout is None else layout.to(device) for layout in drawn]
+
     def recipe(self) -> dict[str, Any]:
         """The settings as plain values; with the same subjects they make the same picture."""
         return {
             "prompt": self.prompt,
-            "subjects": [{"noun": s.noun, "strength": s.strength, "key": s.key} for s in self.subjects],
+            "subjects": [_about(subject) for subject in self.subjects],
             "negative_prompt": self.negative_prompt,
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
@@ -99,11 +127,17 @@ class Plan:
         }
 
 
+def _about(subject: Subject) -> dict[str, Any]:
+    about = {"noun": subject.noun, "strength": subject.strength, "key": subject.key}
+    placement = subject.placement
+    return about if placement.location and not placement.drawn else about | {"placement": placement.to_dict()}
+
+
 def _whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"generate: {name}={value!r} must be a finite number.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SCALE:
+        raise ValueError(f"generate: {name}={value!r} must be a number from -{MAX_SCALE} to {MAX_SCALE}.")
     return float(value)

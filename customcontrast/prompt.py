@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 FILLER = -1  # stands for an S* token until the ids are put together
 SLOT = 0xE000  # a private-use character stands for subject k while the text is taken apart
 _SLOTS = f"[{chr(SLOT)}-{chr(SLOT + 255)}]"
+_NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue0ff\ud800-\udfff]")  # special tokens, our slots, half characters
 _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
 _MARKED = re.compile(r"<\s*([^<>|]+?)\s*>")
 _ARTICLES = frozenset("a an the my your his her our their this that".split())
@@ -62,7 +63,8 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     A subject the prompt does not mention is put in front, and a note says so.
     """
     notes: list[str] = []
-    text = re.sub(r"<\|[^|<>]*\|>|[\uE000-\uE0FF]", " ", prompt)  # neither special tokens nor our own slots
+    text = _NO_TEXT.sub(" ", check_text("prompt", prompt))
+    nouns = [clean_noun(noun) for noun in nouns]
     if not nouns:
         text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
         return ParsedPrompt(tuple(Word(word) for word in text.split()))
@@ -77,13 +79,28 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     return ParsedPrompt(_words(text, nouns), tuple(notes))
 
 
+def check_text(name: str, value: object) -> str:
+    """`value` if it is text; raises ValueError with one sentence otherwise."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name}: got {value!r}; give text, such as 'a bear on the beach'.")
+    return value
+
+
+def clean_noun(noun: str) -> str:
+    """A class noun without the characters that mean something in a prompt. Raises ValueError when none is left."""
+    words = " ".join(re.sub(r"[<>*|]", " ", _NO_TEXT.sub(" ", check_text("noun", noun))).split())
+    if not words:
+        raise ValueError(f'noun: {noun!r} is no word; give the class noun of the subject, such as "bear".')
+    return words
+
+
 def guess_noun(prompt: str) -> str:
     """The subject's class noun, where only the prompt is known: the <marked> word, the word before S*, or the last word
     of the first phrase that is not about the picture itself ("a painting of a red cat on …" -> "cat").
 
     Raises ValueError with one sentence when there is none.
     """
-    marked = _MARKED.search(prompt) or re.search(r"([^\W\d_][\w-]*)\s+[Ss]\d*\*", prompt)
+    marked = _MARKED.search(check_text("prompt", prompt)) or re.search(r"([^\W\d_][\w-]*)\s+[Ss]\d*\*", prompt)
     if marked:
         return marked[1]
     for match in re.finditer(r"\b(?:a|an|the|my|one)\b", prompt, re.IGNORECASE):
@@ -92,7 +109,7 @@ def guess_noun(prompt: str) -> str:
         if words and words[-1].lower() not in _PICTURES:
             return words[-1]
     raise ValueError(
-        f'guess_noun: {prompt!r} does not say what the subject is; mark its word, as in "a <bear> on a beach".'
+        f'guess_noun: {prompt[:80]!r} does not say what the subject is; mark its word, as in "a <bear> on a beach".'
     )
 
 

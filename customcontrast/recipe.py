@@ -76,7 +76,7 @@ def read_png(source: str | Path | bytes) -> tuple[dict[str, Any], list[list[Segm
         raise RecipeError("This picture carries no recipe. Choose a PNG that was downloaded from this page.")
     try:
         settings = json.loads(chunks[KEY])
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError("The recipe in this picture is damaged; download the PNG again.") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("version"), int):
         raise RecipeError("The recipe in this picture is damaged; download the PNG again.")

@@ -20,6 +20,18 @@ MAX_PROMPT = 20_000  # characters
 MAX_NOUN = 40  # characters
 MAX_SEED = 2**31 - 1
 MAX_POINTS = 64  # clicks on one picture
+MIN_SIZE, MAX_SIZE = 32, 2048  # px, a side of a generated picture
+MAX_AREA = 1536 * 1536  # px, of a generated picture
+SCHEDULER_TITLES = {  # keys of sampling.SCHEDULERS (a test holds it to them), and as people know them
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpm": "DPM-Solver++",
+    "euler": "Euler",
+    "euler_ancestral": "Euler ancestral",
+    "heun": "Heun",
+    "pndm": "PNDM",
+    "unipc": "UniPC",
+}
 ADD, REMOVE, BOX = 1, 0, 2  # what a click says; two BOX clicks are the corners of a box
 Point = tuple[int, int, int]  # x, y in pixels of the picture, and one of the above
 
@@ -76,6 +88,15 @@ class Request:
     pictures: int = 1  # pictures made in one go
     location_masks: bool = True  # inject M_t into the next step (section 3.4)
     base: str | None = None  # key of the base model; None = the studio's
+    size: str = ""  # "WIDTHxHEIGHT" in px; "" = the size the base was trained at
+    scheduler: str = ""  # key of SCHEDULER_TITLES; "" = the base's own
+    text_tokens: bool = True  # S* in the prompt; False = the visual branch alone, in the manner of IP-Adapter
+    contrast: bool = True  # False = the adapter that was trained without CSCL and MACL, to compare with
+
+    @property
+    def width_height(self) -> tuple[int, int] | None:
+        """The size in px; None = the base's own."""
+        return read_size(self.size)
 
     def settings(self) -> dict[str, Any]:
         """The JSON part of the recipe; the inverse of :func:`request_from`."""
@@ -112,6 +133,10 @@ def check(request: Request) -> Request:
         raise StudioError(f"The prompt is longer than {MAX_PROMPT:,} characters: shorten it.")
     if len(request.subjects) > MAX_SUBJECTS:
         raise StudioError(f"At most {MAX_SUBJECTS} subjects fit in one picture: remove some.")
+    if not isinstance(request.base, str | None):
+        raise StudioError("The model must be a name, such as “toyland”.")
+    if not isinstance(request.location_masks, bool | int | float | str | None):
+        raise StudioError("The location masks must be on or off: true or false.")
     return dataclasses.replace(
         request,
         prompt=request.prompt.strip(),
@@ -123,7 +148,33 @@ def check(request: Request) -> Request:
         seed=int(_within("seed", request.seed, 0, MAX_SEED)),
         pictures=int(_within("number of pictures", request.pictures, 1, MAX_PICTURES)),
         location_masks=bool(request.location_masks),
+        size="{}x{}".format(*size) if (size := read_size(request.size)) else "",
+        scheduler=_one_of("scheduler", request.scheduler or "", ("", *SCHEDULER_TITLES)),
+        text_tokens=bool(request.text_tokens),
+        contrast=bool(request.contrast),
     )
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+    """“96 x 128” or “96×128” → (width, height) in px; None for no size. Raises StudioError."""
+    if not str(text or "").strip():
+        return None
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", str(text))
+    if match is None:
+        raise StudioError(f"The size “{text}” must be width x height in pixels, for example 512x768.")
+    width, height = int(match[1]), int(match[2])
+    if not (MIN_SIZE <= min(width, height) and max(width, height) <= MAX_SIZE and width * height <= MAX_AREA):
+        raise StudioError(
+            f"The size {width}x{height} does not fit: each side is {MIN_SIZE} to {MAX_SIZE} pixels, "
+            f"and a picture has at most {MAX_AREA:,} pixels."
+        )
+    return width, height
+
+
+def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise StudioError(f"There is no {name} “{value}”; choose one of {', '.join(filter(None, choices))}.")
+    return value
 
 
 def _check_subject(k: int, subject: Picked) -> Picked:

@@ -8,6 +8,7 @@ nothing heavy is imported before a model is asked for.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -28,11 +29,14 @@ from customcontrast.segmentation import Segmentation, SegmentationError, Segment
 from customcontrast.wording import names, sentence, shortened
 
 if TYPE_CHECKING:
+    from customcontrast.features import Atlas
     from customcontrast.pipeline import CustomContrast, Result, Step, Subject
 
 log = logging.getLogger(__name__)
 
 PACKAGED = Path(__file__).parent / "weights"
+PLAIN = "adapter-plain.safetensors"  # beside an adapter: the same, trained without CSCL and MACL
+LOOK_EVERY = 5  # steps between two records of which parts of the references were looked at
 MAX_UNKNOWN = 4  # unknown words named at once
 CACHED_SUBJECTS = 32  # subjects whose image features are kept
 
@@ -55,13 +59,28 @@ class BaseChoice:
     title: str
     steps: int  # default number of denoising steps
     guidance: float  # default guidance scale
+    sizes: tuple[str, ...]  # "WIDTHxHEIGHT" in px that suit it
     hub: str | None = None  # where its weights come from; None = they ship with the package
 
 
 CHOICES = {
-    "toyland": BaseChoice("Toyland (small, ships with CustomContrast)", 20, 4.0),
-    "sd15": BaseChoice("Stable Diffusion 1.5", 50, 7.5, "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-    "sdxl": BaseChoice("Stable Diffusion XL", 30, 5.0, "stabilityai/stable-diffusion-xl-base-1.0"),
+    "toyland": BaseChoice(
+        "Toyland (small, ships with CustomContrast)", 20, 4.0, ("96x96", "96x128", "128x96", "128x128")
+    ),
+    "sd15": BaseChoice(
+        "Stable Diffusion 1.5",
+        50,
+        7.5,
+        ("512x512", "512x768", "768x512", "640x640"),
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+    "sdxl": BaseChoice(
+        "Stable Diffusion XL",
+        30,
+        5.0,
+        ("1024x1024", "832x1216", "1216x832", "896x1152", "1152x896"),
+        "stabilityai/stable-diffusion-xl-base-1.0",
+    ),
 }
 
 
@@ -74,6 +93,9 @@ class Studio:
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
         self._segmenter: Segmenter | None = None
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
+        self._atlases: dict[Path, Atlas] = {}
+        self._plain: dict[str, CustomContrast] = {}
+        self._plain_lock = threading.Lock()
         self._lock = threading.Lock()
         self._segment_lock = threading.Lock()
 
@@ -139,6 +161,34 @@ class Studio:
         log.info("model %s loaded", name)
         return model
 
+    def plain_adapter(self, base: str | None = None) -> Path | None:
+        """The file of the adapter trained without CSCL and MACL, where there is one beside the base's own adapter."""
+        path = self._folder(base) / PLAIN
+        return path if path.is_file() else None
+
+    def _folder(self, base: str | None) -> Path:
+        """Where a base's adapter lies, and what belongs to it."""
+        name = base or self.config.base
+        if name == self.config.base and (self.config.adapter or self.config.weights):
+            return Path(self.config.adapter).parent if self.config.adapter else Path(self.config.weights)
+        return PACKAGED / name
+
+    def _without_contrast(self, base: str) -> CustomContrast:
+        """The same base with the adapter trained without CSCL and MACL; loaded at first use."""
+        model, path = self.model(base), self.plain_adapter(base)
+        if path is None:
+            raise StudioError(
+                "There is no adapter without CSCL and MACL here: train it with `python -m train.ablate --ids 2`, "
+                f"and put it beside the adapter as {PLAIN}."
+            )
+        with self._plain_lock:
+            if base not in self._plain:
+                from customcontrast.checkpoint import load_adapter
+                from customcontrast.pipeline import CustomContrast
+
+                self._plain[base] = CustomContrast.from_parts(model.base, load_adapter(path, model.base))
+            return self._plain[base]
+
     # ---- subjects -----------------------------------------------------------------------------
 
     def cut(self, source: str | Path | Image.Image | bytes) -> Cut:
@@ -181,8 +231,8 @@ class Studio:
         return self._segmenter
 
     def subject(self, model: CustomContrast, base: str, picked: Picked) -> Subject:
-        """The subject with its image features; these are computed once per set of pictures."""
-        digest = hashlib.sha256(base.encode())
+        """The subject with its image features; these are computed once per set of pictures and adapter."""
+        digest = hashlib.sha256(f"{base} {model is self._plain.get(base)}".encode())
         for segmentation in picked.segmentations:
             digest.update(repr(segmentation.image.size).encode())
             digest.update(segmentation.image.tobytes())
@@ -199,24 +249,54 @@ class Studio:
                 self._subjects.popitem(last=False)
         return dataclasses.replace(known, noun=picked.noun, strength=picked.strength)
 
+    def missing(self, base: str) -> str:
+        """How to get a base that is not on this machine, in a sentence; "" for one that is."""
+        if self.offers(base):
+            return ""
+        choice = CHOICES[base]
+        where = f"`hf download {choice.hub}` puts it here" if choice.hub else "it is made by train/pretrain.py"
+        return (
+            f"{choice.title} is not on this machine: {where}; then start with "
+            f"--base {base} --weights FOLDER --adapter FILE."
+        )
+
+    def atlas(self, base: str | None = None) -> tuple[Atlas, CustomContrast]:
+        """Features of the training run's subjects, from beside the adapter. Raises AtlasError, StudioError."""
+        from customcontrast.features import FILE, Atlas
+
+        model, folder = self.model(base), self._folder(base)
+        with self._lock:
+            known = self._atlases.get(folder)
+        if known is None:
+            known = Atlas.read(folder / FILE)
+        with self._lock:
+            self._atlases[folder] = known
+        return known, model
+
     # ---- runs ---------------------------------------------------------------------------------
 
     def stream(self, request: Request, preview_every: int = 0) -> Iterator[Step | Result]:
         """Run a request: yields a `Step` per denoising step and the `Result` last."""
-        from customcontrast.config import LocationConfig
+        from customcontrast.config import LocationConfig, RecordConfig
+        from customcontrast.contexts import VisualConditioner
 
         request = check(request)
         base = request.base or self.config.base
-        model = self.model(base)
+        model = self.model(base) if request.contrast or not request.subjects else self._without_contrast(base)
         if request.subjects and model.adapter is None:
             raise StudioError(
                 "This server has no adapter for this model, so it draws from words alone: "
                 "remove the pictures, or start it with --adapter FILE."
             )
+        subjects = [self.subject(model, base, picked) for picked in request.subjects]
+        if not request.text_tokens:
+            model = copy.copy(model)  # the same weights; only what it hears of the prompt differs
+            model.conditioner = VisualConditioner(model.base, model.adapter)
+        width, height = request.width_height or (None, None)
         try:
             yield from model.stream(
                 request.prompt,
-                [self.subject(model, base, picked) for picked in request.subjects],
+                subjects,
                 negative_prompt=request.negative_prompt,
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance,
@@ -224,7 +304,11 @@ class Studio:
                 seed=request.seed,
                 num_images=request.pictures,
                 location=LocationConfig(enabled=request.location_masks),
+                record=RecordConfig(looked_at=bool(subjects), looked_at_every=LOOK_EVERY),
                 preview_every=preview_every,
+                width=width,
+                height=height,
+                scheduler=request.scheduler or None,
             )
         except ValueError as error:  # the core checks its arguments, and names the remedy
             raise StudioError(sentence(error)) from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,6 +15,10 @@ from torch import Tensor
 from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import Adapter
 from customcontrast.encoder.image_features import extract
+from customcontrast.placement import Box, Placement
+from customcontrast.prompt import clean_noun
+
+MAX_STRENGTH = 1000  # |λ|; more is no use, and too much for 16-bit numbers
 
 
 class Segmented(Protocol):
@@ -33,6 +37,11 @@ class Subject:
     features: Tensor  # f_I (1, tokens, d): all references joined along the tokens
     strength: float = 1.0  # λ of this subject, times the generation's subject_scale
     key: str = ""  # digest of the features
+    placement: Placement = field(default_factory=Placement)  # where it may stand in the picture
+
+    def placed(self, box: Box | None = None, mask: np.ndarray | None = None, location: bool = True) -> Subject:
+        """The same subject in a place of the user's: see `Placement`. Without arguments: where its maps say."""
+        return replace(self, placement=Placement(location, box, mask))
 
 
 @torch.no_grad()
@@ -42,6 +51,7 @@ def look_at(
     segmentations: Segmented | Sequence[Segmented],
     noun: str,
     strength: float = 1.0,
+    placement: Placement | None = None,
 ) -> Subject:
     """References of one subject -> CLIP features of three layers -> f_I. Raises ValueError with one sentence."""
     if adapter is None:
@@ -49,15 +59,19 @@ def look_at(
             f"subject: no adapter is loaded for base {base.name!r}, so it cannot take a subject; "
             "pass adapter=FILE to CustomContrast.load, or generate from text alone."
         )
-    references = tuple(segmentations) if isinstance(segmentations, Sequence) else (segmentations,)
-    noun = " ".join(re.sub(r"[<>*|]", " ", str(noun)).split())
-    if not references or not noun:
+    references = tuple(segmentations) if isinstance(segmentations, list | tuple) else (segmentations,)
+    noun = clean_noun(noun)
+    if not references or not all(hasattr(reference, "on_plain") for reference in references):
+        kinds = ", ".join(f"'{type(reference).__name__}'" for reference in references) or "nothing"
         raise ValueError(
-            f"subject: got {len(references)} segmentations and noun={noun!r}; give at least one segmentation "
-            'and the class noun of the subject, such as "bear".'
+            f"subject: segmentations holds {kinds}; give at least one segmentation, as a Segmenter makes it."
         )
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not abs(strength) <= MAX_STRENGTH:
+        raise ValueError(f"subject: strength={strength!r} must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}.")
+    if placement is not None and not isinstance(placement, Placement):
+        raise ValueError(f"subject: placement={placement!r} must be a Placement, or None.")
     hidden = extract(base, [reference.on_plain() for reference in references], adapter.config.image_layers)
     f_I = adapter.encoder.encode_image(hidden)  # (references, 3N, d)
     f_I = f_I.reshape(1, -1, f_I.shape[-1])
     digest = hashlib.sha256(f_I.float().cpu().numpy().tobytes()).hexdigest()
-    return Subject(noun, references, f_I, float(strength), digest)
+    return Subject(noun, references, f_I, float(strength), digest, placement or Placement())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from customcontrast.request import ADD, BOX, REMOVE, Cut
 from customcontrast.segmentation import Segmentation
 
 if TYPE_CHECKING:
+    from customcontrast.features import Atlas
     from customcontrast.pipeline import Result
 
 VIEW_SIDE = 384  # px, least side of an overlay, so that small pictures can be read
@@ -64,9 +66,40 @@ def strip(result: Result, index: int, references: Sequence[Segmentation]) -> Ima
     return stack(rows)
 
 
-def step_overlay(result: Result, index: int, step: int, names: Sequence[str]) -> Image.Image:
-    """The location masks of one step (from 1) over the picture, each subject in its colour."""
-    picture = enlarged(result.images[index])
+def thumbnail(cut: Cut, side: int) -> Image.Image:
+    """A small picture of a cut-out, as :func:`cutout` without its clicks."""
+    small = cutout(replace(cut, points=()))
+    small.thumbnail((side, side))
+    return small
+
+
+def atlas(known: Atlas, new: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
+    """New subjects (name, place) among known ones."""
+    return visualize.atlas_plot(known.places, known.subjects, new)
+
+
+def alike(known: Atlas, rows: Sequence[tuple[str, Segmentation, Sequence[tuple[int, float]]]]) -> Image.Image:
+    """For each new subject its picture and the known ones nearest to it, with their cosine."""
+    return stack(
+        [
+            visualize.compare_row(
+                [reference.on_plain(), *(known.picture(i) for i, _ in near)],
+                [noun, *(f"{cosine:.2f}" for _, cosine in near)],
+                height=128,
+            )
+            for noun, reference, near in rows
+        ]
+    )
+
+
+def step_overlay(
+    result: Result, index: int, step: int, names: Sequence[str], picture: Image.Image | None = None
+) -> Image.Image:
+    """The location masks of one step (from 1), each subject in its colour, over the picture as it was then.
+
+    picture: None = the finished one.
+    """
+    picture = enlarged(picture or result.images[index])
     masks = result.location_masks[index]
     if masks.size == 0:  # made without a subject
         return picture
@@ -79,11 +112,21 @@ def area_plot(result: Result, index: int, names: Sequence[str]) -> Image.Image |
     return visualize.area_plot(masks, list(names)) if masks.size else None
 
 
-def animation(result: Result, index: int, names: Sequence[str], path: Path) -> Path | None:
-    """All steps of :func:`step_overlay` as a GIF or MP4; None for a picture without subjects."""
+def animation(
+    result: Result,
+    index: int,
+    names: Sequence[str],
+    path: Path,
+    forming: Callable[[int], Image.Image] | None = None,
+) -> Path | None:
+    """All steps of :func:`step_overlay` as a GIF or MP4; None for a picture without subjects.
+
+    forming: step (from 1) → the picture as it was then.
+    """
     if result.location_masks.size == 0:
         return None
-    frames = [step_overlay(result, index, s + 1, names) for s in range(result.location_masks.shape[1])]
+    steps = range(1, result.location_masks.shape[1] + 1)
+    frames = [step_overlay(result, index, s, names, forming(s) if forming else None) for s in steps]
     visualize.animation(frames, path)
     return path
 
@@ -121,7 +164,8 @@ def named_map(result: Result, index: int, name: str, step: int = 0) -> np.ndarra
     """
     if not 0 <= index < len(result.images):
         raise ViewError(f"There is no picture {index}; there are {len(result.images)}, counted from 0.")
-    match = re.fullmatch(r"visual:(\d+)", name.strip())
+    name = str(name or "")
+    match = re.fullmatch(r"visual:(\d{1,9})", name.strip())
     if match:
         subject, count = int(match[1]), result.visual_maps.shape[2]
         if not 1 <= subject <= count:
@@ -137,6 +181,29 @@ def named_map(result: Result, index: int, name: str, step: int = 0) -> np.ndarra
 def map_overlay(result: Result, index: int, values: np.ndarray) -> Image.Image:
     """A map (h, w) in colour over the picture."""
     return visualize.overlay(enlarged(result.images[index]), values)
+
+
+def looked_at(
+    result: Result, index: int, subject: int, references: Sequence[Segmentation], place: tuple[float, float] | None
+) -> Image.Image | None:
+    """Which parts of a subject's reference pictures a place of the picture looked at, in colour over them.
+
+    place: (x, y) in fractions of the picture; None = where the subject is. None for a run that kept nothing of it.
+    """
+    if subject >= len(result.looked_at):
+        return None
+    maps = result.looked_at[subject][index].astype(np.float32)  # (h, w, references, patches high, patches wide)
+    h, w = maps.shape[:2]
+    if place is None:
+        values = maps.mean((0, 1))
+    else:
+        values = maps[min(int(place[1] * h), h - 1), min(int(place[0] * w), w - 1)]
+    top = (0.0, max(float(values.max()), 1e-9))
+    pictures = [
+        visualize.overlay(reference.on_plain(size=VIEW_SIDE), patches, value_range=top)
+        for reference, patches in zip(references, values, strict=False)
+    ]
+    return visualize.compare_row(pictures, [f"picture {i + 1}" for i in range(len(pictures))], height=240)
 
 
 def grid(result: Result, index: int, step: int = 0) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -198,6 +200,16 @@ def random_adapter(base: BaseModel, seed: int = 0, **overrides: object) -> Adapt
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toyland")
     save_tiny_toyland(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def headed_folder(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tiny_folder with the CLIP head that compares text and pictures, as an export has it."""
+    folder = tmp_path_factory.mktemp("headed") / "toyland"
+    shutil.copytree(tiny_folder, folder)
+    width, out = tiny_base.text_encoders[0].config.hidden_size, tiny_base.image_encoder.config.projection_dim
+    save_file({"text_projection.weight": torch.randn(out, width)}, folder / "clip_head.safetensors")
     return folder
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from conftest import random_adapter, save_tiny_toyland
@@ -36,11 +36,11 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(weights: Path, log: Path, timeout: float = 120.0) -> Iterator[str]:
-    """`python app.py` in a process of its own; yields its address."""
+def server(weights: Path, log: Path, timeout: float = 120.0, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """`python app.py` in a process of its own, with further `arguments`; yields its address."""
     port = free_port()
     cache = {"GRADIO_TEMP_DIR": str(log.parent / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "app.py"), "--weights", str(weights), "--port", str(port)]
+    command = [sys.executable, str(ROOT / "app.py"), "--weights", str(weights), "--port", str(port), *arguments]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, cwd=log.parent, env=os.environ | cache)
     url = f"http://127.0.0.1:{port}/"

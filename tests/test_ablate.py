@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from accelerate.state import AcceleratorState
-from safetensors.torch import save_file
 
 from customcontrast.bases import BaseModel
 from train import ablate, evaluate, readers
 from train.ablate import VARIANTS, variant_config
 from train.config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
+from train.metrics import Score
 
 ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 
@@ -31,7 +30,7 @@ def test_the_rows_are_those_of_tables_3_and_4() -> None:
 
 def test_the_ablation_runs_and_goes_on(
     tiny_base: BaseModel,
-    tiny_folder: Path,
+    headed_folder: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -41,13 +40,9 @@ def test_the_ablation_runs_and_goes_on(
     judge = readers.Readers().eval()
     judge.quality = {"mask_iou": 0.0}
     readers.save_readers(judge, tmp_path / "readers.safetensors", "small")
-    head = tiny_folder / "clip_head.safetensors"
-    if not head.exists():
-        width, out = tiny_base.text_encoders[0].config.hidden_size, tiny_base.image_encoder.config.projection_dim
-        save_file({"text_projection.weight": torch.randn(out, width)}, head)
     data = DataConfig(path=str(tmp_path / "pool"), size=64, reference_size=48, subjects=3, targets=1, references=2)
     config = AdapterTrainConfig(
-        weights=str(tiny_folder),
+        weights=str(headed_folder),
         encoder=ENCODER,
         data=data,
         optim=OptimConfig(steps=9, batch=2),
@@ -76,3 +71,18 @@ def test_the_ablation_runs_and_goes_on(
     assert ablate.main(arguments) == 0
     assert {p: p.stat().st_mtime_ns for p in made} == made  # nothing was evaluated again
     capsys.readouterr()
+
+
+def test_differences_are_those_of_paired_pictures() -> None:
+    def scores(gain: float, rank: int) -> list[Score]:
+        kinds = ("reconstruction", "scene")
+        return [Score(str(i), kind, f"{i}", 0.3 + gain, 0.5, 0.1 * i + gain, rank) for i in range(4) for kind in kinds]
+
+    assert ablate.differences({0: scores(0, 0)}) == []
+    _, head, _, first, last = ablate.differences({2: scores(0, 1), 5: scores(0.02, 0), 0: scores(-0.01, 1)})
+    assert head == "| ID | less ID 2: E-CI | E-DI | CT | found |"
+    assert first == (
+        "| 0 | +0.000 [+0.000, +0.000] | -0.010 [-0.010, -0.010] | -0.010 [-0.010, -0.010] | +0.000 [+0.000, +0.000] |"
+    )
+    assert "+0.020" in last and last.endswith("| +1.000 [+1.000, +1.000] |")
+    assert "found" not in ablate.differences({2: scores(0, -1), 5: scores(0, -1)})[1]

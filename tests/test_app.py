@@ -61,7 +61,9 @@ def test_page_of_every_name_that_the_desk_speaks_of():
     per_slot = ("upload", "cut", "cutout", "note", "slot", "noun", "strength")
     wanted = {*CONTROLS, *(f"{name}{k}" for name in per_slot for k in SLOTS)}
     wanted |= set("count add notes status gallery shown stop viewers strip step overlay branch word who".split())
-    wanted |= set("map_step layers map recipe grid plot film".split())
+    wanted |= set("map_step layers map recipe grid plot film play clock running around alike around_note".split())
+    wanted |= set("compared compare_status sides left right slider sheet made_grid grid_status base_note".split())
+    wanted |= {f"{name}{k}" for name in ("rest", "others", "chip") for k in SLOTS}
     assert wanted <= set(page.c)
 
 
@@ -83,6 +85,15 @@ def test_wrong_options_end_with_a_sentence(arguments: list[str], capsys: pytest.
     assert arguments[1] in capsys.readouterr().err
 
 
+def test_mcp_is_served_or_its_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        app.options(["--mcp"])
+    assert "gradio[mcp]" in capsys.readouterr().err
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: object())
+    assert app.options(["--mcp"]).mcp and not app.options([]).mcp
+
+
 def test_the_page_does_not_wait_for_torch():
     code = "import sys, app; app.options([]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -90,7 +101,7 @@ def test_the_page_does_not_wait_for_torch():
 
 
 def test_styles_and_scripts_ask_nothing_of_other_machines():
-    assert not re.search(r"https?://|@import|url\(", app.CSS + app.TOGGLE)
+    assert not re.search(r"https?://|@import|url\(", app.CSS + app.TOGGLE + app.NAMED_FRAMES)
 
 
 def test_only_the_named_endpoints_are_public(client: Client):
@@ -140,6 +151,13 @@ def test_the_same_call_gives_the_same_picture(client: Client):
     assert np.array_equal(pixels[0], pixels[1]) and not np.array_equal(pixels[0], pixels[2])
 
 
+def test_several_references_of_one_subject_a_size_and_a_scheduler(client: Client):
+    changed = {"per_subject": "2, 1", "size": "32x64", "scheduler": "dpm"}
+    files, _, recipe = generate(client, [BEAR, BEAR, CAT], "bear, cat", "a bear and a cat", **changed)
+    assert Image.open(files[0]).size == (32, 64) and recipe["run"]["scheduler"] == "DPMSolverMultistepScheduler"
+    assert [len(pictures) for pictures in read_png(files[0])[1]] == [2, 1]
+
+
 def test_text_alone(client: Client):
     files, strip, recipe = generate(client, [], "", "a red car in the city")
     assert len(files) == 1 and strip is None and recipe["subjects"] == []
@@ -153,6 +171,9 @@ def test_text_alone(client: Client):
         ([BEAR], "bear", {"steps": 1000}, "number of steps is 1000"),
         ([BEAR], "bear", {"base": "sdxl"}, "not on this machine"),
         ([BEAR] * 5, "a,b,c,d,e", {}, "At most 4"),
+        ([BEAR, CAT], "bear", {"per_subject": "3"}, "per_subject asks for 3"),
+        ([BEAR], "bear", {"per_subject": "five"}, "number from 1 to 4"),
+        ([], "", {"size": "huge"}, "width x height"),
     ],
 )
 def test_generate_refuses_with_a_sentence(

@@ -34,6 +34,21 @@ def open_pool(config: DataConfig, base: BaseModel, cached: bool = True) -> sourc
     return sources.make(replace(config, cache=cached), base, progress=False)
 
 
+def test_one_picture_of_a_subject(pool: DataConfig, tiny_base: BaseModel, tmp_path: Path) -> None:
+    """same_frame: r is cut out of x, r⁺ out of another frame; everything else is the ordinary pool's."""
+    config = replace(pool, path=str(tmp_path), same_frame=True, references=pool.targets)
+    source, ordinary = open_pool(config, tiny_base), open_pool(pool, tiny_base)
+    for seed in range(6):
+        sample = source.draw(seed % 5, random.Random(seed))
+        cut = sources.segmented(sample.image, sample.mask[0], sources.crop_size(tiny_base))
+        assert torch.equal(sample.reference, cut) and not torch.equal(sample.positive, cut)
+    assert torch.equal(source.shards[0]["images"], ordinary.shards[0]["images"])
+    with pytest.raises(ConfigError, match=r"data.references \(2\) equal to data.targets \(3\)"):
+        DataConfig(same_frame=True, targets=3, references=2)
+    with pytest.raises(ConfigError, match="choose another data.path"):
+        open_pool(replace(config, path=pool.path), tiny_base)
+
+
 def equal(a: data.Sample, b: data.Sample) -> bool:
     return (a.subject, a.caption, a.noun, a.drop) == (b.subject, b.caption, b.noun, b.drop) and all(
         torch.equal(getattr(a, name), getattr(b, name)) for name in ("image", "mask", "reference", "positive")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import random_adapter
 from PIL import Image
 from serving import EXAMPLES, tiny_model
 
 from customcontrast import recipe
+from customcontrast.checkpoint import save_adapter
 from customcontrast.desk import CONTROLS, OUR_FAULT, SLOTS, Changes, Desk, Set, Shown
 from customcontrast.request import ADD, REMOVE, Cut, StudioError
-from customcontrast.studio import PACKAGED, Studio, StudioConfig
+from customcontrast.studio import PACKAGED, PLAIN, Studio, StudioConfig
 
 DEFAULTS = {
     "prompt": "a bear on the beach",
@@ -29,6 +32,9 @@ DEFAULTS = {
     "pictures": 1,
     "location_masks": True,
     "base": "toyland",
+    "size": "",
+    "scheduler": "",
+    "text_tokens": True,
 }
 
 
@@ -49,7 +55,9 @@ def cat(desk: Desk) -> Cut:
     return desk.upload(1, str(EXAMPLES / "cat.png"))["cut1"]
 
 
-def values(subjects: Sequence[tuple[Cut | None, str]] = (), **changed: object) -> list[object]:
+def values(
+    subjects: Sequence[tuple[Cut | None, str]] = (), rests: Sequence[Sequence[Cut]] = (), **changed: object
+) -> list[object]:
     """The values of all controls, in the page's order."""
     rows = [*subjects, *[(None, "")] * (len(SLOTS) - len(subjects))]
     controls = DEFAULTS | changed
@@ -58,6 +66,7 @@ def values(subjects: Sequence[tuple[Cut | None, str]] = (), **changed: object) -
         *(cut for cut, _ in rows),
         *(noun for _, noun in rows),
         *[1.0] * len(SLOTS),
+        *(rests or [()] * len(SLOTS)),
     ]
 
 
@@ -128,9 +137,10 @@ def test_clicks_undo_and_reset(desk: Desk, bear: Cut):
 def test_slots_are_added_and_removed_in_place(desk: Desk, bear: Cut, cat: Cut):
     assert desk.add(1)["count"] == 2 and desk.add(1)["slot2"]["visible"] and not desk.add(1)["slot3"]["visible"]
     assert desk.add(4)["count"] == 4 and desk.add(3)["add"]["visible"] is False
-    rows = ["b.png", bear, "bear", 0.5, "c.png", cat, "cat", 2.0, None, None, "", 1.0, None, None, "", 1.0]
+    rows = [bear, (), "bear", 0.5, cat, (bear,), "cat", 2.0, None, (), "", 1.0, None, (), "", 1.0]
     changes = desk.remove(1, 2, *rows)
-    assert (changes["upload1"], changes["cut1"], changes["noun1"], changes["strength1"]) == ("c.png", cat, "cat", 2.0)
+    assert (changes["upload1"], changes["cut1"], changes["noun1"]) == (cat.picture, cat, "cat")
+    assert changes["strength1"] == 2.0 and changes["rest1"] == (bear,) and changes["rest2"] == ()
     assert changes["cut2"] is None and changes["cutout2"] is None and changes["count"] == 1
     assert changes["slot1"]["visible"] and not changes["slot2"]["visible"]
 
@@ -237,7 +247,8 @@ def test_a_recipe_restores_every_control_and_the_same_picture(desk: Desk, run: l
     assert changes["prompt"] == "a bear and a cat in the forest" and changes["count"] == 2 and changes["seed"] == 5
     assert set(CONTROLS) <= set(changes) and changes["noun2"] == "cat" and changes["slot2"]["visible"]
     rows = [(changes[f"cut{k}"], changes[f"noun{k}"]) for k in SLOTS]
-    again = list(desk.generate(*values(rows, **{n: changes[n] for n in CONTROLS})))[-1]
+    controls = {n: changes[n]["value"] if isinstance(changes[n], Set) else changes[n] for n in CONTROLS}
+    again = list(desk.generate(*values(rows, **controls)))[-1]
     for before, after in zip(run[-1]["gallery"]["value"], again["gallery"]["value"], strict=True):
         assert np.array_equal(np.asarray(Image.open(before)), np.asarray(Image.open(after)))
 
@@ -251,6 +262,151 @@ def test_a_recipe_for_a_model_that_is_not_here_says_so(desk: Desk, tmp_path: Pat
     assert "base" not in changes and "not on this machine" in changes["status"]
 
 
+def test_several_pictures_of_one_subject_and_back(desk: Desk, bear: Cut, cat: Cut):
+    aside = desk.another(1, bear, ())
+    assert aside["cut1"] is None and aside["rest1"] == (bear,) and aside["others1"]["visible"]
+    back = desk.swap(1, 0, cat, (bear,))
+    assert back["cut1"] is bear and back["rest1"] == (cat,) and back["upload1"] is bear.picture
+    assert "at most 4" in desk.another(1, bear, (cat, cat, cat))["note1"]["value"]
+    assert "picture first" in desk.another(1, None, ())["note1"]["value"] and desk.swap(1, 5, cat, ()) == {}
+    album = [(cat,), (), (), ()]
+    settings = {"steps": 2, "size": "32 x 64", "scheduler": "euler", "text_tokens": False}
+    both = list(desk.generate(*values([(bear, "bear")], album, **settings)))[-1]
+    alone = list(desk.generate(*values([(bear, "bear")], **settings)))[-1]
+    file = both["gallery"]["value"][0]
+    assert Image.open(file).size == (32, 64)
+    assert not np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(alone["gallery"]["value"][0])))
+    loaded = desk.load(file)
+    assert loaded["size"]["value"] == "32x64" and loaded["scheduler"] == "euler" and loaded["text_tokens"] is False
+    assert len(loaded["rest1"]) == 1 and np.array_equal(loaded["rest1"][0].mask, cat.mask)
+    again = values([(loaded["cut1"], "bear")], [loaded["rest1"], (), (), ()], **settings)
+    same = list(desk.generate(*again))[-1]["gallery"]["value"][0]
+    assert np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(same)))
+
+
+def test_the_same_seed_four_ways(desk: Desk, bear: Cut):
+    *told, last = desk.compare(*values([(bear, "bear")], steps=4, subject_scale=2.0))
+    assert all("compare_status" in changes for changes in told)
+    pictures = {key: np.asarray(image).tobytes() for key, (_, image) in last["compared"].pictures.items()}
+    assert list(pictures) == ["text", "visual", "unmasked", "full"] and len(set(pictures.values())) == 4
+    full = list(desk.generate(*values([(bear, "bear")], steps=4, subject_scale=2.0)))[-1]["shown"].result.images[0]
+    assert np.asarray(full).tobytes() == pictures["full"]
+    plain = list(desk.generate(*values(steps=4)))[-1]["shown"].result.images[0]
+    assert np.asarray(plain).tobytes() == pictures["text"]
+    left, right = last["slider"]["value"]
+    assert left.size == right.size and last["sheet"]["value"].width > 3 * 256
+    other = desk.side_by_side(last["compared"], "text", "full")["slider"]["value"]
+    assert np.asarray(other[0]).tobytes() != np.asarray(left).tobytes()
+    assert "no subject to compare" in list(desk.compare(*values()))[-1]["compare_status"]
+
+
+def test_an_adapter_without_the_contrastive_losses_stands_beside(
+    tmp_path_factory: pytest.TempPathFactory, bear: Cut, desk: Desk
+):
+    folder = tiny_model(tmp_path_factory.mktemp("tiny"))
+    shared = Studio(StudioConfig(weights=str(folder), device="cpu"))
+    other = random_adapter(shared.model().base, seed=5)
+    save_adapter(other, folder / PLAIN)
+    mine = Desk(shared, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
+    control = values([(bear, "bear")], steps=4, subject_scale=2.0)
+    pictures = list(mine.compare(*control))[-1]["compared"].pictures
+    assert list(pictures) == ["text", "visual", "plain", "unmasked", "full"]
+    made = {key: np.asarray(image).tobytes() for key, (_, image) in pictures.items()}
+    assert len(set(made.values())) == 5
+    before = list(desk.compare(*control))[-1]["compared"]
+    assert np.asarray(before.pictures["full"][1]).tobytes() == made["full"]  # the other adapter left no trace
+    with pytest.raises(StudioError, match="train.ablate --ids 2"):
+        desk.side_by_side(before, "plain", "full")
+    request = dataclasses.replace(mine._request(control), contrast=False)
+    with pytest.raises(StudioError, match="put it beside the adapter as adapter-plain.safetensors"):
+        list(desk.studio.stream(request))
+
+
+def test_a_grid_over_two_parameters(desk: Desk, bear: Cut):
+    made = list(desk.grid("seed", "1, 2, 3", "prompt", "a bear\na red car", *values([(bear, "bear")], steps=2)))[-1]
+    sheet = made["made_grid"]["value"]
+    assert sheet.width > 3 * 256 and sheet.height > 2 * 256
+    one = list(desk.generate(*values([(bear, "bear")], steps=2, seed=2)))
+    assert one[-1]["shown"].result is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("seed", "1", "seed", "2"), "two different"),
+        (("seed", "1,2,3,4,5", "guidance", "1,2,3,4"), "at most 16"),
+        (("seed", "much", "guidance", "1"), "must be numbers"),
+        (("seed", "", "guidance", "1"), "which values"),
+        (("seed", "-1", "guidance", "1"), "seed is -1"),
+        (("scheduler", "none such", "guidance", "1"), "no scheduler"),
+        (("nonsense", "1", "guidance", "1"), "cannot run over"),
+    ],
+)
+def test_grids_that_cannot_be_made_get_a_sentence(desk: Desk, bear: Cut, given: tuple[str, ...], said: str):
+    last = list(desk.grid(*given, *values([(bear, "bear")])))[-1]
+    assert said in last["grid_status"] and "cc-error" in last["grid_status"]
+
+
+def test_the_steps_play_over_the_forming_picture(desk: Desk, shown: Shown):
+    assert [step for step, _ in shown.previews] == [2, 4]
+    assert shown.forming(2).size == shown.result.images[0].size and shown.forming(4) is shown.result.images[0]
+    second = Shown(shown.request, shown.result, 1, shown.previews)
+    assert not np.array_equal(np.asarray(shown.forming(2)), np.asarray(second.forming(2)))
+    begun = desk.play(shown, 4, False)
+    assert begun["clock"] == Set(active=True) and begun["running"] and begun["step"]["value"] == 1
+    assert desk.tick(shown, 1, True)["step"]["value"] == 2 and desk.tick(shown, 1, False) == {}
+    end = desk.tick(shown, 3, True)
+    assert end["step"]["value"] == 4 and end["running"] is False and end["clock"] == Set(active=False)
+    assert desk.play(shown, 2, True)["running"] is False and desk.play(None, 1, False) == {}
+
+
+def test_features_say_how_to_make_the_atlas(desk: Desk, shown: Shown):
+    changes = desk.features(shown)
+    assert "train.features" in changes["around_note"]["value"] and changes["around"]["visible"] is False
+    assert "no subject" in desk.features(None)["around_note"]["value"]
+
+
+def test_a_subject_is_placed_among_known_ones(desk: Desk, shown: Shown):
+    from customcontrast.features import FILE, Atlas, encoder_features
+
+    model = desk.studio.model()
+    subjects = [desk.studio.subject(model, "toyland", picked) for picked in shown.request.subjects]
+    rows = np.concatenate([encoder_features(model.adapter, subject.features).numpy() for subject in subjects])
+    places = np.array([[0, 0], [10, 10]], np.float32)
+    pictures = np.zeros((2, 16, 16, 3), np.uint8)
+    file = Path(desk.studio.config.weights) / FILE
+    Atlas(rows, places, np.arange(2), pictures, ("first", "second")).write(file)
+    try:
+        changes = desk.features(shown)
+        assert changes["around"]["visible"] and changes["alike"]["value"].width > 0
+    finally:
+        file.unlink()
+        desk.studio._atlases.clear()
+
+
+def test_chips_put_a_subject_into_the_prompt(desk: Desk):
+    chips = desk.chips("bear", "", None, "owl")
+    assert chips["chip1"] == Set(value="+ bear", visible=True) and not chips["chip2"]["visible"]
+    assert (
+        desk.chip(4, "a bear", "owl")["prompt"] == "a bear and an owl"
+        and desk.chip(1, "", "bear")["prompt"] == "a bear"
+    )
+    assert "what subject 1 is" in desk.chip(1, "", " ")["notes"]["value"]
+
+
+def test_a_base_that_is_not_here_says_how_to_get_it(desk: Desk):
+    if not desk.studio.offers("sdxl"):
+        changes = desk.choose_base("sdxl")
+        assert changes["base"] == "toyland" and "hf download" in changes["base_note"]["value"]
+    changes = desk.choose_base("toyland")
+    assert ("96 × 128", "96x128") in changes["size"]["choices"] and changes["size"]["value"] == ""
+
+
+def test_the_seed_of_the_picture_on_view(desk: Desk, shown: Shown):
+    assert desk.reuse_seed(shown) == {"seed": 5} and desk.reuse_seed(None) == {}
+    assert desk.reuse_seed(Shown(shown.request, shown.result, 1)) == {"seed": 6}
+
+
 def test_viewers(desk: Desk, shown: Shown):
     changes = desk.show(shown)
     assert changes["step"] == Set(maximum=4, value=4, visible=True)
@@ -262,7 +418,10 @@ def test_viewers(desk: Desk, shown: Shown):
     assert changes["overlay"]["value"].width >= 384
     more = desk.show_more(shown)
     assert (
-        Image.open(more["film"]["value"]).n_frames >= 2 and more["grid"].width > 0 and more["plot"]["value"].width > 0
+        Path(more["video"]["value"]).read_bytes()[4:8] == b"ftyp"
+        and Image.open(more["film"]["value"]).n_frames >= 2
+        and more["grid"].width > 0
+        and more["plot"]["value"].width > 0
     )
 
 
@@ -283,6 +442,18 @@ def test_other_steps_words_branches_and_layers_give_other_maps(desk: Desk, shown
     arrays = [np.asarray(changes["map"]).tobytes() for changes in pictures]
     assert len(set(arrays)) == len(arrays)
     assert pictures[3]["who"]["visible"] and not pictures[3]["word"]["visible"]
+
+
+def test_a_click_shows_what_was_looked_at(desk: Desk, shown: Shown):
+    """Of the subject's picture, by the place that is clicked; a mean over all places before; nothing for words."""
+    assert not desk.show(shown)["looked"]["visible"] and not desk.show(shown)["looked_note"]["visible"]
+    mean = desk.map(shown, "visual", 0, 1, 0, "")
+    assert mean["looked_note"]["visible"] and not desk.map(shown, "text", 0, 0, 0, "")["looked"]["visible"]
+    wide, high = mean["map"].size
+    pictures = [mean, *(desk.look(at, shown, "visual", 1) for at in ((5, 5), (wide - 1, high - 1), (wide // 2, 5)))]
+    arrays = [np.asarray(changes["looked"]["value"]).tobytes() for changes in pictures]
+    assert len(set(arrays)) == len(arrays)
+    assert desk.look((5, 5), shown, "text", 0) == {} == desk.look((5, 5), None, "visual", 0)
 
 
 def test_another_picture_of_the_run_is_picked(desk: Desk, shown: Shown):

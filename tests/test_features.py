@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from customcontrast.bases import BaseModel
+from customcontrast.features import Atlas, AtlasError, encoder_features
 from customcontrast.pipeline import CustomContrast
 from train import features
 from train.toyland import World
@@ -51,9 +53,9 @@ def test_a_view_is_the_same_for_every_subject() -> None:
 def test_features_are_of_unit_length_and_see_no_neighbour(tiny_custom: CustomContrast) -> None:
     base: BaseModel = tiny_custom.base
     pictures = torch.randint(0, 255, (5, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    together = features.encoder_features(base, tiny_custom.adapter, pictures, times=(100, 900))
+    together = features.picture_features(base, tiny_custom.adapter, pictures, times=(100, 900))
     alone = torch.cat(
-        [features.encoder_features(base, tiny_custom.adapter, p[None], times=(100, 900)) for p in pictures]
+        [features.picture_features(base, tiny_custom.adapter, p[None], times=(100, 900)) for p in pictures]
     )
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
@@ -65,10 +67,57 @@ def test_the_command_writes_table_pictures_and_json(tmp_path: Path) -> None:
 
     file = Path(BASES["toyland"].weights) / "adapter.safetensors"
     arguments = ["--adapter", f"ours={file}", "--subjects", "4", "--views", "3", "--out", str(tmp_path)]
+    arguments += ["--atlas", str(tmp_path / "features.safetensors")]
     assert features.main(arguments) == 0
     numbers = json.loads((tmp_path / "features.json").read_text())
     assert set(numbers["reports"]) == {"ours", "CLIP image embedding"} and len(numbers["subjects"]) == 4
+    known = Atlas.read(tmp_path / "features.safetensors")
+    assert known.features.shape[0] == 12 and known.pictures.shape[:3] == (4, 64, 64) and len(known.names) == 4
+    for i in (0, 5, 11):  # a known picture is nearest to its own subject
+        assert known.locate(known.features[i])[1][0] == (known.subjects[i], pytest.approx(1, abs=1e-4))
     assert "| ours |" in (tmp_path / "table.md").read_text() and (tmp_path / "ours.png").stat().st_size > 5000
+
+
+def small_atlas() -> Atlas:
+    """Two subjects, three views each, at right angles."""
+    features = np.repeat(np.eye(2, 4, dtype=np.float32), 3, axis=0)
+    places = np.array([[0, 0], [0, 1], [1, 0], [9, 9], [9, 10], [10, 9]], np.float32)
+    return Atlas(features, places, np.array([0, 0, 0, 1, 1, 1]), np.zeros((2, 8, 8, 3), np.uint8), ("bear", "owl"))
+
+
+def test_a_new_subject_lies_by_its_neighbours() -> None:
+    known = small_atlas()
+    place, near = known.locate(np.array([3.0, 0, 0, 0], np.float32))  # its length does not matter
+    np.testing.assert_allclose(place, known.places[:3].mean(0), atol=1e-4)
+    assert near == [(0, 1.0), (1, 0.0)]
+    middle, _ = known.locate(np.array([1.0, 1.0, 0, 0], np.float32))
+    weights = np.array([1, 1, 1, 1, 1]) / 5  # five of six, all equally alike
+    np.testing.assert_allclose(middle, weights @ known.places[:5], atol=1e-4)
+    with pytest.raises(AtlasError, match="another adapter"):
+        known.locate(np.ones(5, np.float32))
+
+
+def test_an_atlas_is_read_as_written_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "features.safetensors"
+    with pytest.raises(AtlasError, match="--atlas features.safetensors"):
+        Atlas.read(file)
+    known = small_atlas()
+    known.write(file)
+    again = Atlas.read(file)
+    assert again.names == known.names and all(
+        np.array_equal(getattr(again, key), getattr(known, key))
+        for key in ("features", "places", "subjects", "pictures")
+    )
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(AtlasError, match="damaged"):
+        Atlas.read(file)
+
+
+def test_several_references_make_one_feature(tiny_custom: CustomContrast) -> None:
+    f_I = torch.randn(2, 6, tiny_custom.adapter.config.width, generator=torch.Generator().manual_seed(4))
+    joined = encoder_features(tiny_custom.adapter, f_I.reshape(1, 12, -1))
+    assert joined.shape == (1, 2 * tiny_custom.adapter.config.width)
+    assert joined.norm().item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [["--adapter", "file"], ["--adapter", "a=b", "--views", "1"]])

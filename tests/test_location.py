@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from customcontrast.attention.location import location_mask, minmax, ownership_weights
+from customcontrast.attention.location import Masker, location_mask, minmax, ownership_weights, shared
 from customcontrast.config import LocationConfig
 
 CONFIG = LocationConfig()
@@ -77,3 +77,52 @@ def test_ownership_weights_sum_to_one_and_follow_the_larger() -> None:
         weights[..., 0] > weights[..., 1],
         minmax(maps.mT[..., None])[:, 0, :, 0] > minmax(maps.mT[..., None])[:, 1, :, 0],
     )
+
+
+# ---- drawn layouts, subjects without a mask --------------------------------------------------------
+
+
+def test_a_drawn_layout_is_the_mask_and_the_others_leave_it() -> None:
+    torch.manual_seed(0)
+    A, box = torch.rand(2, 3, 6, 8), torch.zeros(6, 8)
+    box[2:5, 1:4] = 1
+    M = location_mask(A, CONFIG, drawn={1: box})
+    assert torch.equal(M[:, 1], box.expand(2, -1, -1))
+    assert (M[:, [0, 2]] * box).abs().max() == 0
+    outside = location_mask(A[:, [0, 2]], CONFIG)[..., box == 0]
+    assert torch.equal(M[:, [0, 2]][..., box == 0], outside), "the drawn subject's own map takes no pixel"
+
+
+def test_a_free_subject_takes_no_pixel_from_the_others() -> None:
+    torch.manual_seed(0)
+    A = torch.rand(1, 3, 6, 8)
+    M = location_mask(A, CONFIG, free={2})
+    assert torch.equal(M[:, :2], location_mask(A[:, :2], CONFIG))
+    everyone = location_mask(A, CONFIG, free={0, 1, 2})
+    assert torch.equal(everyone, location_mask(A, CONFIG)), "all free: masks for the eye, as without the switch"
+
+
+def test_overlapping_layouts_share_evenly() -> None:
+    left, right = torch.zeros(1, 4), torch.zeros(1, 4)
+    left[0, :3], right[0, 2:] = 1, 0.5
+    parts = shared({0: left, 2: right})
+    assert torch.allclose(parts[0], torch.tensor([[1, 1, 1 / 1.5, 0]]))
+    assert torch.allclose(parts[2], torch.tensor([[0, 0, 0.5 / 1.5, 0.5]]))
+
+
+def test_masker_goes_by_step() -> None:
+    torch.manual_seed(0)
+    box = torch.zeros(4, 4)
+    box[1:3] = 1
+    masker = Masker(LocationConfig(start_step=3, freeze_step=2), [box, None, None], [True, True, False], images=2)
+    assert masker.at(1)[1] == (True, False, False)
+    assert torch.equal(masker.at(1)[0][:, 0], box.expand(2, -1, -1)), "drawn: from step 1 on"
+    assert (masker.at(1)[0][:, 1:] == 1).all()
+    masker.take(torch.rand(2, 3, 4, 4))
+    assert masker.at(2)[1] == (True, False, False) and masker.at(3)[1] == (True, True, False)
+    assert masker.asks(2) and not masker.asks(3)
+    all_drawn = Masker(LocationConfig(enabled=False), [box], [True], 1)
+    assert not all_drawn.asks(1) and all_drawn.at(1)[1] == (True,), "a drawing holds with location masks off"
+    none = Masker(LocationConfig(), [None], [True], 1)
+    none.take(None)
+    assert none.at(5) == (None, ())

@@ -88,3 +88,60 @@ def test_resize_keeps_what_fits() -> None:
     maps = torch.rand(1, 1, 4, 6)
     assert resize(maps, (4, 6)) is maps
     assert resize(maps, (2, 3)).shape == (1, 1, 2, 3)
+
+
+def test_resize_takes_bf16_on_a_cpu() -> None:
+    maps = torch.rand(1, 2, 4, 6)
+    assert torch.allclose(resize(maps.bfloat16(), (3, 4)), resize(maps, (3, 4)), atol=1e-2)
+
+
+def test_sums_are_float32_whatever_comes_in() -> None:
+    recorder = MapRecorder()
+    for layer in range(300):
+        recorder.add_visual(layer, (1, 1), torch.full((1, 1, 1), 0.5, dtype=torch.bfloat16))
+    assert recorder.mean("visual").item() == 0.5, "300 times 0.5 is beyond bf16's 8 bits"
+
+
+# ---- chosen layers and tokens ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [(0,), (1, 4), (3, 1)])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_chosen_layers_and_tokens_are_the_plain_average_of_these(layers: tuple[int, ...], everywhere: bool) -> None:
+    _, plain = record(tokens=6)
+    recorder = MapRecorder([0, 3, 2], layers, everywhere)
+    for layer, size in enumerate(SIZES):
+        text, subject, visual = (plain[kind][layer].flatten(2).mT for kind in ("text", "subject", "visual"))
+        assert recorder.takes(layer) == (everywhere or layer in layers)
+        recorder.add_text(layer, size, text, subject)
+        recorder.add_visual(layer, size, visual)
+    for kind, maps in plain.items():
+        chosen = [maps[layer][:, [0, 3, 2]] if kind == "text" else maps[layer] for layer in layers]
+        expected = torch.stack([up(m, (8, 12)) for m in chosen]).mean(dim=0)
+        assert torch.allclose(recorder.mean(kind, (8, 12)), expected, atol=1e-6)
+    every = plain["visual"] + plain["subject"] if everywhere else None
+    if every:
+        expected = torch.stack([up(m, (8, 12)) for m in every]).mean(dim=0)
+        assert torch.allclose(aggregate(recorder), expected, atol=1e-6), "the location mask sees every layer"
+    assert set(recorder.by_resolution()) == {SIZES[layer] for layer in layers}
+
+
+def test_looked_against_a_plain_sum() -> None:
+    torch.manual_seed(0)
+    sources = [torch.rand(5, 3, 2, 4).flatten(2).softmax(-1).unflatten(-1, (2, 4)) for _ in range(2)]
+    recorder = MapRecorder(sources=sources)
+    weights = [[torch.rand(2, h * w, 3) for h, w in SIZES] for _ in range(2)]
+    for k in range(2):
+        for layer, size in enumerate(SIZES):
+            recorder.add_looked(layer, size, k, weights[k][layer])
+            recorder.add_visual(layer, size, weights[0][layer].sum(dim=-1, keepdim=True))
+        recorder.add_looked(0, SIZES[0], k, weights[k][0])  # a second time changes nothing
+    for k in range(2):
+        maps = []
+        for layer, (h, w) in enumerate(SIZES):
+            each = torch.einsum("rxn,nij->rijx", weights[k][layer], sources[k][layer])
+            maps.append(up(each.reshape(2, 8, h, w), (8, 12)).reshape(2, 2, 4, 8, 12))
+        expected = torch.stack(maps).mean(dim=0).permute(0, 3, 4, 1, 2)
+        assert torch.allclose(recorder.looked(k), expected, atol=1e-6)
+    assert torch.allclose(recorder.looked(0).sum(dim=(-2, -1)), recorder.mean("visual")[:, 0], atol=1e-5)
+    assert MapRecorder().looked(0) is None

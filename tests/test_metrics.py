@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 import torch
 from conftest import random_adapter
 from PIL import Image
-from safetensors.torch import save_file
 
 from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import save_adapter
@@ -19,7 +19,7 @@ from customcontrast.segmentation import Segmentation
 from train import evaluate, metrics, readers, sources
 from train.benchmark import EDITS, ceiling, folder_cases, toyland_cases
 from train.config import DataConfig
-from train.metrics import CATEGORIES, Score, bootstrap, by_category, cosine, identity_rank, markdown, summarise
+from train.metrics import CATEGORIES, Score, bootstrap, by_category, cosine, identity_rank, markdown, paired, summarise
 from train.toyland import World, is_heldout
 
 
@@ -60,6 +60,21 @@ def test_bootstrap_covers_the_mean_and_groups_widen_it() -> None:
         bootstrap([])
     with pytest.raises(ValueError, match="one group per value"):
         bootstrap([1.0, 2.0], [0])
+
+
+def test_pairs_see_what_the_two_means_hide() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0.5, 0.2, 20)  # subjects differ far more than the two methods
+    before = [Score(str(i), "scene", f"p{k}", 0.3, 0.0, h) for i, h in enumerate(hard) for k in range(3)]
+    after = [replace(s, di=s.di + 0.02 + rng.normal(0, 0.01)) for s in before]
+    gain = paired(after, before, lambda s: s.di)
+    assert gain.low > 0.01 and gain.high < 0.03 and gain.count == 60
+    apart = [bootstrap([s.di for s in rows], [s.subject for s in rows]) for rows in (before, after)]
+    assert apart[0].high > apart[1].low  # the plain intervals overlap
+    assert paired(before, before, lambda s: s.di).high == 0
+    assert f"{gain:+}".startswith("+0.0") and str(gain).startswith("0.0")
+    with pytest.raises(ValueError, match="same benchmark"):
+        paired(after[1:], before[:-1], lambda s: s.di)
 
 
 def test_identity_rank_counts_nearer_distractors() -> None:
@@ -199,15 +214,10 @@ def test_contrast_is_least_when_frames_of_one_subject_agree() -> None:
 
 
 def test_a_whole_evaluation(
-    tiny_base: BaseModel, tiny_folder: Path, quick_readers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: BaseModel, headed_folder: Path, quick_readers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = save_adapter(random_adapter(tiny_base), tmp_path / "a.safetensors", step=7)
-    head = tiny_folder / "clip_head.safetensors"
-    if not head.exists():
-        width = tiny_base.text_encoders[0].config.hidden_size
-        out = tiny_base.image_encoder.config.projection_dim
-        save_file({"text_projection.weight": torch.randn(out, width)}, head)
-    arguments = ["adapter", "--weights", str(tiny_folder), "--adapter", str(adapter), "--readers", str(quick_readers)]
+    arguments = ["adapter", "--weights", str(headed_folder), "--adapter", str(adapter), "--readers", str(quick_readers)]
     arguments += ["--limit", "2", "--steps", "2", "--out", str(tmp_path / "out")]
     assert evaluate.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()
@@ -235,3 +245,19 @@ def test_the_command_names_its_parts_and_its_mistakes(tmp_path: Path, capsys: py
     assert evaluate.main(["adapter", "--weights", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "pass weights=FOLDER" in error and "Traceback" not in error
+
+
+def test_image_reward_is_a_column_where_it_was_asked() -> None:
+    rows = [metrics.Score(f"s{i}", "scene", "a bear", 0.1, 0.2, 0.3, ir=float(i)) for i in range(4)]
+    assert metrics.summarise(rows)["IR"].mean == 1.5
+    assert "| IR |" in metrics.markdown({"ours": rows}, {"IR": "ImageReward-v1.0"})
+    plain = [metrics.Score("s", "scene", "a bear", 0.1, 0.2, 0.3)]
+    assert "IR" not in metrics.summarise(plain)
+
+
+def test_image_reward_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ImageReward", None)
+    with pytest.raises(ValueError, match="pip install image-reward"):
+        metrics.image_reward("ImageReward-v1.0", torch.device("cpu"))

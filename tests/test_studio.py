@@ -17,6 +17,7 @@ from customcontrast.request import (
     ADD,
     BOX,
     MAX_SIDE,
+    SCHEDULER_TITLES,
     Cut,
     Picked,
     Request,
@@ -47,6 +48,17 @@ def test_choices_are_what_the_bases_say():
         assert choice.hub in (None, BASES[name].weights)
 
 
+def test_schedulers_are_those_of_the_core():
+    from customcontrast.sampling import SCHEDULERS
+
+    assert set(SCHEDULER_TITLES) == set(SCHEDULERS)
+
+
+def test_sizes_are_read_and_written_alike():
+    assert check(Request("a bear", size=" 64 × 96 ")).size == "64x96" and check(Request("a bear")).size == ""
+    assert Request("a bear", size="64x96").width_height == (64, 96) and Request("a bear").width_height is None
+
+
 def test_nothing_heavy_is_imported_before_a_model_is_asked_for():
     code = "import sys, customcontrast.desk; print(sorted({'torch', 'diffusers', 'gradio'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -67,6 +79,10 @@ def test_nothing_heavy_is_imported_before_a_model_is_asked_for():
         ({"seed": -3}, "seed"),
         ({"seed": None}, "seed"),
         ({"pictures": 99}, "number of pictures"),
+        ({"size": "large"}, "width x height"),
+        ({"size": "8x8"}, "does not fit"),
+        ({"size": "2048x2048"}, "at most"),
+        ({"scheduler": "fast"}, "no scheduler"),
     ],
 )
 def test_wrong_requests_get_one_sentence(wrong: dict[str, object], said: str):

@@ -15,17 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from customcontrast.bases import BaseModel
+from customcontrast.bases import BaseModel, load_base
 from customcontrast.checkpoint import Adapter, load_adapter
 from customcontrast.conditioning import encode_contexts, encode_prompt
-from train import state
-from train.config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig
+from train import monitor, state
+from train.config import AdapterTrainConfig, ConfigError, DataConfig, LogConfig, LossConfig, OptimConfig
 from train.data import Batch, Samples, collate, make_source, with_features
 from train.losses import Losses
 from train.state import EMA, Progress, ResumeError, learning_rate
-from train.step import AdapterLoss, Noise, prompts_of
+from train.step import AdapterLoss, Noise, contexts_of, prompts_of
 from train.train import main, train
 
 ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
@@ -119,6 +120,39 @@ def for_base(base: BaseModel, batch: Batch) -> Batch:
     images = torch.randint(0, 255, (len(batch), 3, 64, 64), generator=g, dtype=torch.uint8)
     empty = {"latents": None, "reference_states": None, "positive_states": None, "embeddings": None}
     return with_features(base, replace(batch, images=images, **empty))
+
+
+@pytest.mark.parametrize("drops", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1)])
+def test_the_short_way_of_contexts_is_the_plain_way(
+    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, drops: tuple[int, ...]
+) -> None:
+    """Prompts without S* go through the text encoder once, not L times: the same values and gradients of S*."""
+    if any_base is not tiny_base:
+        batch = for_base(any_base, batch)
+    batch = replace(batch, drop_subject=torch.tensor(drops, dtype=torch.bool))
+    prompts = prompts_of(any_base, batch, ENCODER["text_queries"])
+    widths = [e.get_input_embeddings().embedding_dim for e in any_base.text_encoders]
+    L, n = len(any_base.cross_attention_layers), ENCODER["text_queries"]
+    tokens = [torch.randn(4, L, n, width, requires_grad=True) for width in widths]
+    ways = [contexts_of(any_base, prompts, tokens, 512), encode_contexts(any_base, prompts, [tokens], rows=5)]
+    weight = torch.randn(ways[1].hidden.shape)
+    grads = [torch.autograd.grad((w.hidden * weight).sum(), tokens, retain_graph=True) for w in ways]
+    torch.testing.assert_close(ways[0].hidden, ways[1].hidden, atol=1e-5, rtol=1e-5)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    if ways[1].pooled is not None:
+        torch.testing.assert_close(ways[0].pooled, ways[1].pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_the_visual_branch_can_be_silent(tiny_base: BaseModel, batch: Batch) -> None:
+    """An ELITE-like encoder: what the visual branch says does not change L_diff."""
+    model = make_loss(tiny_base, LossConfig(visual=False))
+    noise = noise_for(tiny_base, batch)
+    before = model(batch, noise).diffusion.item()
+    with torch.no_grad():
+        for linear in model.adapter.attention.to_v:
+            linear.weight.mul_(100.0)
+    assert model(batch, noise).diffusion.item() == before
 
 
 def test_terms_that_are_off_are_zero_and_total_is_equation_9(tiny_base: BaseModel, batch: Batch) -> None:
@@ -249,6 +283,12 @@ def test_checkpoints_are_kept_found_and_checked(
     other = replace(settings, optim=replace(settings.optim, batch=7))
     with pytest.raises(ResumeError, match=r"optim.batch 3 → 7"):
         state.load(latest, adapter, ema, optimizer, other)
+    with safe_open(latest, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    young = json.loads(about["config"])
+    del young["data"]["same_frame"], young["optim"]["sharding"]  # written before there were these settings
+    save_file(tensors, tmp_path / "old.safetensors", metadata=about | {"config": json.dumps(young)})
+    assert state.load(tmp_path / "old.safetensors", adapter, ema, optimizer, settings).seconds == 1.5
     with pytest.raises(ResumeError, match="processes 1 → 2"):
         state.load(latest, adapter, ema, optimizer, settings, processes=2)
     longer = replace(settings, optim=replace(settings.optim, steps=99), log=LogConfig(every=9))
@@ -288,6 +328,57 @@ def test_the_exported_adapter_is_read_by_inference(
     assert adapter.metadata["training"]["optim"]["batch"] == 3
     assert (tmp_path / "validation" / "step-0000002.png").is_file()
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_gradient_checkpointing_changes_memory_alone(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    optim = replace(settings.optim, steps=2)
+    train(replace(settings, optim=optim), tmp_path / "plain", cpu=True)
+    train(replace(settings, optim=replace(optim, gradient_checkpointing=True)), tmp_path / "again", cpu=True)
+    one, two = history(tmp_path / "plain"), history(tmp_path / "again")
+    for term in ("total", "location", "gradient"):
+        assert [one[s][term] for s in (1, 2)] == pytest.approx([two[s][term] for s in (1, 2)], rel=1e-3), term
+
+
+def test_accumulation_takes_the_mean_of_its_micro_steps(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    """One optimiser step of two micro-steps = the step by the mean of both gradients."""
+    optim = replace(settings.optim, steps=1, batch=2, accumulation=2, warmup=0, clip_norm=0.0)
+    config = replace(settings, optim=optim)
+    train(config, tmp_path, cpu=True)
+    base = load_base("toyland", settings.weights, "cpu")
+    torch.manual_seed(config.seed)
+    adapter = Adapter.create(base, **config.encoder).float().train()
+    optimizer = state.make_optimizer(adapter, optim)
+    model = AdapterLoss(base, adapter, config.loss)
+    samples = Samples(make_source(config, base, progress=False), config.seed, config.data.drop)
+    for micro in range(2):
+        batch = with_features(base, collate([samples[2 * micro + i] for i in range(2)]))
+        noise = Noise.draw(batch.latents.shape, 1000, (config.seed, 0, micro, 0), base.device)
+        (model(batch, noise).total / 2).backward()
+    optimizer.step()
+    saved = load_file(tmp_path / "checkpoints" / "step-0000001.safetensors")
+    first = {name: p.grad.abs().max() for name, p in adapter.named_parameters()}
+    for name, p in adapter.named_parameters():
+        if first[name] > 1e-5:  # AdamW's first step is the gradient's sign: rounding decides where it is 0
+            moved = (saved[f"exp_avg.{name}"] - optimizer.state[p]["exp_avg"]).abs().max()
+            assert moved < 1e-3 * first[name], name
+
+
+def test_wandb_is_asked_for_by_name_when_it_is_missing(
+    settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "is_wandb_available", lambda: False)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(replace(settings, log=replace(settings.log, wandb=True)), tmp_path, cpu=True)
+
+
+def test_wandb_keeps_an_offline_run(
+    settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log = replace(settings.log, wandb=True, validate_every=1, validate_subjects=1, validate_steps=2)
+    train(replace(settings, log=log, optim=replace(settings.optim, steps=1)), tmp_path, cpu=True)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_sigterm_stops_cleanly_with_a_checkpoint(
@@ -366,14 +457,44 @@ def test_a_killed_run_goes_on_exactly(settings: AdapterTrainConfig, tmp_path: Pa
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def two_processes(settings: AdapterTrainConfig, tmp_path: Path, output: Path) -> str:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [*launch, *command(settings, tmp_path, output)]
+    done = subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_slices_train_as_the_whole(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    """FSDP2 against DDP over two processes: the same losses and weights; each goes on from the other's checkpoint."""
+    whole = replace(settings, optim=replace(settings.optim, steps=2, batch=2), log=replace(settings.log, save_every=1))
+    sliced = replace(whole, optim=replace(whole.optim, sharding="full"))
+    more = replace(sliced, optim=replace(sliced.optim, steps=3))
+    for name, config in (("whole", whole), ("sliced", sliced)):
+        two_processes(config, tmp_path, tmp_path / name)
+    expected, lines = history(tmp_path / "whole"), history(tmp_path / "sliced")
+    assert [lines[i]["total"] for i in (1, 2)] == pytest.approx([expected[i]["total"] for i in (1, 2)], rel=1e-5)
+    assert lines[2]["gradient"] == pytest.approx(expected[2]["gradient"], rel=1e-4)
+    a, b = (load_file(tmp_path / name / "checkpoints" / "step-0000002.safetensors") for name in ("whole", "sliced"))
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], atol=1e-5, rtol=1e-3)
+    two_processes(more, tmp_path, tmp_path / "whole")  # DDP's checkpoint, in slices
+    assert set(history(tmp_path / "whole")) == {1, 2, 3}
+
+
+def test_slices_want_several_processes(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="accelerate launch, or set optim.sharding=none"):
+        train(replace(settings, optim=replace(settings.optim, sharding="full")), tmp_path, cpu=True)
+    with pytest.raises(ConfigError, match="choose none or full"):
+        OptimConfig(sharding="half")
+
+
 def test_two_processes_train_one_adapter(settings: AdapterTrainConfig, tmp_path: Path) -> None:
     settings = replace(settings, optim=replace(settings.optim, steps=2, batch=2))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = command(settings, tmp_path, tmp_path / "out")
-    done = subprocess.run([*launch, *arguments], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    printed = two_processes(settings, tmp_path, tmp_path / "out")
     lines = history(tmp_path / "out")
     assert set(lines) == {1, 2} and (tmp_path / "out" / "adapter.safetensors").is_file()
-    assert done.stdout.count("step 2 of 2") == 2  # two processes, both to the end
+    assert printed.count("step 2 of 2") == 2  # two processes, both to the end
     # 4 subjects in one batch of all processes: MACL sees 3 negatives, not 1; at the start all cosines are alike
     assert lines[1]["cscl"] > 1.0

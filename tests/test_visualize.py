@@ -176,11 +176,11 @@ def test_tsne_plot_is_deterministic_and_checks_its_labels() -> None:
 
 
 def test_tsne_keeps_clusters_together() -> None:
-    from customcontrast.visualize.plots import _tsne
+    from customcontrast.visualize.plots import tsne
 
     rng = np.random.default_rng(1)
     features = np.concatenate([rng.normal(size=(8, 10)) + 12 * rng.normal(size=10) for _ in range(3)])
-    points = _tsne(features, 0)
+    points = tsne(features, 0)
     distance = np.linalg.norm(points[:, None] - points[None], axis=-1) + 1e9 * np.eye(24)
     assert (distance.argmin(1) // 8 == np.arange(24) // 8).all()
 
@@ -267,3 +267,31 @@ def test_animation_names_what_is_wrong(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=says):
             v.animation(frames, tmp_path / name, fps)
+
+
+def test_a_labelled_grid_has_a_place_for_every_picture() -> None:
+    from customcontrast.visualize import labelled_grid
+
+    colors = [["red", "green", "blue"], ["cyan", "magenta", "yellow"]]
+    rows = [[Image.new("RGB", (64, 96), color) for color in row] for row in colors]
+    sheet = labelled_grid(
+        rows, ["a long prompt about a bear", "b"], ["x = 1", "x = 2", "x = 3"], tile=80, title="A bear"
+    )
+    pixels = np.asarray(sheet).reshape(-1, 3)
+    for color in ("red", "lime", "blue", "cyan", "magenta", "yellow"):
+        value = Image.new("RGB", (1, 1), "green" if color == "lime" else color).getpixel((0, 0))
+        assert (pixels == value).all(1).sum() == 80 * 120
+    with pytest.raises(ValueError, match="one for each row"):
+        labelled_grid(rows, ["a"], ["1", "2", "3"])
+    with pytest.raises(ValueError, match="one for each row"):
+        labelled_grid([], [], [])
+
+
+def test_atlas_plot_marks_new_subjects_in_their_colours() -> None:
+    from customcontrast.visualize import SUBJECT_COLORS, atlas_plot
+
+    places = np.random.default_rng(0).normal(size=(12, 2))
+    picture = np.asarray(atlas_plot(places, np.arange(12) // 3, [("bear", places[0]), ("owl", places[5])]))
+    for color in SUBJECT_COLORS[:2]:
+        assert (picture.reshape(-1, 3) == color).all(1).sum() > 50
+    assert not (picture.reshape(-1, 3) == SUBJECT_COLORS[2]).all(1).any()

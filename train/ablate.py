@@ -3,7 +3,9 @@
     python -m train.ablate --config toyland --steps 1500 --seeds 0 1 2 --limit 20 --out runs/ablation
 
 Trains what is not trained yet, evaluates what is not evaluated yet, and writes table.md: every ID with its
-interval over subjects, seeds pooled, beside the paper's numbers. A stopped run goes on.
+interval over subjects, seeds pooled, beside the paper's numbers; then how far every ID is from ID 2, the method
+without its contrastive losses, picture by picture. A run that was stopped, by --minutes or by hand, goes on with the
+same command.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from train import evaluate
 from train.config import AdapterTrainConfig, ConfigError, load_config
-from train.metrics import Interval, Score, bootstrap
+from train.metrics import Interval, Score, bootstrap, paired
 from train.state import ResumeError
 from train.train import train
 
@@ -44,6 +47,9 @@ VARIANTS: dict[int, Variant] = {
 }
 
 
+BASELINE = 2  # the method without its contrastive losses
+
+
 def variant_config(config: AdapterTrainConfig, variant: Variant, seed: int, steps: int) -> AdapterTrainConfig:
     """`config` as this variant trains it. Data order and noise depend on the seed alone, so all variants share them."""
     return replace(
@@ -56,23 +62,43 @@ def variant_config(config: AdapterTrainConfig, variant: Variant, seed: int, step
     )
 
 
+class Deadline:
+    """The minutes of this sitting."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def left(self) -> float | None:
+        """Minutes left, 0 when none are; None without a limit."""
+        return None if self.end is None else max(0.0, (self.end - time.monotonic()) / 60)
+
+
 def run(options: argparse.Namespace) -> str:
     """Train, evaluate, and write the table; returns its Markdown."""
     config = load_config(options.config, options.set)
     scores: dict[int, list[Score]] = {}
+    deadline = Deadline(options.minutes)
     for seed in options.seeds:
         for number in options.ids:
             folder = options.out / f"id{number}-seed{seed}"
+            if deadline.left == 0.0:
+                raise KeyboardInterrupt
             wanted = variant_config(config, VARIANTS[number], seed, options.steps)
-            if train(wanted, folder, cpu=options.cpu).step < options.steps:
+            if train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
                 raise KeyboardInterrupt  # asked to stop: the checkpoint is written
             scores.setdefault(number, []).extend(evaluated(folder, config, options))
             (options.out / "table.md").write_text(table(scores, options), encoding="utf-8")
     return table(scores, options)
 
 
-def evaluated(folder: Path, config: AdapterTrainConfig, options: argparse.Namespace) -> list[Score]:
-    """The scores of one trained variant. A subject keeps its name over the seeds: it is one group of the bootstrap."""
+def evaluated(
+    folder: Path, config: AdapterTrainConfig, options: argparse.Namespace, subject_scale: float = 1.0
+) -> list[Score]:
+    """The scores of one trained variant; subject_scale is λ of Eq. 3.
+
+    A subject keeps its name over the seeds: it is one group of the bootstrap.
+    """
     arguments = argparse.Namespace(
         base=config.base,
         weights=config.weights,
@@ -85,8 +111,9 @@ def evaluated(folder: Path, config: AdapterTrainConfig, options: argparse.Namesp
         dino=options.dino,
         steps=options.denoising,
         guidance=None,
-        subject_scale=1.0,
+        subject_scale=subject_scale,
         seed=0,
+        floor=options.out / "floor",
         out=folder / "evaluation",
     )
     done = arguments.out / "scores.json"
@@ -96,14 +123,44 @@ def evaluated(folder: Path, config: AdapterTrainConfig, options: argparse.Namesp
     return [Score(**row) for row in rows]
 
 
+MEASURES: dict[str, tuple[bool, Callable[[Score], float]]] = {  # column: (edits alone, value of a picture)
+    "E-CI": (True, lambda s: s.ci),
+    "E-DI": (True, lambda s: s.di),
+    "CT": (False, lambda s: s.ct),
+}
+FOUND = {"found": (False, lambda s: float(s.rank == 0))}  # where there are distractors
+
+
+def asked(scores: Sequence[Score], edits: bool) -> list[Score]:
+    """The pictures that a column is about."""
+    return [s for s in scores if not edits or s.category != "reconstruction"]
+
+
 def columns(scores: Sequence[Score]) -> dict[str, Interval]:
     """E-CI, E-DI and CT, as the paper's tables have them."""
-    edits = [s for s in scores if s.category != "reconstruction"]
-    return {
-        "E-CI": bootstrap([s.ci for s in edits], [s.subject for s in edits]),
-        "E-DI": bootstrap([s.di for s in edits], [s.subject for s in edits]),
-        "CT": bootstrap([s.ct for s in scores], [s.subject for s in scores]),
-    }
+    found = {}
+    for name, (edits, value) in MEASURES.items():
+        rows = asked(scores, edits)
+        found[name] = bootstrap([value(s) for s in rows], [s.subject for s in rows])
+    return found
+
+
+def differences(scores: dict[int, list[Score]]) -> list[str]:
+    """Markdown: every ID less the baseline, over pairs of pictures of one subject, prompt and seed; [] without it."""
+    if BASELINE not in scores or len(scores) < 2:
+        return []
+    ranked = all(s.rank >= 0 for rows in scores.values() for s in rows)
+    measures = MEASURES | (FOUND if ranked else {})
+    lines = ["", f"| ID | less ID {BASELINE}: {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
+    for number, rows in sorted(scores.items()):
+        if number == BASELINE:
+            continue
+        cells = [
+            f"{paired(asked(rows, edits), asked(scores[BASELINE], edits), value):+}"
+            for edits, value in measures.values()
+        ]
+        lines.append(f"| {number} | {' | '.join(cells)} |")
+    return lines
 
 
 def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
@@ -114,6 +171,7 @@ def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
         ours = " | ".join(str(value) for value in columns(rows).values())
         paper = " | ".join(f"{value:.3f}" for value in variant.paper)
         lines.append(f"| {number} | {variant.name} | {ours} | {paper} |")
+    lines += differences(scores)
     seeds = " ".join(map(str, options.seeds))
     lines += [
         "",
@@ -129,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default="toyland")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
     parser.add_argument("--benchmark", default="toyland")
@@ -138,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
     parser.add_argument("--dino", default="facebook/dinov2-base")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--minutes", type=float, help="stop training after so many minutes; the same command goes on")
     parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args(arguments)
     try:

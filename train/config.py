@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,14 @@ PRESETS = Path(__file__).parent / "presets"
 
 class ConfigError(ValueError):
     """A setting cannot be used; the message names it, its value and the remedy."""
+
+
+def _at_least(where: str, config: Any, **bounds: float) -> None:
+    """Raises ConfigError for a field that is below its bound, or not finite."""
+    for name, least in bounds.items():
+        value = getattr(config, name)
+        if not least <= value < math.inf:
+            raise ConfigError(f"{where}.{name} is {value}; it must be {least:g} or more")
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class DataConfig:
     subjects: int = 2000  # distinct subjects in the pool (pool), or before the source repeats (toyland)
     targets: int = 3  # frames of each subject that can be x, in every scene, style, shape and accessory
     references: int = 3  # frames of each subject that can be r or r⁺ (at least 2)
+    same_frame: bool = False  # r is cut out of x itself, as where a subject has one picture; needs references = targets
     drop: float = 0.05  # p of dropping the text, the subject, or both: each of the three
     workers: int = 0  # loader processes; 0 = load in the training process
     cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
@@ -39,6 +49,14 @@ class DataConfig:
             raise ConfigError(f"data.source is {self.source!r}; choose pool, toyland, folder or shards")
         if self.references < 2:
             raise ConfigError(f"data.references is {self.references}; MACL needs r and another r⁺, so at least 2")
+        if self.same_frame and (self.source != "pool" or self.references != self.targets):
+            raise ConfigError(
+                f"data.same_frame cuts r out of x: it needs data.source=pool, not {self.source!r}, and data.references "
+                f"({self.references}) equal to data.targets ({self.targets})"
+            )
+        _at_least("data", self, subjects=1, targets=1, reference_size=8, size=0, workers=0)
+        if 0 < self.size < 8:
+            raise ConfigError(f"data.size is {self.size}; it must be 8 or more, or 0 for the base's own")
         if not 0 <= self.drop <= 1 / 3:
             raise ConfigError(f"data.drop is {self.drop}; three exclusive cases need 0 ≤ drop ≤ 1/3")
 
@@ -54,7 +72,13 @@ class LossConfig:
     alpha: bool = True  # α_ij = S_ii / S_ij in Eq. 7; False = plain InfoNCE
     temperature: float = 0.07  # τ of Eq. 4
     macl_temperature: float = 0.07  # τ of Eq. 7; wants batch · τ · mean(S) > 1 (`losses.macl_loss`)
+    visual: bool = True  # False = λ of Eq. 3 is 0: the subject acts through S* alone (an ELITE-like encoder)
     similarity_floor: float = 0.05  # S_ij is clamped to [floor, 1]
+
+    def __post_init__(self) -> None:
+        _at_least("loss", self, lambda_1=0, lambda_2=0, temperature=1e-4, macl_temperature=1e-4, similarity_floor=1e-4)
+        if self.similarity_floor > 1:
+            raise ConfigError(f"loss.similarity_floor is {self.similarity_floor}; it must be at most 1")
 
 
 @dataclass(frozen=True)
@@ -75,12 +99,19 @@ class OptimConfig:
     ema: float = 0.999  # decay of the averaged weights, which are the ones exported; 0 = no average
     mixed_precision: str = "no"  # no, bf16 or fp16
     gradient_checkpointing: bool = False  # of the UNet: less memory, one more forward
+    sharding: str = "none"  # none: every process holds the whole adapter (DDP); full: a slice of it (FSDP2)
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
             raise ConfigError(f"optim.schedule is {self.schedule!r}; choose constant or cosine")
+        if self.sharding not in ("none", "full"):
+            raise ConfigError(f"optim.sharding is {self.sharding!r}; choose none or full")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"optim.mixed_precision is {self.mixed_precision!r}; choose no, bf16 or fp16")
+        _at_least("optim", self, learning_rate=0, warmup=0, final=0, weight_decay=0, clip_norm=0)
+        for name in ("beta_1", "beta_2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name} is {getattr(self, name)}; it must lie in [0, 1)")
         if min(self.steps, self.batch, self.accumulation) < 1:
             raise ConfigError(f"optim.steps={self.steps}, batch={self.batch}, accumulation={self.accumulation} < 1")
 
@@ -95,7 +126,12 @@ class LogConfig:
     validate_steps: int = 20  # denoising steps of its pictures
     save_every: int = 500  # steps between checkpoints
     save_minutes: float = 10.0  # and at least this often
+    wandb: bool = False  # also to Weights & Biases, project "customcontrast"; WANDB_MODE=offline keeps it on disk
     keep: int = 2  # checkpoints kept, newest first
+
+    def __post_init__(self) -> None:
+        _at_least("log", self, every=1, validate_every=0, validate_subjects=1, validate_steps=1, save_every=1, keep=1)
+        _at_least("log", self, save_minutes=0)
 
 
 @dataclass(frozen=True)
@@ -134,8 +170,8 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> Adapt
         raise ConfigError(f"config {str(name)!r} is neither a file nor a preset; the presets are {known}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"config {path} is not valid YAML ({str(error).splitlines()[0]}); mend it") from error
     for override in overrides:
         key, sign, text = override.partition("=")
         if not sign:
@@ -143,8 +179,13 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> Adapt
         node = values
         *parents, last = key.split(".")
         for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = _number(yaml.safe_load(text))
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {key} is no field; it must look like optim.batch=4")
+        try:
+            node[last] = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ConfigError(f"override {override!r}: {text!r} is no value; it must look like optim.batch=4") from None
     return AdapterTrainConfig.from_dict(values)
 
 
@@ -169,6 +210,8 @@ def _build(cls: type, values: Any, where: str) -> Any:
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, where)
+    if typing.get_origin(kind) is dict and not isinstance(value, dict):
+        raise ConfigError(f"config: {where} is {value!r}; it must be a mapping")
     value = _number(value) if kind is float else value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from train.config import ConfigError
+
 if TYPE_CHECKING:
     from customcontrast.bases import BaseModel
     from train.config import AdapterTrainConfig
@@ -182,6 +184,25 @@ def make_loader(samples: Samples, sampler: StepSampler, workers: int = 0) -> Dat
     )
 
 
+def in_order(loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches. What goes wrong in a loader process ends in one sentence.
+
+    Raises ConfigError that a process met, or ChildProcessError when one died.
+    """
+    try:
+        yield from loader
+    except ConfigError as error:  # from a loader process it comes with that one's traceback around it
+        raise ConfigError(str(error).strip().splitlines()[-1].removeprefix("train.config.ConfigError: ")) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        why = str(error).strip().splitlines()[0]
+        raise ChildProcessError(
+            f"data.workers: a loader process died ('{why}'), often for want of memory; the same command goes on from "
+            "the last checkpoint, with fewer processes by --set data.workers=N."
+        ) from error
+
+
 # ------------------------------------------------------------------------------------------- what is frozen
 
 
@@ -272,13 +293,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--views", type=int, help="photographs: usable views a subject needs (openimages: 1, else 2)")
     options = parser.parse_args(arguments)
     if options.source == "toyland":
-        return _prepare_pool(options.config, options.set)
+        try:
+            return _prepare_pool(options.config, options.set)
+        except (ValueError, OSError) as error:
+            print(error, file=sys.stderr)
+            return 2
+    if options.size < 32 or (options.views is not None and options.views < 1):
+        parser.error(f"--size {options.size} --views {options.views}: give 32 px or more, and 1 view or more")
     if options.input is None or options.output is None:
         parser.error(f"--source {options.source} needs --input FOLDER and --output FOLDER")
     views = options.views or (1 if options.source == "openimages" else 2)
     try:
         return _prepare_shards(options.source, options.input, options.output, options.size, views)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 

@@ -18,16 +18,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+import torch
+from PIL import Image
 from tqdm import tqdm
 
-from customcontrast.bases import BASES, BaseModelError
+from customcontrast.bases import BASES, BaseModel, BaseModelError
 from customcontrast.checkpoint import CheckpointError
 from customcontrast.config import RecordConfig
 from customcontrast.imageio import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from customcontrast.visualize.canvas import label
+from train.base_evaluation import base_command
 from train.benchmark import Case, Task, ceiling, folder_cases, toyland_cases
+from train.grounding import DETECTOR, SAM, GroundedSAM
 from train.metrics import (
     Backbones,
     Score,
@@ -44,6 +48,7 @@ from train.toyland import World, sample_subject
 
 RUNS = ("adapter", "text only (floor)", "real render (ceiling)")
 DISTRACTORS = 50
+Find = Callable[[Image.Image, str], Segmentation | None]  # a picture and the class noun of the subject in it
 CELL = 112  # px of a picture in the grid
 
 
@@ -55,6 +60,43 @@ class Made:
     task: Task
     picture: Image.Image
     segmentation: Segmentation | None  # None: nothing was found; the whole picture is compared
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What is asked of a method, and who judges: the same for an adapter and for the baselines."""
+
+    cases: list[Case]
+    backbones: Backbones
+    find: Find
+    distractors: list[Image.Image]
+    notes: list[str]
+
+    @classmethod
+    def of(cls, base: BaseModel, options: argparse.Namespace) -> Bench:
+        """options: benchmark, limit, world, readers, clip, dino, weights and seed, as `adapter` has them."""
+        if options.limit < 1:
+            raise ValueError(f"--limit {options.limit}: give 1 subject or more")
+        world = World.named(options.world)
+        if options.benchmark != "toyland":
+            cases = folder_cases(Path(options.benchmark), options.limit)
+            backbones = pretrained_backbones(options.clip, options.dino, base.device, getattr(options, "reward", None))
+            grounding = getattr(options, "grounding", None) or ()
+            notes = [_asked(cases, options.seed), f"subjects found by: {' and '.join(grounding) or 'our segmentation'}"]
+            return cls(cases, backbones, finder(None, grounding, base.device), [], notes)
+        readers = load_readers(options.readers)
+        cases = toyland_cases(options.limit, world, options.seed)
+        backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity)
+        notes = [
+            _asked(cases, options.seed),
+            f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader",
+            *(f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()),
+        ]
+        return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed), notes)
+
+
+def _asked(cases: Sequence[Case], seed: int) -> str:
+    return f"{len(cases)} subjects never seen in training, {len(cases[0].tasks)} prompts each, seed {seed}"
 
 
 def adapter_command(arguments: Sequence[str]) -> int:
@@ -69,15 +111,25 @@ def adapter_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--readers", type=Path, default=DEFAULT, help="Toyland's judges, from train.readers")
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="CT and CI of real pictures")
     parser.add_argument("--dino", default="facebook/dinov2-base", help="DI of real pictures")
+    parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")
+    parser.add_argument(
+        "--grounding",
+        nargs="*",
+        metavar="MODEL",
+        help="real pictures: find subjects with Grounded SAM, as the paper does (optional: a Grounding DINO, a SAM)",
+    )
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
     parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of Eq. 3")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--floor", type=Path, help="where the pictures from text alone are; several runs can share it")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     options = parser.parse_args(arguments)
+    if options.grounding is not None and len(options.grounding) < 2:
+        options.grounding = [*options.grounding, *(DETECTOR, SAM)[len(options.grounding) :]]
     try:
         table = evaluate_adapter(options)
-    except (BaseModelError, CheckpointError, FileNotFoundError, ValueError) as error:
+    except (BaseModelError, CheckpointError, OSError, ValueError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
     print(table)
@@ -89,32 +141,17 @@ def evaluate_adapter(options: argparse.Namespace) -> str:
     custom = CustomContrast.load(options.base, options.weights, options.adapter)
     if custom.adapter is None:
         raise ValueError(f"there is no adapter beside the weights of {options.base!r}; pass --adapter FILE")
-    toys = options.benchmark == "toyland"
-    readers = load_readers(options.readers) if toys else None
-    world = getattr(World, options.world)()
-    weights = Path(options.weights or custom.base.spec.weights)
-    if toys:
-        cases = toyland_cases(options.limit, world, options.seed)
-        backbones = toyland_backbones(custom.base, weights, readers.identity)
-    else:
-        cases = folder_cases(Path(options.benchmark), options.limit)
-        backbones = pretrained_backbones(options.clip, options.dino, custom.base.device)
-
-    find = finder(readers)
-    out = options.out
+    bench = Bench.of(custom.base, options)
+    out, cases, find = options.out, bench.cases, bench.find
+    floor = getattr(options, "floor", None) or out / "pictures" / "text"
     made = {
         RUNS[0]: list(pictures(custom, cases, options, out / "pictures" / "adapter", find, with_subject=True)),
-        RUNS[1]: list(pictures(custom, cases, options, out / "pictures" / "text", find, with_subject=False)),
+        RUNS[1]: list(pictures(custom, cases, options, floor, find, with_subject=False)),
     }
-    if toys:
+    if options.benchmark == "toyland":
         made[RUNS[2]] = [real(case, task, custom.base.default_size) for case in cases for task in case.tasks]
-    distractors = toy_distractors(world, options.seed) if toys else []
-    runs = {name: score(rows, backbones, distractors) for name, rows in made.items()}
-
-    notes = [f"{len(cases)} subjects never seen in training, {len(cases[0].tasks)} prompts each, seed {options.seed}"]
-    if toys:
-        notes.append(f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader")
-        notes += [f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()]
+    backbones, notes = bench.backbones, bench.notes
+    runs = {name: score(rows, backbones, bench.distractors) for name, rows in made.items()}
     metadata = custom.adapter.metadata
     about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | {"notes": notes}
     table = markdown(runs, backbones.names, notes)
@@ -132,13 +169,13 @@ def pictures(
     cases: Sequence[Case],
     options: argparse.Namespace,
     folder: Path,
-    find: Callable[[Image.Image], Segmentation | None],
+    find: Find,
     with_subject: bool,
 ) -> Iterator[Made]:
     """One picture per subject and task; those in `folder` made with the same settings are read instead."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = (options.steps, options.guidance, options.subject_scale if with_subject else 0, options.seed)
-    weights = digest(options.adapter or "", custom) if with_subject else ""
+    weights = (digest(options.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
     rows = [(case, task) for case in cases for task in case.tasks]
     for case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
         key = hashlib.sha256(repr((settings, weights, task.prompt, case.subject)).encode()).hexdigest()[:10]
@@ -156,7 +193,12 @@ def pictures(
             )
             result.images[0].save(path)
         picture = load_picture(path)
-        yield Made(case, task, picture, find(picture))
+        yield Made(case, task, picture, find(picture, case.noun))
+
+
+def base_digest(base: BaseModel) -> str:
+    """The UNet's last layer in a few letters: another base makes other pictures."""
+    return hashlib.sha256(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:12]
 
 
 def digest(path: object, custom: CustomContrast) -> str:
@@ -167,13 +209,18 @@ def digest(path: object, custom: CustomContrast) -> str:
     return total.hexdigest()[:12]
 
 
-def finder(readers: Readers | None) -> Callable[[Image.Image], Segmentation | None]:
-    """How the subject of a generated picture is found: Toyland's mask reader, or our segmentation."""
+def finder(readers: Readers | None, grounding: Sequence[str] = (), device: torch.device | str = "cpu") -> Find:
+    """How the subject of a generated picture is found: Toyland's mask reader, Grounded SAM, or our segmentation.
+
+    grounding: hub ids or folders of Grounding DINO and SAM; () = our segmentation.
+    """
     if readers is not None:
-        return readers.segment
+        return lambda picture, noun: readers.segment(picture)
+    if grounding:
+        return GroundedSAM.load(*grounding, device=device).segment
     segmenter = Segmenter()
 
-    def find(picture: Image.Image) -> Segmentation | None:
+    def find(picture: Image.Image, noun: str) -> Segmentation | None:
         try:
             return segmenter.auto(picture)
         except SegmentationError:
@@ -208,35 +255,42 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
     true, found = backbones.identity(references), backbones.identity(subjects)
     di = cosine(true, found)
     others = backbones.identity(distractors) if distractors else None
+    ir = backbones.reward([m.task.text for m in made], [m.picture for m in made]) if backbones.reward else None
     rows = []
     for i, m in enumerate(made):
         rank = identity_rank(found[i], true[i], others) if others is not None else -1
-        rows.append(Score(m.case.subject, m.task.category, m.task.text, float(ct[i]), float(ci[i]), float(di[i]), rank))
+        cosines = float(ct[i]), float(ci[i]), float(di[i])
+        reward = None if ir is None else float(ir[i])
+        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, ir=reward, rank=rank))
     return rows
 
 
 def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> Image.Image:
     """For the first subjects: the reference, then for every task the picture of each run side by side."""
     shown = list(cases)[:rows]
-    tasks, runs = len(shown[0].tasks), len(made)
-    sheet = Image.new("RGB", (CELL * (1 + tasks * runs), (CELL + 14) * len(shown)), "white")
-    draw = ImageDraw.Draw(sheet)
+    tasks, runs, names = len(shown[0].tasks), len(made), [name.split(" (")[0] for name in made]
+    step, gap, line = CELL + 20, 12, 15  # a row's height, between tasks, a line of text
+    left = [CELL + gap + k * (CELL * runs + gap) for k in range(tasks)]
+    sheet = Image.new("RGB", (left[-1] + CELL * runs, 2 * line + step * len(shown)), "white")
+    label(sheet, CELL / 2, line, "reference", CELL, 11)
+    for k, task in enumerate(shown[0].tasks):
+        label(sheet, left[k] + CELL * runs / 2, 0, task.category, CELL * runs, 11, bold=True)
+        for r, name in enumerate(names):
+            label(sheet, left[k] + CELL * (r + 0.5), line, name, CELL, 10)
     for y, case in enumerate(shown):
-        top = y * (CELL + 14)
-        sheet.paste(case.reference.on_plain().resize((CELL, CELL)), (0, top))
-        draw.text((2, top + CELL), "reference", fill="black")
+        top = 2 * line + y * step
+        sheet.paste(case.reference.on_plain(size=CELL), (0, top))
         for k, task in enumerate(case.tasks):
             for r, run in enumerate(made.values()):
-                x = CELL * (1 + k * runs + r)
-                sheet.paste(run[y * tasks + k].picture.resize((CELL, CELL)), (x, top))
-                label = task.text if r == 0 else list(made)[r].split(" (")[0]
-                draw.text((x + 2, top + CELL), label[:20], fill="black")
+                picture = run[y * tasks + k].picture.resize((CELL, CELL))
+                sheet.paste(picture, (left[k] + CELL * r, top))
+            label(sheet, left[k] + CELL * runs / 2, top + CELL + 2, task.text, CELL * runs, 11)
     return sheet
 
 
 # ----------------------------------------------------------------------------------------------------- commands
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"adapter": adapter_command}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"adapter": adapter_command, "base": base_command}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,8 @@
 For each adapter the visual CLS v and, where it has one, the textual CLS u (mean over steps and layers) of every view.
 Numbers: how often the nearest other picture shows the same subject from another view, and how much of the features'
 variance is explained by the subject and by the view. The ELITE-like encoder of the paper is visual only and trained by
-reconstruction only: `python -m train.ablate` makes it as ID 0. Writes features.json, table.md and a picture of each.
+reconstruction only: `python -m train.ablate` makes it as ID 0. Writes features.json, table.md and a picture of
+each, and with --atlas the file by which the page shows a visitor's subject among these.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.bases import BASES, BaseModel, BaseModelError, load_base
-from customcontrast.checkpoint import Adapter, CheckpointError, load_adapter
-from customcontrast.visualize import tsne_plot
+from customcontrast.bases import BASES, BaseModel, load_base
+from customcontrast.checkpoint import Adapter, load_adapter
+from customcontrast.features import FILE, TIMES, Atlas, encoder_features, unit
+from customcontrast.visualize import tsne, tsne_plot
 from train.data import clip_features
 from train.sources import crop_size, reference_scene, render_references
 from train.toyland import World, sample_subject
 
 PLOTTED = 12  # subjects in the picture
-TIMES = (100, 300, 500, 700, 900)  # steps t at which u is read, of 1000
+THUMB = 64  # px, side of a subject's picture in an atlas
 
 
 @dataclass(frozen=True)
@@ -71,24 +73,23 @@ def across_views(subjects: int, views: int, world: World, crop: int, seed: int =
 
 
 @torch.no_grad()
-def encoder_features(base: BaseModel, adapter: Adapter, pictures: Tensor, times: Sequence[int] = TIMES) -> Tensor:
-    """Unit features of pictures uint8 (N, 3, C, C): [v] or [v, u], (N, d or 2d); u averaged over `times` and layers."""
+def picture_features(base: BaseModel, adapter: Adapter, pictures: Tensor, times: Sequence[int] = TIMES) -> Tensor:
+    """`customcontrast.features.encoder_features` of pictures uint8 (N, 3, C, C), in portions."""
     rows = []
     for picture in pictures.split(16):
         states, _ = clip_features(base, picture)
-        f_I = adapter.encoder.encode_image(states)
-        _, v = adapter.encoder.visual(f_I)
-        parts = [unit(v)]
-        if adapter.config.textual:
-            u = [adapter.encoder.textual(f_I, torch.full((len(f_I),), t, device=f_I.device))[1].mean(1) for t in times]
-            parts.append(unit(torch.stack(u).mean(0)))
-        rows.append(torch.cat(parts, 1).float().cpu())
-    return unit(torch.cat(rows))
+        rows.append(encoder_features(adapter, adapter.encoder.encode_image(states), times))
+    return torch.cat(rows)
 
 
-def unit(x: Tensor) -> Tensor:
-    """Rows at length 1."""
-    return torch.nn.functional.normalize(x.float(), dim=-1)
+def make_atlas(features: Tensor, pictures: Tensor, names: Sequence[str], seed: int = 0) -> Atlas:
+    """features: (S·V, d); pictures: uint8 (S, V, 3, C, C); names: S -> what the page shows a new subject among."""
+    subjects, views = pictures.shape[:2]
+    small = [Image.fromarray(p.permute(1, 2, 0).numpy()).resize((THUMB, THUMB)) for p in pictures[:, 0]]
+    rows = features.numpy().astype(np.float32)
+    places = tsne(rows.astype(np.float64), seed).astype(np.float32)
+    numbers = np.repeat(np.arange(subjects, dtype=np.int64), views)
+    return Atlas(rows, places, numbers, np.stack([np.asarray(p) for p in small]), tuple(names))
 
 
 def explained(features: Tensor) -> Explained:
@@ -139,6 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--atlas",
+        type=Path,
+        metavar="FILE",
+        help=f"also write features and places of the first adapter, which the page shows: {FILE} beside the adapter",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/features"))
     options = parser.parse_args(arguments)
     if options.subjects < 2 or options.views < 2:
@@ -148,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--adapter {unnamed[0]!r}: write NAME=FILE")
     try:
         print(_compare(options))
-    except (BaseModelError, CheckpointError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"features: {error}", file=sys.stderr)
         return 2
     return 0
@@ -156,17 +163,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(options: argparse.Namespace) -> str:
     base = load_base(options.base, options.weights)
-    world = getattr(World, options.world)()
+    world = World.named(options.world)
     pictures, ids = across_views(options.subjects, options.views, world, crop_size(base), options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     sets = {"CLIP image embedding": unit(clip_features(base, pictures.flatten(0, 1))[1]).cpu()}
     for text in options.adapter:
         name, _, file = text.partition("=")
-        sets[name] = encoder_features(base, load_adapter(file, base), pictures.flatten(0, 1))
+        sets[name] = picture_features(base, load_adapter(file, base), pictures.flatten(0, 1))
     shape = (options.subjects, options.views)
     reports = {name: report(features.unflatten(0, shape)) for name, features in sets.items()}
     for name, features in sets.items():
         _plot(features, shape, name).save(options.out / f"{name.lower().replace(' ', '-')}.png")
+    if options.atlas:
+        options.atlas.parent.mkdir(parents=True, exist_ok=True)
+        first = options.adapter[0].partition("=")[0]
+        make_atlas(sets[first], pictures, ids, options.seed).write(options.atlas)
     text = table(reports, *shape)
     (options.out / "table.md").write_text(text, encoding="utf-8")
     about = {"subjects": ids, "views": options.views, "seed": options.seed}

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from customcontrast.imageio import PictureError, load_picture
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from train.config import ConfigError
 from train.data import Sample
 from train.sources import segmented
 
@@ -57,7 +58,7 @@ def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[st
 
 def subject_places(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; data.path must hold one sub-folder of pictures per subject")
+        raise ConfigError(f"{folder} is not a folder; data.path must hold one sub-folder of pictures per subject")
     return sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and pictures_in(p))
 
 
@@ -112,7 +113,7 @@ def caption_of(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
 class FolderSource:
     """Subjects of a folder; every picture can be x, r or r⁺, and r ≠ x, r⁺ ≠ r wherever there are two.
 
-    Pictures that cannot be read or segmented are left out and listed in `skipped`. Raises ValueError when no subject
+    Pictures that cannot be read or segmented are left out and listed in `skipped`. Raises ConfigError when no subject
     is left.
     """
 
@@ -131,7 +132,9 @@ class FolderSource:
             if frames:
                 self.subjects.append((place.name, frames, references))
         if not self.subjects:
-            raise ValueError(f"{folder} holds no usable subject; skipped: {'; '.join(self.skipped) or 'nothing found'}")
+            raise ConfigError(
+                f"{folder} holds no usable subject; skipped: {'; '.join(self.skipped) or 'nothing found'}"
+            )
 
     def _frame(self, path: Path, place: Path, segmenter: Segmenter) -> tuple[Frame, Tensor] | None:
         try:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class Score:
     ci: float
     di: float
     rank: int = -1  # place of the true subject among the distractors in identity space, 0 = first; −1 = not asked
+    ir: float | None = None  # ImageReward of prompt and picture, unbounded, about −2 … 2; None = not asked
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        """spec: "" or "+", which signs the numbers of a difference."""
+        return f"{self.mean:{spec}.3f} [{self.low:{spec}.3f}, {self.high:{spec}.3f}]"
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Backbones:
     text: Callable[[Sequence[str]], Tensor]  # prompts → CT's text space
     image: Callable[[Sequence[Image.Image]], Tensor]  # pictures → the same space; also CI
     identity: Callable[[Sequence[Image.Image]], Tensor]  # segmented subjects → DI's space
-    names: dict[str, str]  # {"CT": …, "CI": …, "DI": …}
+    reward: Callable[[Sequence[str], Sequence[Image.Image]], Tensor] | None = None  # prompts, pictures → IR (N,)
+    names: dict[str, str] = field(default_factory=dict)  # {"CT": …, "CI": …, "DI": …}
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -97,6 +103,25 @@ def bootstrap(
     return Interval(float(np.mean(np.asarray(values, float))), float(low), float(high), len(values))
 
 
+def paired(
+    scores: Sequence[Score], baseline: Sequence[Score], value: Callable[[Score], float], **options: Any
+) -> Interval:
+    """How far `value` of one method is above the baseline's, with its interval over subjects.
+
+    The pictures must be of the same subjects, prompts and seeds in the same order: what makes one subject or prompt
+    harder than another falls out of each difference, so the interval is narrower than those of the two means.
+    options: of `bootstrap`. Raises ValueError where the two lists do not match.
+    """
+    same = [(s.subject, s.category, s.prompt) for s in scores] == [(s.subject, s.category, s.prompt) for s in baseline]
+    if not same:
+        raise ValueError(
+            f"paired: {len(scores)} and {len(baseline)} scores are not of the same subjects and prompts in one order; "
+            "evaluate both on the same benchmark"
+        )
+    steps = [value(a) - value(b) for a, b in zip(scores, baseline, strict=True)]
+    return bootstrap(steps, [s.subject for s in scores], **options)
+
+
 def identity_rank(query: Tensor, true: Tensor, distractors: Tensor) -> int:
     """How many distractors (D, d) are nearer to `query` (d,) than the true subject's embedding (d,); 0 = found."""
     q = F.normalize(query.float(), dim=-1)
@@ -105,7 +130,7 @@ def identity_rank(query: Tensor, true: Tensor, distractors: Tensor) -> int:
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
-    """The paper's columns, each with its interval over subjects: CT, R-CT, E-CT, R-CI, E-CI, R-DI, E-DI, retrieval.
+    """The paper's columns, each with its interval over subjects: CT, R-CT, E-CT, R-CI, E-CI, R-DI, E-DI, IR, retrieval.
 
     CT is over all prompts. Retrieval is the share of pictures whose subject is found first. A column without pictures
     is left out.
@@ -129,6 +154,9 @@ def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
         rows = parts[prefix]
         if rows:
             table[column] = bootstrap([value(s) for s in rows], [s.subject for s in rows])
+    rewarded = [s for s in scores if s.ir is not None]
+    if rewarded:
+        table["IR"] = bootstrap([s.ir for s in rewarded], [s.subject for s in rewarded])
     ranked = [s for s in scores if s.rank >= 0]
     if ranked:
         table["retrieval"] = bootstrap([float(s.rank == 0) for s in ranked], [s.subject for s in ranked])
@@ -153,7 +181,7 @@ def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
 def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str] = ()) -> str:
     """One table over all runs (rows) and one per category; mean and interval in every cell."""
     tables = {run: summarise(scores) for run, scores in runs.items()}
-    shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "retrieval")
+    shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "retrieval")
     columns = [column for column in shown if any(column in table for table in tables.values())]
     lines = [*_rows(tables, columns, "run")]
     for run, scores in runs.items():
@@ -210,11 +238,25 @@ def toyland_backbones(base: BaseModel, weights: Path, identity: Callable[[Sequen
         return base.image_encoder(pixels.to(base.device, base.image_encoder.dtype)).image_embeds.float().cpu()
 
     names = {"CT": "Toyland's CLIP", "CI": "Toyland's CLIP, segmented", "DI": "identity reader, segmented"}
-    return Backbones(text, image, identity, names)
+    return Backbones(text, image, identity, names=names)
 
 
-def pretrained_backbones(clip: str, dino: str, device: torch.device) -> Backbones:
-    """The paper's backbones, by hub id or folder: CLIP ViT-L/14 and DINOv2."""
+def image_reward(name: str, device: torch.device) -> Callable[[Sequence[str], Sequence[Image.Image]], Tensor]:
+    """IR by the package image-reward; name: "ImageReward-v1.0" or a checkpoint file. Raises ValueError without it."""
+    try:
+        import ImageReward
+    except ImportError as error:
+        raise ValueError(
+            f"IR needs the package image-reward ({error}); pip install image-reward, or leave --reward out"
+        ) from error
+    model = ImageReward.load(name, device=str(device))
+    return lambda prompts, pictures: torch.tensor(
+        [float(model.score(prompt, [picture])) for prompt, picture in zip(prompts, pictures, strict=True)]
+    )
+
+
+def pretrained_backbones(clip: str, dino: str, device: torch.device, reward: str | None = None) -> Backbones:
+    """The paper's backbones, by hub id or folder: CLIP ViT-L/14, DINOv2 and, where `reward` names it, ImageReward."""
     from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
     clip_model = CLIPModel.from_pretrained(clip).to(device).eval()
@@ -237,4 +279,5 @@ def pretrained_backbones(clip: str, dino: str, device: torch.device) -> Backbone
         inputs = dino_processor(images=list(pictures), return_tensors="pt").to(device)
         return dino_model(**inputs).last_hidden_state[:, 0].cpu()
 
-    return Backbones(text, image, identity, {"CT": clip, "CI": f"{clip}, segmented", "DI": f"{dino}, segmented"})
+    names = {"CT": clip, "CI": f"{clip}, segmented", "DI": f"{dino}, segmented"} | ({"IR": reward} if reward else {})
+    return Backbones(text, image, identity, image_reward(reward, device) if reward else None, names)

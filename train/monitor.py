@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import signal
 import time
@@ -13,10 +14,12 @@ from types import FrameType
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import is_wandb_available
 from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from train.config import ConfigError
 from train.losses import Losses
 
 
@@ -87,11 +90,40 @@ class Timer:
         self.out += time.monotonic() - begun
 
 
-class Log:
-    """log.jsonl, TensorBoard and one line on the terminal, every `every` steps; only the main process writes."""
+class WandB:
+    """Weights & Biases through accelerate's tracker; a run that goes on keeps its id."""
 
-    def __init__(self, output: Path, every: int, active: bool) -> None:
-        self.output, self.every, self.active = output, every, active
+    def __init__(self, accelerator: Accelerator, output: Path, config: dict[str, object]) -> None:
+        """Raises ConfigError where wandb is not installed. The accelerator must be made with log_with="wandb"."""
+        if not is_wandb_available():
+            raise ConfigError("log.wandb is on, but wandb is not installed; pip install wandb, or set log.wandb=false")
+        output.mkdir(parents=True, exist_ok=True)
+        key = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:12]
+        about = {"dir": str(output), "name": output.name, "id": key, "resume": "allow"}
+        accelerator.init_trackers("customcontrast", config, {"wandb": about})
+        self.tracker = accelerator.get_tracker("wandb")  # does nothing on other processes than the main one
+
+    def values(self, line: dict[str, float], step: int) -> None:
+        """Numbers of one step."""
+        self.tracker.log(line, step=step)
+
+    def picture(self, image: Image.Image, step: int) -> None:
+        """A validation strip."""
+        self.tracker.log_images({"validation": [np.asarray(image)]}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.tracker.finish()
+
+
+class Log:
+    """log.jsonl, TensorBoard and one line on the terminal, every `every` steps; only the main process writes.
+
+    wandb: where the numbers and strips go beside that, or None.
+    """
+
+    def __init__(self, output: Path, every: int, active: bool, wandb: WandB | None = None) -> None:
+        self.output, self.every, self.active, self.wandb = output, every, active, wandb
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.mark: tuple[float, float] = (0.0, 0.0)
@@ -126,6 +158,8 @@ class Log:
         }
         for name, value in line.items():
             self.board.add_scalar(f"train/{name}", value, step)
+        if self.wandb is not None:
+            self.wandb.values({f"train/{name}": value for name, value in line.items()}, step)
         line = {"step": step, "seconds": round(timer.total, 1)} | {name: float(f"{v:.5g}") for name, v in line.items()}
         with (self.output / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -140,8 +174,12 @@ class Log:
         path.parent.mkdir(exist_ok=True)
         image.save(path)
         self.board.add_image("validation", np.asarray(image), step, dataformats="HWC")
+        if self.wandb is not None:
+            self.wandb.picture(image, step)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard and finish the run of Weights & Biases."""
         if self.board is not None:
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.close()

@@ -8,48 +8,42 @@
     python -m train.pretrain image  --preset cpu      # beside the denoiser: the image tower goes on alone
     python -m train.pretrain decoder --preset cpu     # beside the denoiser: so does the decoder
     python -m train.pretrain export --preset cpu --out customcontrast/weights/toyland
+    python -m train.pretrain adopt  --preset cpu      # instead of the stages: go on from the shipped weights
 
 Every stage goes on from its checkpoint under `runs/base-PRESET`; stop it whenever you like (SIGTERM saves first).
 """
 
 import argparse
 import json
-import random
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from diffusers import (
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPTextModel,
-    CLIPTokenizer,
-    CLIPVisionModelWithProjection,
-)
+from transformers import CLIPTokenizer
 
 from customcontrast.autoencoder import PatchAutoencoder
 
 from . import pool
+from .export import adopt, export
 from .pretrain_config import PRESETS, PretrainConfig
+from .pretrain_models import (
+    clip_pixels,
+    clip_trainer,
+    export_stage,
+    make_scheduler,
+    make_unet,
+    make_vae,
+    scaled,
+    tokenize,
+)
 from .running import Stage
-from .tokenizer import load_or_build
-from .toyland import World, describe, sample_scene, vocabulary
+from .sources import segmented
 
-CLIP_MEAN, CLIP_STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
+SHIPPED = Path("customcontrast/weights/toyland")
 FIRST_SHARDS = 20  # of the pool, encoded before the denoiser starts
 
 
@@ -94,111 +88,17 @@ class Pictures:
         return len(self.records)
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(N, max_tokens) ids, padded with the end token and cut."""
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+def subject_crops(images: Tensor, masks: Tensor, which: Tensor, size: int) -> Tensor:
+    """Segmented subjects on white, by the crop used at inference: the domain of the reference R. All uint8.
 
-
-def scaled(images: Tensor) -> Tensor:
-    """uint8 pictures to -1..1."""
-    return images.float() / 127.5 - 1
-
-
-def clip_pixels(images: Tensor) -> Tensor:
-    """uint8 (B,3,H,W) to CLIP's normalised pixels."""
-    mean = torch.tensor(CLIP_MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=images.device).view(1, 3, 1, 1)
-    return (images.float() / 255 - mean) / std
-
-
-def subject_crops(images: Tensor, masks: Tensor, which: Tensor, size: int, margin: float = 0.08) -> Tensor:
-    """Segmented subjects on white, cropped square around the mask: the domain of the reference R. All uint8.
-
-    images (B,3,H,W), masks (B,K,H,W) bool, which (B,) the subject's plane.
+    images (B,3,H,W), masks (B,K,H,W) bool, which (B,) the subject's plane; a plane without a pixel gives white.
     """
-    out = []
-    for image, planes, k in zip(images, masks, which.tolist(), strict=True):
-        mask = planes[k]
-        rows, cols = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-        if rows.numel() == 0:
-            out.append(torch.full((3, size, size), 255, dtype=torch.uint8))
-            continue
-        y0, y1, x0, x1 = rows[0].item(), rows[-1].item() + 1, cols[0].item(), cols[-1].item() + 1
-        side = round(max(y1 - y0, x1 - x0) * (1 + 2 * margin))
-        square = torch.full((3, side, side), 255, dtype=torch.uint8)
-        top, left = (side - (y1 - y0)) // 2, (side - (x1 - x0)) // 2
-        cut = torch.where(mask[y0:y1, x0:x1], image[:, y0:y1, x0:x1], torch.tensor(255, dtype=torch.uint8))
-        square[:, top : top + y1 - y0, left : left + x1 - x0] = cut
-        resized = F.interpolate(square[None].float(), size=(size, size), mode="bilinear", antialias=True)[0]
-        out.append(resized.round().clamp(0, 255).to(torch.uint8))
-    return torch.stack(out)
+    blank = torch.full((3, size, size), 255, dtype=torch.uint8)
+    chosen = zip(images, masks[torch.arange(len(which)), which], strict=True)
+    return torch.stack([segmented(image, mask, size) if mask.any() else blank for image, mask in chosen])
 
 
 # --- CLIP -------------------------------------------------------------------------------------------------------
-
-
-def make_clip(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Both towers at the preset's size, with random weights."""
-    c = config.clip
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = dict(
-        hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.text_layers,
-        num_attention_heads=c.heads, max_position_embeddings=c.max_tokens, vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id, projection_dim=c.projection, **special,
-    )  # fmt: skip
-    vision = dict(
-        hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.vision_layers,
-        num_attention_heads=c.heads, image_size=config.pool.size, patch_size=c.patch, projection_dim=c.projection,
-    )  # fmt: skip
-    model_config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=c.projection)
-    return CLIPModel._from_config(model_config, attn_implementation="eager")
-
-
-class ClipTrainer(nn.Module):
-    """CLIP with linear attribute heads on both pooled outputs: in a world of few words the heads carry the fine
-    attributes (pattern, second colour) that separate too few of a batch's pairs. They are dropped on export."""
-
-    def __init__(self, clip: CLIPModel, labels: dict[str, list[str]], width: int):
-        super().__init__()
-        self.clip, self.labels = clip, labels
-        self.image_heads = nn.ModuleDict({k.replace(" ", "_"): nn.Linear(width, len(v)) for k, v in labels.items()})
-        self.text_heads = nn.ModuleDict({k.replace(" ", "_"): nn.Linear(width, len(v)) for k, v in labels.items()})
-
-    def forward(self, pixels: Tensor, ids: Tensor, targets: dict[str, Tensor], paired: Tensor) -> tuple[Tensor, dict]:
-        """pixels (B,3,S,S); ids (B,N); targets {label: (B,) index or -100}; paired (B,) bool: rows with a caption.
-
-        Returns (contrastive + attribute loss, terms).
-        """
-        vision = self.clip.vision_model(pixels).pooler_output
-        text = self.clip.text_model(ids[paired]).pooler_output
-        v = F.normalize(self.clip.visual_projection(vision[paired]).float(), dim=-1)
-        u = F.normalize(self.clip.text_projection(text).float(), dim=-1)
-        logits = self.clip.logit_scale.exp().clamp(max=100) * v @ u.T
-        own = torch.arange(len(v), device=v.device)
-        contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        seen, read = [], []
-        for name, target in targets.items():
-            seen.append(F.cross_entropy(self.image_heads[name](vision).float(), target))
-            read.append(F.cross_entropy(self.text_heads[name](text).float(), target[paired]))
-        attributes = torch.stack(seen).mean() + torch.stack(read).mean()
-        hits = (logits.argmax(1) == own).float().mean()
-        terms = {
-            "contrast": contrast,
-            "seen": torch.stack(seen).mean(),
-            "read": torch.stack(read).mean(),
-            "top1": hits,
-        }
-        return contrast + attributes, {k: x.item() for k, x in terms.items()}
-
-
-def label_values(world: World) -> dict[str, list[str]]:
-    """The values each attribute head tells apart."""
-    colors = sorted(set(world.colors) | set(world.accessory_colors))
-    return {
-        "background": list(world.backgrounds), "style": list(world.styles), "species": list(world.species),
-        "color_1": colors, "color_2": colors, "pattern": list(world.patterns), "shape": list(world.shapes),
-        "accessory": list(world.accessories), "accessory_color": colors,
-    }  # fmt: skip
 
 
 def label_targets(records: list[dict], which: list[int], crops: list[bool], values: dict[str, list[str]]) -> dict:
@@ -214,14 +114,6 @@ def label_targets(records: list[dict], which: list[int], crops: list[bool], valu
             value = of.get(name)
             out[name].append(options.index(value) if value in options else -100)
     return {k: torch.tensor(v) for k, v in out.items()}
-
-
-def clip_trainer(config: PretrainConfig, run: Path) -> tuple[ClipTrainer, CLIPTokenizer]:
-    """An untrained ClipTrainer of this preset, and the run's tokenizer."""
-    tokenizer = make_tokenizer(config, run)
-    values = label_values(getattr(World, config.pool.world)())
-    torch.manual_seed(0)
-    return ClipTrainer(make_clip(config, tokenizer), values, config.clip.width), tokenizer
 
 
 def train_clip(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
@@ -269,15 +161,6 @@ def _run_clip(
 
 
 # --- autoencoder -------------------------------------------------------------------------------------------------
-
-
-def make_vae(config: PretrainConfig) -> PatchAutoencoder:
-    """The autoencoder at the preset's size, with random weights."""
-    c = config.vae
-    return PatchAutoencoder(
-        channels=c.channels, layers=c.layers, latent_channels=c.latents, groups=c.groups,
-        sample_size=config.pool.size, block_out_channels=(c.channels[0], *c.channels),
-    )  # fmt: skip
 
 
 def train_vae(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
@@ -351,31 +234,6 @@ def encode_pool(config: PretrainConfig, run: Path, device: str, minutes: float |
 
 
 # --- denoiser ----------------------------------------------------------------------------------------------------
-
-
-def make_unet(config: PretrainConfig) -> UNet2DConditionModel:
-    """The denoiser at the preset's size, with random weights; cross-attention at every level."""
-    c = config.unet
-    levels = len(c.channels)
-    unet = UNet2DConditionModel(
-        sample_size=config.pool.size // 2 ** (len(config.vae.channels) - 1), in_channels=config.vae.latents,
-        out_channels=config.vae.latents, layers_per_block=c.layers, block_out_channels=c.channels,
-        down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
-        cross_attention_dim=config.clip.width, attention_head_dim=c.heads, norm_num_groups=c.groups,
-    )  # fmt: skip
-    unet.set_attn_processor(AttnProcessor())  # on a CPU its backward is faster than the fused kernel's
-    return unet
-
-
-def make_scheduler() -> DDPMScheduler:
-    """v-prediction on SD's scaled-linear betas."""
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        prediction_type="v_prediction",
-    )
 
 
 def read_latents(shards: list[Path]) -> Tensor:
@@ -454,81 +312,6 @@ def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | 
 # --- export ------------------------------------------------------------------------------------------------------
 
 
-def make_tokenizer(config: PretrainConfig, run: Path) -> CLIPTokenizer:
-    """The run's tokenizer, built from captions of its world and all of Toyland's words, each of which is one token."""
-    rng = random.Random("tokenizer")
-    world = getattr(World, config.pool.world)()
-    texts = [describe(sample_scene(rng, world), rng).text for _ in range(20000 if config.pool.size > 32 else 500)]
-    words = sorted(vocabulary()) * 40
-    return load_or_build(run / "tokenizer", texts + words, config.clip.vocabulary, config.clip.max_tokens)
-
-
-def export_stage(name: str, model: nn.Module, config: PretrainConfig, run: Path) -> nn.Module:
-    """`model` with the averaged weights of stage `name`.
-
-    Raises FileNotFoundError when that stage has no checkpoint yet.
-    """
-    if not (run / f"{name}.safetensors").exists():
-        raise FileNotFoundError(
-            f"stage {name!r} has no checkpoint in {run}; run `python -m train.pretrain {name}` first"
-        )
-    return Stage(name, model, getattr(config, f"{name}_stage"), run).load_ema()
-
-
-def export(config: PretrainConfig, run: Path, out: Path) -> Path:
-    """Write the diffusers folder: 16-bit safetensors in shards under 9 MB."""
-    trainer, tokenizer = clip_trainer(config, run)
-    clip = export_stage(_latest(run, "image", "clip"), trainer, config, run).clip.half()
-    vae = export_stage(_latest(run, "decoder", "vae"), make_vae(config), config, run).half()
-    vae.register_to_config(scaling_factor=json.loads((run / "latents.json").read_text())["scaling_factor"])
-    unet = export_stage("unet", make_unet(config), config, run).half()
-    text = CLIPTextModel(clip.config.text_config).half()
-    text.load_state_dict(
-        {k.removeprefix("text_model."): v for k, v in clip.text_model.state_dict().items()}, strict=True
-    )
-    vision = CLIPVisionModelWithProjection(clip.config.vision_config).half()
-    vision.vision_model.load_state_dict(clip.vision_model.state_dict())
-    vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
-    side = config.pool.size
-    pixels = CLIPImageProcessor(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=CLIP_MEAN,
-        image_std=CLIP_STD,
-    )
-    scheduler = DPMSolverMultistepScheduler.from_config(
-        make_scheduler().config, timestep_spacing="trailing", steps_offset=1
-    )
-    parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-    pipe = StableDiffusionPipeline(
-        **parts,
-        image_encoder=vision,
-        feature_extractor=pixels,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
-    pipe.save_pretrained(out, max_shard_size="8MB")
-    for part in ("text_encoder", "image_encoder"):  # stored in 16 bits, computed in 32 unless asked otherwise
-        path = out / part / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
-    head = {"text_projection.weight": clip.text_projection.weight, "logit_scale": clip.logit_scale}
-    save_file({k: v.detach().contiguous() for k, v in head.items()}, out / "clip_head.safetensors")
-    (out / "vocabulary.json").write_text(json.dumps(shown_words(getattr(World, config.pool.world)()), indent=0))
-    return out
-
-
-def _latest(run: Path, later: str, earlier: str) -> str:
-    """The stage to export: the later one where it has been run."""
-    return later if (run / f"{later}.safetensors").exists() else earlier
-
-
-def shown_words(world: World, captions: int = 20000) -> list[str]:
-    """Every word of this world's captions, sorted: what a model trained on it has been shown."""
-    rng = random.Random("words")
-    texts = (describe(sample_scene(rng, world), rng).text for _ in range(captions))
-    return sorted({word for text in texts for word in re.findall(r"[a-z0-9']+", text.lower())})
-
-
 STAGES = {
     "clip": train_clip,
     "vae": train_vae,
@@ -542,10 +325,11 @@ STAGES = {
 def main(argv: list[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["pool", *STAGES, "export"])
+    parser.add_argument("stage", choices=["pool", *STAGES, "export", "adopt"])
     parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
     parser.add_argument("--run", type=Path, help="folder of checkpoints (default runs/base-PRESET)")
-    parser.add_argument("--out", type=Path, default=Path("customcontrast/weights/toyland"))
+    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--weights", type=Path, default=SHIPPED, help="adopt: an exported folder to go on from")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, help="stop after so long; resume later")
     parser.add_argument("--steps", type=int, help="whole length of the stage, instead of the preset's")
@@ -566,6 +350,11 @@ def main(argv: list[str] | None = None) -> None:
             print(f"shard {index}: {rate:.1f} pictures/s", flush=True)
     elif args.stage == "export":
         print(export(config, run, args.out))
+    elif args.stage == "adopt":
+        try:
+            print("\n".join(f"{name}: step {step}" for name, step in adopt(config, args.weights, run).items()))
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
     else:
         done = STAGES[args.stage](config, run, args.device, args.minutes, args.limit)
         print(f"{args.stage}: {'finished' if done else 'stopped; run the same command to go on'}")

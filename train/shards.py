@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from customcontrast.imageio import PictureError, load_picture
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from train.config import ConfigError
 from train.data import Sample
 from train.folder import MAX_SIDE, Frame, caption_of, square
 from train.photos import Subject, View
@@ -217,7 +218,7 @@ class ShardSource:
     """Subjects of a folder of shards. x, r and r⁺ are different views wherever there are enough; from a subject of one
     view (OpenImages) r and r⁺ are that view mirrored and turned, so that they do not show x's pose.
 
-    A tar that cannot be read is listed in `skipped`. Raises ValueError when no subject is left.
+    A tar that cannot be read is listed in `skipped`. Raises ConfigError when no subject is left.
     """
 
     def __init__(self, folder: Path, size: int, crop: int) -> None:
@@ -228,7 +229,7 @@ class ShardSource:
         for tar in tars:
             self.subjects += self._index(tar)
         if not self.subjects:
-            raise ValueError(
+            raise ConfigError(
                 f"data.path {folder} holds no shard with a subject in it; make some with `python -m train.data prepare`"
                 + (f" (skipped: {'; '.join(self.skipped)})" if self.skipped else "")
             )
@@ -241,7 +242,7 @@ class ShardSource:
                     key, _, suffix = member.name.partition(".")
                     found.setdefault(key, {})[suffix] = _Member(tar, member.offset_data, member.size)
         except (tarfile.TarError, OSError) as error:
-            self.skipped.append(f"{tar.name}: {error}")
+            self.skipped.append(f"{tar.name}: {str(error).splitlines()[0] if str(error) else 'damaged'}")
             return []
         return [parts for parts in found.values() if "json" in parts]
 
@@ -249,7 +250,17 @@ class ShardSource:
         return len(self.subjects)
 
     def draw(self, index: int, rng: random.Random) -> Sample:
-        parts = self.subjects[index]
+        """Raises ConfigError naming the tar when this subject in it is damaged."""
+        try:
+            return self._draw(self.subjects[index], rng)
+        except Exception as error:  # broken JSON, JPEG, PNG or a missing member: Pillow alone raises a dozen kinds
+            tar = next(iter(self.subjects[index].values())).tar
+            raise ConfigError(
+                f"data.path: a subject in {tar.name} is damaged ('{type(error).__name__}'); delete this shard and "
+                "make it again with `python -m train.data prepare`."
+            ) from error
+
+    def _draw(self, parts: dict[str, _Member], rng: random.Random) -> Sample:
         record = json.loads(parts["json"].read())
         count = len(record["captions"])
         order = rng.sample(range(count), count)

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from customcontrast.segmentation import Segmentation
+from train.config import ConfigError
 from train.data import Sample, Source, clip_features, latents_of
 from train.toyland import ToyScene, ToySubject, World, attributes, describe, render, sample_scene, sample_subject
 
@@ -38,7 +39,7 @@ PHRASINGS = 4  # captions kept for each target frame
 
 
 def make(config: DataConfig, base: BaseModel, progress: bool = True) -> Source:
-    """The source that `config.source` names, ready to draw from. Raises ValueError where its folder is unusable."""
+    """The source that `config.source` names, ready to draw from. Raises ConfigError where its folder is unusable."""
     size, crop = config.size or base.default_size, crop_size(base)
     if config.source == "toyland":
         return ToylandSource(config, size, crop)
@@ -143,12 +144,17 @@ def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[di
     for g, subject in enumerate(subjects):
         rng = random.Random(f"pool-{config.world}-{first + g}")
         mine = [target_scene(rng, world, subject) for _ in range(config.targets)]
-        references += [reference_scene(rng, world, subject) for _ in range(config.references)]
+        if not config.same_frame:
+            references += [reference_scene(rng, world, subject) for _ in range(config.references)]
         targets += mine
         records.append({"subject": subject.id, "targets": [_record(scene, rng) for scene in mine]})
     pictures = render(targets, size)
     bits = np.packbits(pictures.masks[:, 0].numpy(), axis=-1)
-    crops = render_references(references, config.reference_size, crop)
+    if config.same_frame:
+        pairs = zip(pictures.images, pictures.masks[:, 0], strict=True)
+        crops = torch.stack([segmented(image, mask, crop) for image, mask in pairs])
+    else:
+        crops = render_references(references, config.reference_size, crop)
     tensors = {
         "images": pictures.images.unflatten(0, (count, config.targets)),
         "masks": torch.from_numpy(bits).unflatten(0, (count, config.targets)),
@@ -166,20 +172,28 @@ def _record(scene: ToyScene, rng: random.Random) -> dict[str, Any]:
 def pool_fingerprint(config: DataConfig, size: int, crop: int) -> dict[str, Any]:
     """What a pool was made with; another setting needs another folder."""
     names = ("world", "reference_size", "targets", "references")
-    return {name: getattr(config, name) for name in names} | {"size": size, "crop": crop}
+    made = {name: getattr(config, name) for name in names} | {"size": size, "crop": crop}
+    return made | ({"same_frame": True} if config.same_frame else {})
 
 
 def build_pool(config: DataConfig, size: int, crop: int, progress: bool = True) -> None:
     """Render the shards that are missing. A larger `data.subjects` later extends a pool.
 
-    Raises ValueError when the folder holds a pool made with other settings.
+    Raises ConfigError when the folder holds a pool made with other settings.
     """
     folder = Path(config.path)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        World.named(config.world)
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data.path {config.path!r} cannot be used ({error}); choose another folder") from error
     settings, made_with = pool_fingerprint(config, size, crop), folder / "pool.json"
-    if made_with.exists() and json.loads(made_with.read_text()) != settings:
-        raise ValueError(
-            f"data.path {config.path!r} holds a pool made with {made_with.read_text().strip()}, "
+    if made_with.exists() and _parsed(made_with.read_text(errors="replace")) != settings:
+        raise ConfigError(
+            f"data.path {config.path!r} holds a pool made with {made_with.read_text(errors='replace').strip()[:200]}, "
             f"not {json.dumps(settings)}; choose another data.path, or delete the folder"
         )
     made_with.write_text(json.dumps(settings))
@@ -190,15 +204,24 @@ def build_pool(config: DataConfig, size: int, crop: int, progress: bool = True) 
         _save(tensors, _shard_path(folder, index), {"records": json.dumps(records)})
 
 
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:05d}.safetensors"
 
 
 def _complete(path: Path, subjects: int) -> bool:
-    if not path.exists():
+    try:
+        with safe_open(path, "pt") as file:
+            whole = set(file.keys()) == {"images", "masks", "references"} and "records" in (file.metadata() or {})
+            return whole and file.get_slice("images").get_shape()[0] >= subjects
+    except (SafetensorError, OSError):  # missing or damaged: it is made again
         return False
-    with safe_open(path, "pt") as file:
-        return file.get_slice("images").get_shape()[0] >= subjects
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -261,7 +284,12 @@ def _encode_states(base: BaseModel, shard: dict[str, Tensor], chunk: int) -> dic
 
 
 def _fresh(cached: Path, shard: Path) -> bool:
-    return cached.exists() and cached.stat().st_mtime >= shard.stat().st_mtime
+    try:
+        with safe_open(cached, "pt") as file:
+            whole = {"latents"} == set(file.keys()) or "embeddings" in file.keys()  # noqa: SIM118 - not a dict
+        return whole and cached.stat().st_mtime >= shard.stat().st_mtime
+    except (SafetensorError, OSError):  # missing or damaged: it is made again
+        return False
 
 
 class PoolSource:
@@ -284,6 +312,8 @@ class PoolSource:
     def draw(self, index: int, rng: random.Random) -> Sample:
         target = rng.randrange(self.config.targets)
         reference, positive = rng.sample(range(self.config.references), 2)
+        if self.config.same_frame:
+            target = reference
         return self.sample(index, target, reference, positive, rng.randrange(PHRASINGS))
 
     def sample(self, index: int, target: int, reference: int, positive: int, phrasing: int = 0) -> Sample:

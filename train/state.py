@@ -6,10 +6,10 @@ loss scale is found anew after a resume; bf16 and float32 go on exactly.)
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,19 @@ from torch.optim import AdamW
 
 from customcontrast.checkpoint import Adapter
 from train.config import AdapterTrainConfig, OptimConfig
+from train.sharding import like, own, whole
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
-FREE = {"log", "optim.steps", "data.workers", "data.cache", "data.path", "weights"}  # may change when a run goes on
+MANY = 6  # changed settings that are named
+FREE = {
+    "log",
+    "optim.steps",
+    "optim.sharding",
+    "data.workers",
+    "data.cache",
+    "data.path",
+    "weights",
+}  # may change when a run goes on
 
 
 class ResumeError(ValueError):
@@ -60,12 +70,17 @@ class EMA:
     def update(self, adapter: Adapter, step: int) -> None:
         """After optimiser step `step` (from 1). With decay 0 the average is the last weights."""
         d = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in adapter.parameters()], 1 - d)
+        torch._foreach_lerp_(own(self.weights.values()), own(p.detach() for p in adapter.parameters()), 1 - d)
 
     def copy_of(self, adapter: Adapter) -> Adapter:
-        """A frozen copy of `adapter` with the averaged weights: what is exported and validated."""
-        averaged = copy.deepcopy(adapter)
-        averaged.load_state_dict(self.weights, strict=False)
+        """A frozen copy of `adapter` with the averaged weights: what is exported and validated.
+
+        Where they are sliced, every process must call this at once.
+        """
+        weights = {name: whole(w) for name, w in self.weights.items()}
+        averaged = Adapter(adapter.config, adapter.attention.specs, adapter.base_name)
+        averaged.load_state_dict(adapter.state_dict() | weights)
+        averaged.to(next(iter(weights.values())).device)
         return averaged.requires_grad_(False).eval()
 
 
@@ -86,21 +101,34 @@ def save(
     progress: Progress,
     config: AdapterTrainConfig,
     keep: int,
+    main: bool = True,
 ) -> Path:
-    """Write folder/step-N.safetensors beside itself, then rename; keep the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write folder/step-N.safetensors beside itself, then rename; keep the newest `keep`.
+
+    The main process writes. Where the adapter is sliced, the others must call this at once, to give their slices.
+    """
     tensors = {f"weights.{name}": tensor for name, tensor in adapter.state_dict().items()}
     tensors |= {f"ema.{name}": tensor for name, tensor in ema.weights.items()}
     for name, p in adapter.named_parameters():
         for moment in ("exp_avg", "exp_avg_sq"):
             if moment in optimizer.state.get(p, {}):
                 tensors[f"{moment}.{name}"] = optimizer.state[p][moment]
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
     metadata = asdict(progress) | {"config": config.to_dict()}
     path = folder / f"step-{progress.step:07d}.safetensors"
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
-    part.replace(path)
+    if not main:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(tensors, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
+        part.replace(path)
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise OSError(
+            f"checkpoint {path} could not be written ({error}); the one before it is whole: make room, "
+            "then run the same command again"
+        ) from error
     for old in checkpoints(folder)[: -max(1, keep)]:
         old.unlink()
     return path
@@ -137,25 +165,56 @@ def load(
         with safe_open(path, "pt") as file:
             about = {key: json.loads(value) for key, value in file.metadata().items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
         raise ResumeError(f"{path} cannot be read ({error}); delete it to go on from the one before") from error
-    changed = differences(
-        about["config"] | {"processes": about["processes"]}, config.to_dict() | {"processes": processes}
+    damage = next(_damaged(about, tensors, adapter), "")
+    known = isinstance(about.get("config"), dict)
+    changed = (
+        []
+        if not known
+        else differences(
+            _completed(about["config"]) | {"processes": about.get("processes")},
+            config.to_dict() | {"processes": processes},
+        )
     )
     if changed:
-        raise ResumeError(f"{path} was trained with other settings ({'; '.join(changed)}); choose another --output")
+        more = f"; and {len(changed) - MANY} more" if len(changed) > MANY else ""
+        named = "; ".join(changed[:MANY])
+        raise ResumeError(f"{path} was trained with other settings ({named}{more}); choose another --output")
+    if damage:
+        raise ResumeError(f"{path} is damaged ({damage!r}); delete it to go on from the one before")
     _restore(adapter, ema, optimizer, tensors, about["step"])
     return Progress(about["step"], about["seconds"], processes)
 
 
+def _damaged(about: dict[str, Any], tensors: dict[str, Tensor], adapter: Adapter) -> Iterator[str]:
+    """What is missing, or of another kind than `save` writes it for this adapter: the header's fields, then weights."""
+    kinds = {"config": dict, "step": int, "seconds": int | float, "processes": int}
+    yield from (name for name, kind in kinds.items() if not isinstance(about.get(name), kind))
+    shapes = {f"weights.{name}": value.shape for name, value in adapter.state_dict().items()}
+    shapes |= {f"ema.{name}": value.shape for name, value in adapter.named_parameters()}
+    yield from (name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape)
+    yield from (name for name in tensors if name.startswith("weights.") and name not in shapes)
+
+
 @torch.no_grad()
 def _restore(adapter: Adapter, ema: EMA, optimizer: AdamW, tensors: dict[str, Tensor], step: int) -> None:
-    adapter.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    for name, value in adapter.state_dict().items():
+        value.copy_(like(tensors[f"weights.{name}"], value))
     for name, p in adapter.named_parameters():
-        ema.weights[name].copy_(tensors[f"ema.{name}"])
+        ema.weights[name].copy_(like(tensors[f"ema.{name}"], p))
         if f"exp_avg.{name}" in tensors:
-            moments = {m: tensors[f"{m}.{name}"].to(p.device) for m in ("exp_avg", "exp_avg_sq")}
+            moments = {m: like(tensors[f"{m}.{name}"], p) for m in ("exp_avg", "exp_avg_sq")}
             optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the defaults of settings that are younger than it."""
+    whole = AdapterTrainConfig().to_dict()
+    for name, value in config.items():
+        both = isinstance(value, dict) and isinstance(whole.get(name), dict)
+        whole[name] = whole[name] | value if both else value
+    return whole
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:

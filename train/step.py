@@ -7,7 +7,7 @@ Eq. 3, S+ and "the map" have one definition.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +76,27 @@ def _without_subject(base: BaseModel, text: str, placeholder_tokens: int) -> Tok
     return TokenizedPrompt(prompt.ids, absent, prompt.tokens, prompt.words, prompt.text)
 
 
+def contexts_of(
+    base: BaseModel, prompts: Sequence[TokenizedPrompt], text_tokens: Sequence[Tensor], rows: int
+) -> TextContext:
+    """`encode_contexts` of a batch with one subject, without encoding a prompt that has no S* once for every layer.
+
+    text_tokens: S* for each text encoder, (B, L, n, d_text), or () without the textual branch. A prompt without S* is
+    the same in all layers: one row of it goes through the encoder, not L. Same values and gradients.
+    """
+    with_s = [i for i, prompt in enumerate(prompts) if (prompt.positions >= 0).all()]
+    without = [i for i in range(len(prompts)) if i not in set(with_s)]
+    if not text_tokens or not without or not with_s:
+        return encode_contexts(base, prompts, [text_tokens], rows=rows)
+    L = text_tokens[0].shape[1]
+    own = [tokens[with_s] for tokens in text_tokens]
+    given = encode_contexts(base, [prompts[i] for i in with_s], [own], rows=rows)
+    plain = encode_contexts(base, [prompts[i] for i in without], rows=rows)
+    order = torch.tensor(with_s + without, device=given.hidden.device).argsort()
+    hidden = torch.cat([given.hidden, plain.hidden.expand(-1, L, -1, -1)])[order]
+    return TextContext(hidden, None if given.pooled is None else torch.cat([given.pooled, plain.pooled])[order])
+
+
 def _zero_empty(context: TextContext, empty: Sequence[bool]) -> TextContext:
     """Zeros for the empty prompt, where the base's own pipeline has them (SDXL)."""
     keep = context.hidden.new_tensor([not e for e in empty])
@@ -90,10 +111,18 @@ def _float32(recorder: MapRecorder) -> MapRecorder:
     return recorder
 
 
+def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
+    """The attention to train with: plain on a CPU, where the fused kernel's backward is the slower one.
+
+    With gradient checkpointing the backward pass belongs into it too: it runs the forward of a block again.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
 class AdapterLoss(nn.Module):
     """Eq. 9 of a batch. Its parameters are the adapter's alone; the frozen base is held outside the module tree."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter, config: LossConfig, text_rows: int = 64) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter, config: LossConfig, text_rows: int = 512) -> None:
         super().__init__()
         self.adapter = adapter
         self.config = config
@@ -108,8 +137,7 @@ class AdapterLoss(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise) -> Losses:
         """batch: with its frozen features (`data.with_features`), on the base's device. Returns scalars with graphs."""
-        on_cpu = batch.latents.device.type == "cpu"  # there the fused kernel's backward is the slower one
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+        with attention_kernel(batch.latents.device):
             return self._losses(batch, noise)
 
     def _losses(self, batch: Batch, noise: Noise) -> Losses:
@@ -119,12 +147,13 @@ class AdapterLoss(nn.Module):
 
         out = adapter(batch.reference_states, t)
         prompts = prompts_of(base, batch, adapter.config.placeholder_tokens)
-        context = encode_contexts(base, prompts, [out.mfi.text_tokens], rows=self.text_rows)
+        context = contexts_of(base, prompts, out.mfi.text_tokens, self.text_rows)
         if base.zero_empty_prompt:
             context = _zero_empty(context, [prompt.text == "" for prompt in prompts])
         present = (~batch.drop_subject).to(z.dtype)  # λ of each row: 1, or 0 where the subject is dropped
+        strength = present if c.visual else torch.zeros_like(present)
         recorder = MapRecorder() if c.lambda_2 else None
-        state = subject_state(base, context, prompts, [out], size=size, strengths=[present], recorder=recorder)
+        state = subject_state(base, context, prompts, [out], size=size, strengths=[strength], recorder=recorder)
 
         z_t = self.scheduler.add_noise(z, noise.epsilon, t)
         prediction = unet_forward(base, z_t.to(base.dtype), t, state)

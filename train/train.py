@@ -24,11 +24,12 @@ from customcontrast.bases import BaseModelError, load_base
 from customcontrast.checkpoint import Adapter, save_adapter
 from train import state
 from train.config import AdapterTrainConfig, ConfigError, load_config
-from train.data import Batch, Samples, Source, StepSampler, make_loader, make_source, with_features
+from train.data import Batch, Samples, Source, StepSampler, in_order, make_loader, make_source, with_features
 from train.losses import Losses, require_finite
-from train.monitor import Log, StopSignal, Timer, agree
+from train.monitor import Log, StopSignal, Timer, WandB, agree
+from train.sharding import shard, whole
 from train.state import EMA, Progress, ResumeError
-from train.step import AdapterLoss, Noise
+from train.step import AdapterLoss, Noise, attention_kernel
 from train.validate import validation_strip
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -47,29 +48,42 @@ def train(
         mixed_precision=optim.mixed_precision,
         gradient_accumulation_steps=optim.accumulation,
         cpu=cpu,
+        log_with="wandb" if config.log.wandb else None,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     main, device = accelerator.is_main_process, accelerator.device
+    wandb = WandB(accelerator, output, config.to_dict()) if config.log.wandb else None
     dtype = DTYPES[optim.mixed_precision] if device.type == "cuda" else torch.float32
     base = load_base(config.base, config.weights, device, dtype)
     if optim.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()
         base.unet.train()  # diffusers checkpoints only in training mode; the UNet has no dropout
+    if device.type == "cpu":  # there the fused kernel spends more on its mask than on its matrices
+        for encoder in base.text_encoders:
+            encoder.set_attn_implementation("eager")
     with accelerator.main_process_first():
         source = make_source(config, base, progress=main)
 
     torch.manual_seed(config.seed)  # for the adapter's first weights; nothing else draws from the global generator
-    adapter = Adapter.create(base, **config.encoder).float().train()
+    try:
+        adapter = Adapter.create(base, **config.encoder).float().train()
+    except ValueError as error:
+        raise ConfigError(f"config: encoder cannot be used ({error})") from error
+    model, sliced = AdapterLoss(base, adapter, config.loss), optim.sharding == "full"
+    if sliced:
+        shard(model, accelerator)
     optimizer = state.make_optimizer(adapter, optim)
     ema = EMA(adapter, optim.ema)
     found = state.find(output / "checkpoints", resume)
     world = accelerator.num_processes
     progress = state.load(found, adapter, ema, optimizer, config, world) if found else Progress(processes=world)
-    model, stepper = accelerator.prepare(AdapterLoss(base, adapter, config.loss), optimizer)
+    stepper = accelerator.prepare(optimizer)
+    if not sliced:
+        model = accelerator.prepare(model)
 
     batches = batches_from(config, source, progress.step, accelerator)
     samples = optim.batch * optim.accumulation * world
-    log, stop, timer = Log(output, config.log.every, main), StopSignal(), Timer(progress.seconds, minutes)
+    log, stop, timer = Log(output, config.log.every, main, wandb), StopSignal(), Timer(progress.seconds, minutes)
     step, saved_at = progress.step, time.monotonic()
     while step < optim.steps and not agree(stop.asked or timer.up, accelerator):
         for micro in range(optim.accumulation):
@@ -79,10 +93,12 @@ def train(
             batch = with_features(base, batch)
             noise = Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, seed, device)
             with accelerator.accumulate(model):  # averages the micro-steps; synchronises processes at the last
-                losses: Losses = model(batch, noise)
+                with accelerator.autocast():
+                    losses: Losses = model(batch, noise)
                 require_finite(losses, step)
-                accelerator.backward(losses.total)
-        norm = accelerator.clip_grad_norm_(adapter.parameters(), optim.clip_norm or float("inf"))
+                with attention_kernel(device):
+                    accelerator.backward(losses.total)
+        norm = whole(accelerator.clip_grad_norm_(adapter.parameters(), optim.clip_norm or float("inf")))
         rate = set_learning_rate(optimizer, state.learning_rate(step, optim))
         stepper.step()
         stepper.zero_grad()
@@ -91,16 +107,20 @@ def train(
 
         log.add(step, losses, norm, rate, timer, samples)
         late = time.monotonic() - saved_at > 60 * config.log.save_minutes
-        if main and (late or step % config.log.save_every == 0):
-            write(output, adapter, ema, optimizer, Progress(step, timer.total, world), config)
+        if sliced:  # all must write together
+            late = agree(late, accelerator)
+        if (main or sliced) and (late or step % config.log.save_every == 0):
+            write(output, adapter, ema, optimizer, Progress(step, timer.total, world), config, main)
             saved_at = time.monotonic()
-        if main and config.log.validate_every and step % config.log.validate_every == 0:
+        if (main or sliced) and config.log.validate_every and step % config.log.validate_every == 0:
             with timer.paused():
-                log.picture(step, validation_strip(base, ema.copy_of(adapter), config))
+                averaged = ema.copy_of(adapter)
+                if main:
+                    log.picture(step, validation_strip(base, averaged, config))
 
     progress = Progress(step, timer.total, world)
-    if main:
-        write(output, adapter, ema, optimizer, progress, config)
+    if main or sliced:
+        write(output, adapter, ema, optimizer, progress, config, main)
     log.close()
     stop.restore()
     accelerator.wait_for_everyone()
@@ -113,7 +133,7 @@ def batches_from(config: AdapterTrainConfig, source: Source, step: int, accelera
     sampler = StepSampler(
         o.batch, step * o.accumulation, o.steps * o.accumulation, accelerator.process_index, accelerator.num_processes
     )
-    return iter(make_loader(Samples(source, config.seed, config.data.drop), sampler, config.data.workers))
+    return in_order(make_loader(Samples(source, config.seed, config.data.drop), sampler, config.data.workers))
 
 
 def set_learning_rate(optimizer: AdamW, rate: float) -> float:
@@ -124,12 +144,21 @@ def set_learning_rate(optimizer: AdamW, rate: float) -> float:
 
 
 def write(
-    output: Path, adapter: Adapter, ema: EMA, optimizer: AdamW, progress: Progress, config: AdapterTrainConfig
+    output: Path,
+    adapter: Adapter,
+    ema: EMA,
+    optimizer: AdamW,
+    progress: Progress,
+    config: AdapterTrainConfig,
+    main: bool = True,
 ) -> None:
     """A checkpoint to go on from, and adapter.safetensors: the averaged weights, 16-bit, for inference."""
-    state.save(output / "checkpoints", adapter, ema, optimizer, progress, config, config.log.keep)
+    state.save(output / "checkpoints", adapter, ema, optimizer, progress, config, config.log.keep, main)
+    averaged = ema.copy_of(adapter)
+    if not main:
+        return
     part = save_adapter(
-        ema.copy_of(adapter),
+        averaged,
         output / "adapter.part.safetensors",
         torch.float16,
         step=progress.step,
@@ -154,8 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.config, options.set)
         progress = train(config, options.output, options.minutes, options.resume, options.cpu)
-    except (ConfigError, ResumeError, BaseModelError, FloatingPointError, FileNotFoundError) as error:
+    except (ConfigError, ResumeError, BaseModelError, FloatingPointError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        why = str(error).partition(". ")[0] or "no memory is left"
+        print(f"train: {why}; lower it with --set optim.batch=N (and raise optim.accumulation).", file=sys.stderr)
         return 2
     print(
         f"step {progress.step} of {config.optim.steps}, {progress.seconds:.0f} s: {options.output}/adapter.safetensors"

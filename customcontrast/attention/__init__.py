@@ -7,7 +7,7 @@ from customcontrast.attention.layers import (
     install,
     install_processors,
 )
-from customcontrast.attention.location import location_mask
+from customcontrast.attention.location import Masker, location_mask
 from customcontrast.attention.maps import MapRecorder, aggregate
 from customcontrast.attention.processor import SubjectProcessor
 from customcontrast.attention.state import SubjectBranch, SubjectState, unet_forward
@@ -15,6 +15,7 @@ from customcontrast.attention.state import SubjectBranch, SubjectState, unet_for
 __all__ = [
     "LayerSpec",
     "MapRecorder",
+    "Masker",
     "SubjectAttention",
     "SubjectBranch",
     "SubjectProcessor",

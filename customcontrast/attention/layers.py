@@ -73,6 +73,7 @@ class SubjectAttention(nn.Module):
                 f"SubjectAttention: the UNet has {len(specs)} cross-attention layers, config.num_layers is "
                 f"{config.num_layers}; make the config with bases.encoder_config(base)."
             )
+        self.specs = specs
         self.to_k = nn.ModuleList(nn.Linear(config.width, spec.width, bias=False) for spec in specs)
         self.to_v = nn.ModuleList(nn.Linear(config.width, spec.width, bias=False) for spec in specs)
         self.null_key: nn.ParameterList | None = None

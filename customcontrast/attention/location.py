@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,21 +19,87 @@ def minmax(maps: Tensor) -> Tensor:
     return torch.where(spread > FLAT, (maps - low) / spread.clamp_min(FLAT), torch.zeros_like(maps))
 
 
-def location_mask(maps: Tensor, config: LocationConfig, previous: Tensor | None = None) -> Tensor:
+def location_mask(
+    maps: Tensor,
+    config: LocationConfig,
+    previous: Tensor | None = None,
+    drawn: Mapping[int, Tensor] | None = None,
+    free: Collection[int] = (),
+) -> Tensor:
     """M_t: min–max, values <= threshold to 0, min–max again; soft, not binary.
 
     maps: A (R, K, h, w); previous: M of the step before (R, K, h, w) or None. Returns M (R, K, h, w) in [0, 1].
     Several subjects: where their masks overlap, the pixel belongs to the larger A. A mask that comes out empty or flat
     is replaced by the previous one (by ones, which mask nothing, at the start).
+    drawn: layouts (h, w) of the subjects k that have one: they are their masks, and the others leave these pixels.
+    free: subjects that are not masked; their A takes no pixel from those that are.
     """
+    K, drawn = maps.shape[1], drawn or {}
     masks = minmax(maps.float())
     masks = minmax(torch.where(masks <= config.threshold, torch.zeros_like(masks), masks))
-    owned = masks
-    if maps.shape[1] > 1:
-        owned = masks * (maps >= maps.amax(dim=1, keepdim=True)).to(masks.dtype)
+    rivals = [k for k in range(K) if k not in drawn and k not in free] or [k for k in range(K) if k not in drawn]
+    owned, left = masks, torch.ones_like(masks[:1, :1])
+    if len(rivals) > 1 or len(rivals) < K - len(drawn):
+        owned = masks * (maps >= maps[:, rivals].amax(dim=1, keepdim=True)).to(masks.dtype)
+    if drawn:
+        left = 1 - sum(drawn.values()).clamp(0, 1)[None, None].to(masks)
+        owned = owned * left
     useful = owned.amax(dim=(-2, -1), keepdim=True) > 0
-    fallback = previous if previous is not None else torch.ones_like(owned)
-    return torch.where(useful, owned, fallback)
+    fallback = previous if previous is not None else left.expand_as(owned)
+    owned = torch.where(useful, owned, fallback)
+    if drawn:
+        owned = torch.stack(
+            [drawn[k].to(owned).expand_as(owned[:, k]) if k in drawn else owned[:, k] for k in range(K)], 1
+        )
+    return owned
+
+
+def shared(layouts: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Drawn layouts (h, w) of several subjects: where they overlap, their subjects share the pixel evenly."""
+    total = sum(layouts.values()).clamp_min(1.0) if layouts else None
+    return {k: layout / total for k, layout in layouts.items()}
+
+
+class Masker:
+    """The masks of one run, step by step. Made in the run, dies there.
+
+    layouts: the user's drawing (h, w) of each subject, or None. located: whether each subject is masked by its location
+    map, if it has no drawing. What is drawn acts from step 1 on, whatever LocationConfig says of enabled, start_step
+    and freeze_step. With location.enabled off the masks are made for the eye alone.
+    """
+
+    def __init__(
+        self, config: LocationConfig, layouts: Sequence[Tensor | None], located: Sequence[bool], images: int
+    ) -> None:
+        self.config = config
+        self.drawn = shared({k: layout for k, layout in enumerate(layouts) if layout is not None})
+        self.free = frozenset(k for k, on in enumerate(located) if not on and k not in self.drawn)
+        self.subjects = len(layouts)
+        self.found = False  # whether maps have made a mask yet
+        self.masks: Tensor | None = None  # M of the latest step, (images, K, h, w)
+        if self.drawn:
+            one = torch.ones_like(next(iter(self.drawn.values())))
+            masks = torch.stack([self.drawn.get(k, one) for k in range(self.subjects)])
+            self.masks = masks.expand(images, -1, -1, -1)
+
+    def at(self, step: int) -> tuple[Tensor | None, tuple[bool, ...]]:
+        """For step (from 1): M (images, K, h, w), and which subjects it masks. (None, ()) while it masks none."""
+        found = self.found and self.config.enabled and step >= self.config.start_step
+        which = tuple(k in self.drawn or (found and k not in self.free) for k in range(self.subjects))
+        return (self.masks, which) if any(which) else (None, ())
+
+    def asks(self, step: int) -> bool:
+        """Whether the maps of this step make a new mask: not once they are frozen, nor where all is drawn."""
+        freeze = self.config.freeze_step
+        frozen = self.found and freeze is not None and step > freeze
+        return not frozen and len(self.drawn) < self.subjects
+
+    def take(self, A: Tensor | None) -> None:
+        """The maps A (images, K, h, w) of the step just done; None where this adapter makes no map."""
+        if A is not None:
+            previous = self.masks if self.found else None
+            self.masks = location_mask(A, self.config, previous, self.drawn, self.free)
+            self.found = True
 
 
 def ownership_weights(text_maps: Tensor) -> Tensor:

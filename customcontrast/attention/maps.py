@@ -6,7 +6,7 @@ Visual map of subject k: the mass on its subject tokens (all keys but the null k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch.nn.functional as F
@@ -33,19 +33,43 @@ class MapSums:
 class MapRecorder:
     """Takes the maps of one UNet call and keeps one sum per resolution; gradients flow through.
 
-    tokens: how many text tokens to keep the maps of (from the start token on); 0 keeps the subjects' maps alone.
+    tokens: how many text tokens to keep the maps of (from the start token on), or their places; 0 keeps the subjects'
+        maps alone. layers: keep the maps of these layers only; None = all.
+    everywhere: take the subjects' maps in all layers even so, because `aggregate` needs them.
+    sources: per subject, the origin of its visual tokens, (L, n, references, patches) of `encoder.token_sources`; then
+        `looked` says where each place of the picture looked.
     Each layer counts once: with gradient checkpointing the second run of a layer is ignored.
     """
 
-    def __init__(self, tokens: int = 0) -> None:
-        self.tokens = tokens
+    def __init__(
+        self,
+        tokens: int | Sequence[int] = 0,
+        layers: Collection[int] | None = None,
+        everywhere: bool = True,
+        sources: Sequence[Tensor] = (),
+    ) -> None:
+        self.tokens = tokens if isinstance(tokens, int) else list(tokens)
+        self.layers = None if layers is None else frozenset(layers)
+        self.everywhere = everywhere
+        self.sources = sources
         self.sums: dict[Size, MapSums] = {}
+        self.chosen = self.sums if layers is None else {}  # those of `layers`
+        self._looked: list[dict[Size, Tensor]] = [{} for _ in sources]
         self._seen: set[tuple[str, int]] = set()
+
+    def keeps(self, layer: int) -> bool:
+        """Whether this layer is one of `layers`."""
+        return self.layers is None or layer in self.layers
+
+    def takes(self, layer: int) -> bool:
+        """Whether this layer needs to compute any map at all."""
+        return self.everywhere or self.keeps(layer)
 
     def add_text(self, layer: int, size: Size, tokens: Tensor, subjects: Tensor | None) -> None:
         """tokens: (R, h·w, S); subjects: (R, h·w, K), the S* mass of each subject, or None."""
-        if self.tokens:
-            self._add("text", layer, size, tokens[..., : self.tokens])
+        if self.tokens and self.keeps(layer):
+            wanted = slice(self.tokens) if isinstance(self.tokens, int) else self.tokens
+            self._add("text", layer, size, tokens[..., wanted])
         if subjects is not None:
             self._add("subject", layer, size, subjects)
 
@@ -53,25 +77,51 @@ class MapRecorder:
         """mass: (R, h·w, K), the mass on each subject's tokens."""
         self._add("visual", layer, size, mass)
 
+    def add_looked(self, layer: int, size: Size, subject: int, weights: Tensor) -> None:
+        """weights: (R, h·w, n) of one subject's visual tokens, mean over heads."""
+        if not self.keeps(layer) or (f"looked{subject}", layer) in self._seen:
+            return
+        self._seen.add((f"looked{subject}", layer))
+        source = self.sources[subject][layer].flatten(1)  # (n, references · patches)
+        maps = (weights.float() @ source.to(weights.device).float()).transpose(1, 2).unflatten(2, size)
+        sums = self._looked[subject]
+        sums[size] = sums[size] + maps if size in sums else maps
+
     def _add(self, kind: str, layer: int, size: Size, maps: Tensor) -> None:
         if (kind, layer) in self._seen:
             return
         self._seen.add((kind, layer))
-        self.sums.setdefault(size, MapSums()).add(kind, maps.transpose(1, 2).unflatten(2, size))
+        maps = maps.transpose(1, 2).unflatten(2, size).float()
+        if self.everywhere and kind != "text" and self.chosen is not self.sums:
+            self.sums.setdefault(size, MapSums()).add(kind, maps)
+        if self.keeps(layer):
+            self.chosen.setdefault(size, MapSums()).add(kind, maps)
 
     @property
     def grid(self) -> Size:
         """The finest resolution recorded, (h, w): where maps are brought together by default."""
-        if not self.sums:
+        if not self.sums and not self.chosen:
             raise ValueError("MapRecorder: nothing was recorded; pass it as state.recorder to unet_forward first.")
-        return max(self.sums, key=lambda size: size[0] * size[1])
+        return max([*self.sums, *self.chosen], key=lambda size: size[0] * size[1])
 
     def mean(self, kind: str, grid: Size | None = None) -> Tensor | None:
-        """Mean over all layers of one kind ("text", "subject", "visual"), each resized to `grid` -> (R, c, h, w)."""
-        return self._mean((kind,), grid)
+        """Mean over the layers of one kind ("text", "subject", "visual"), each resized to `grid` -> (R, c, h, w)."""
+        return self._mean(self.chosen, (kind,), grid)
 
-    def _mean(self, kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
-        parts = [(getattr(s, kind), s.counts[kind]) for s in self.sums.values() for kind in kinds]
+    def looked(self, subject: int, grid: Size | None = None) -> Tensor | None:
+        """Where each place looked, mean over the layers: (R, h, w, references, patches); None if nobody asked.
+
+        At each place it sums to the visual map: the mass on this subject's tokens.
+        """
+        sums = self._looked[subject] if self.sources else {}
+        if not sums:
+            return None
+        grid, count = grid or self.grid, sum(kind == f"looked{subject}" for kind, _ in self._seen)
+        total = sum(resize(maps, grid) for maps in sums.values()) / count
+        return total.permute(0, 2, 3, 1).unflatten(-1, self.sources[subject].shape[-2:])
+
+    def _mean(self, sums: dict[Size, MapSums], kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
+        parts = [(getattr(s, kind), s.counts[kind]) for s in sums.values() for kind in kinds]
         parts = [(maps, count) for maps, count in parts if count]
         if not parts:
             return None
@@ -84,15 +134,15 @@ class MapRecorder:
         kinds = ("text", "subject", "visual")
         return {
             size: {kind: convert(getattr(s, kind) / s.counts[kind]) for kind in kinds if s.counts[kind]}
-            for size, s in self.sums.items()
+            for size, s in self.chosen.items()
         }
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
-    """(R, c, h, w) -> (R, c, *size), bilinear, antialiased where it shrinks."""
+    """(R, c, h, w) -> (R, c, *size), bilinear, antialiased where it shrinks; float32 if the size changes."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size, mode="bilinear", antialias=True)
+    return F.interpolate(maps.float(), size, mode="bilinear", antialias=True)
 
 
 def aggregate(recorder: MapRecorder, grid: Size | None = None) -> Tensor | None:
@@ -101,4 +151,4 @@ def aggregate(recorder: MapRecorder, grid: Size | None = None) -> Tensor | None:
     Over all layers and heads, each resized to one grid (default: the finest recorded) -> (R, K, h, w) in [0, 1].
     What was not recorded is left out: no visual maps without the sink, no text maps without S*. None without both.
     """
-    return recorder._mean(("visual", "subject"), grid)
+    return recorder._mean(recorder.sums, ("visual", "subject"), grid)

@@ -48,17 +48,20 @@ class SubjectProcessor(AttnProcessor2_0):
                 f"halved {self.level} times make {size}. Is state.size the size of these latents?"
             )
 
-        context = state.context(self.layer)  # (B, S, d_text)
+        def project(context: Tensor) -> tuple[Tensor, Tensor]:
+            return split_heads(attn.to_k(context), attn.heads), split_heads(attn.to_v(context), attn.heads)
+
         Q = split_heads(attn.to_q(hidden_states), attn.heads)  # (B, heads, h·w, c)
-        K_t = split_heads(attn.to_k(context), attn.heads)  # (B, heads, S, c)
-        V_t = split_heads(attn.to_v(context), attn.heads)
+        K_t, V_t = state.text_keys(self.layer, project)  # (B, heads, S, c)
         masks, bias = (None, None) if state.masks is None else state.masks_at(self.level, Q.dtype)
         out = F.scaled_dot_product_attention(Q, K_t, V_t, attn_mask=bias)
 
         Q = Q[state.first :]  # from here on only the rows that see subjects, R of them
         text_map = self.record_text(Q, K_t[state.first :], state, size)
         visual = self.visual_branches(Q, state, size, masks, text_map)
-        if visual is not None:
+        if visual is not None and not torch.is_grad_enabled():
+            out[state.first :] += visual
+        elif visual is not None:
             out = torch.cat([out[: state.first], out[state.first :] + visual])
 
         out = attn.to_out[0](out.transpose(1, 2).flatten(2))
@@ -69,14 +72,15 @@ class SubjectProcessor(AttnProcessor2_0):
 
     def record_text(self, Q: Tensor, K_t: Tensor, state: SubjectState, size: tuple[int, int]) -> Tensor | None:
         """Text map of every token (mean over heads), where anyone asks. Returns each subject's (R, h·w, K)."""
-        owners_wanted = len(state.branches) > 1 and state.masks is None
-        if state.recorder is None and not owners_wanted:
+        owners_wanted = len(state.branches) > 1 and not state.all_masked
+        recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
+        if recorder is None and not owners_wanted:
             return None
         tokens = probabilities(Q, K_t).mean(dim=1)  # (R, h·w, S)
         positions = state.positions()
         subjects = None if positions is None else tokens @ positions.to(tokens.dtype).transpose(1, 2)
-        if state.recorder is not None:
-            state.recorder.add_text(self.layer, size, tokens, subjects)
+        if recorder is not None:
+            recorder.add_text(self.layer, size, tokens, subjects)
         return subjects
 
     def visual_branches(
@@ -84,40 +88,49 @@ class SubjectProcessor(AttnProcessor2_0):
     ) -> Tensor | None:
         """Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v -> (R, heads, h·w, c), or None without subjects.
 
-        Where k is: its location mask; before there are masks, and among several subjects, their text maps' softmax.
+        Where k is: its mask; among several subjects, one without a mask (yet) has its part of their text maps' softmax.
         """
         if not state.branches:
             return None
-        where = None
-        if masks is not None:
-            where = masks if state.location.mask_visual else None
-        elif text_map is not None and len(state.branches) > 1:
-            where = ownership_weights(text_map).transpose(1, 2)  # (R, K, h·w)
+        shares = None
+        if text_map is not None and len(state.branches) > 1 and not state.all_masked:
+            shares = ownership_weights(text_map).transpose(1, 2)  # (R, K, h·w)
 
+        recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
         total, masses = None, []
         for k, branch in enumerate(state.branches):
-            out, mass = self.visual_attention(Q, branch, explicit=state.recorder is not None)
-            masses.append(mass)
-            if not isinstance(branch.strength, Tensor) and branch.strength == 0:
+            absent = not isinstance(branch.strength, Tensor) and branch.strength == 0
+            if absent and recorder is None:
                 continue
+            out, seen = self.visual_attention(Q, branch, explicit=recorder is not None)
+            if seen is not None and branch.sink:
+                masses.append(seen.sum(dim=-1))
+            if seen is not None and recorder.sources:
+                recorder.add_looked(self.layer, size, k, seen)
+            if absent:
+                continue
+            where = shares
+            if masks is not None and branch.masked:
+                where = masks if state.location.mask_visual else None
             if where is not None:
                 out = out * where[:, k, None, :, None].to(out.dtype)
             out = out * strength(branch, out)
             total = out if total is None else total + out
-        if state.recorder is not None and masses[0] is not None:
-            state.recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
+        if masses:
+            recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
         return total
 
     def visual_attention(self, Q: Tensor, branch: SubjectBranch, explicit: bool) -> tuple[Tensor, Tensor | None]:
-        """softmax(Q K_vᵀ/√d) V_v, and when explicit the mass on the subject's tokens (R, h·w), mean over heads."""
+        """softmax(Q K_vᵀ/√d) V_v, and if explicit the weights on the subject's tokens (R, h·w, n), mean over heads."""
         R, heads = Q.shape[:2]
         K_v = split_heads(branch.keys[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
         V_v = split_heads(branch.values[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
         if not explicit:
             return F.scaled_dot_product_attention(Q, K_v, V_v), None
         weights = probabilities(Q, K_v)
-        mass = weights[..., 1:].sum(dim=-1).mean(dim=1) if branch.sink else None
-        return weights.to(V_v.dtype) @ V_v, mass
+        fused = not torch.is_grad_enabled()  # to the bit what it is without maps; in training one way is enough
+        out = F.scaled_dot_product_attention(Q, K_v, V_v) if fused else weights.to(V_v.dtype) @ V_v
+        return out, weights[..., int(branch.sink) :].mean(dim=1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

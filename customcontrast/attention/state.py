@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,7 @@ class SubjectBranch:
     positions: Tensor | None = None  # p as a 0/1 row over the text tokens, (R or 1, S); None = no S* in the text
     strength: float | Tensor = 1.0  # λ, or one λ per row (R,): 0 drops the subject from that row
     sink: bool = True  # the first key is the null key, so that visual mass has a meaning
+    masked: bool = True  # whether this subject is kept to its mask, where state.masks has them
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,10 @@ class SubjectState:
     size: (h, w) of the latents. Maps carry (h, w) of their layer, so any aspect ratio works.
     repeat: pictures per context: row i of the batch uses context i // repeat.
     first: rows before this one (the unconditional half) have no subject, no mask, and are not recorded.
-    masks: location masks M (R, K, h', w') in [0, 1] of the step before, at any size; None = no mask yet.
+    masks: location masks M (R, K, h', w') in [0, 1] of the step before, at any size; None = no mask yet. Rows of
+        subjects that are not masked (`SubjectBranch.masked`) are ignored.
+    steady: whether each group is the same at every step of a run; those that are come first. kept: made empty for each
+        run; layers put the keys and values of steady groups there, for the next step. None = computed at each step.
     """
 
     text: tuple[Tensor, ...]
@@ -56,21 +60,54 @@ class SubjectState:
     masks: Tensor | None = None
     location: LocationConfig = field(default_factory=LocationConfig)
     recorder: MapRecorder | None = None
+    steady: tuple[bool, ...] = ()
+    kept: dict[int, tuple[Tensor, Tensor]] | None = None
     added_conditions: dict[str, Tensor] | None = None  # SDXL's pooled text and sizes
-    _resized: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[str | int, Any] = field(default_factory=dict, init=False, repr=False)  # once per call: masks of a level
 
     def context(self, layer: int) -> Tensor:
         """C(t, l) of every row of the batch: (B, S, d_text)."""
-        parts = [group[:, layer if group.shape[1] > 1 else 0] for group in self.text]
-        contexts = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return contexts if self.repeat == 1 else contexts.repeat_interleave(self.repeat, dim=0)
+        return self._per_picture(self._contexts(layer, self.text))
+
+    def _contexts(self, layer: int, groups: Sequence[Tensor]) -> Tensor:
+        parts = [group[:, layer if group.shape[1] > 1 else 0] for group in groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _per_picture(self, x: Tensor) -> Tensor:
+        return x if self.repeat == 1 else x.repeat_interleave(self.repeat, dim=0)
+
+    def text_keys(self, layer: int, project: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """K_t and V_t of every row, by `project`; those of steady groups only once in a run, of S+ once per context.
+
+        Where nothing is S+, all rows are projected in one batch, as in the base's own pipeline: equal to the bit.
+        """
+        steady = [group for group, same in zip(self.text, self.steady, strict=False) if same]
+        if self.kept is None or len(steady) == len(self.text):
+            found = None if self.kept is None else self.kept.get(layer)
+            found = project(self.context(layer)) if found is None else found
+            if self.kept is not None:
+                self.kept[layer] = found
+            return found
+        K, V = project(self._contexts(layer, self.text[len(steady) :]))
+        if steady:
+            if layer not in self.kept:
+                self.kept[layer] = project(self._contexts(layer, steady))
+            K, V = (torch.cat(pair) for pair in zip(self.kept[layer], (K, V), strict=True))
+        return self._per_picture(K), self._per_picture(V)
+
+    @property
+    def all_masked(self) -> bool:
+        """Whether every subject has a mask."""
+        return self.masks is not None and all(branch.masked for branch in self.branches)
 
     def positions(self) -> Tensor | None:
         """p of all subjects over the text tokens, (R or 1, K, S) of 0 and 1; None where no subject has S*."""
         if not self.branches or self.branches[0].positions is None:
             return None
-        rows = max(len(branch.positions) for branch in self.branches)
-        return torch.stack([branch.positions.expand(rows, -1) for branch in self.branches], dim=1)
+        if "positions" not in self._made:
+            rows = max(len(branch.positions) for branch in self.branches)
+            self._made["positions"] = torch.stack([b.positions.expand(rows, -1) for b in self.branches], dim=1)
+        return self._made["positions"]
 
     def masks_at(self, level: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Location masks for the layers of one level, resized once per call.
@@ -78,16 +115,19 @@ class SubjectState:
         -> M (R, K, h·w), and what to add to the text logits (rows, 1, h·w, S) so that the S* columns of the softmax
         are multiplied by M and its rows renormalised: log M there, 0 elsewhere and in the unconditional rows.
         """
-        if level not in self._resized:
+        if level not in self._made:
             size = level_size(self.size, level)
             masks = F.interpolate(self.masks.float(), size, mode="bilinear", antialias=True).flatten(2).clamp(0, 1)
-            self._resized[level] = (masks.to(dtype), self._text_bias(masks, dtype))
-        return self._resized[level]
+            self._made[level] = (masks.to(dtype), self._text_bias(masks, dtype))
+        return self._made[level]
 
     def _text_bias(self, masks: Tensor, dtype: torch.dtype) -> Tensor | None:
         positions = self.positions()
         if positions is None or not self.location.mask_text:
             return None
+        if not self.all_masked:
+            masked = torch.tensor([branch.masked for branch in self.branches], device=masks.device)
+            masks = masks.where(masked[:, None], 1.0)
         bias = masks.log().clamp_min(LOG_OF_ZERO).transpose(1, 2) @ positions.to(masks.dtype)  # (R, h·w, S)
         return F.pad(bias, (0, 0, 0, 0, self.first, 0))[:, None].to(dtype)
 

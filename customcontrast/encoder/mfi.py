@@ -96,9 +96,10 @@ class MFIEncoder(nn.Module):
             f_t = f_t.reshape(1, B * R, n, d)
         return self.tv_norm(self.tv_fusion(f_v, f_t)).reshape(B, R, n, d)
 
-    def forward(self, f_I: Tensor, t: Tensor) -> MFIOutput:
+    def forward(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> MFIOutput:
         """f_I: (B, 3N, d) with t: (B,); or one subject's f_I (1, 3N, d) at many t (B,).
 
+        visual: what `visual(f_I)` returned, if that was run before; it depends on neither t nor l.
         Shapes of the result: see MFIOutput. L rows (all layers) for each t.
         """
         if t.ndim != 1 or len(f_I) not in (1, len(t)):
@@ -106,7 +107,7 @@ class MFIEncoder(nn.Module):
                 f"MFIEncoder: t has shape {tuple(t.shape)} for f_I {tuple(f_I.shape)}; give one t per subject (B,), "
                 "or one subject at many t."
             )
-        f_v, visual_cls = self.visual(f_I)
+        f_v, visual_cls = self.visual(f_I) if visual is None else visual
         visual_cls = visual_cls.expand(len(t), -1)
         if not self.config.textual:
             return MFIOutput([], None, self._same_everywhere(f_v, len(t)), visual_cls)

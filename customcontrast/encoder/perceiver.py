@@ -28,19 +28,25 @@ class PerceiverAttention(nn.Module):
         B, R, n, d = q.shape
         h, c = self.heads, d // self.heads
         f, q = self.norm_f(f), self.norm_q(q)
-
-        Q = self.to_q(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)  # (B, h, R, n, c)
-        K_f, V_f = (w(f).view(B, -1, h, c).transpose(1, 2) for w in (self.to_k, self.to_v))  # (B, h, N, c)
-        K_q, V_q = (w(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4) for w in (self.to_k, self.to_v))
-
-        Q = Q * c**-0.5
-        on_f = (Q.reshape(B, h, R * n, c) @ K_f.transpose(-1, -2)).view(B, h, R, n, -1)
-        on_q = Q @ K_q.transpose(-1, -2)  # (B, h, R, n, n)
-        weights = torch.cat([on_f, on_q], dim=-1).softmax(dim=-1)
-        on_f, on_q = weights.split([on_f.shape[-1], n], dim=-1)
-
+        on_f, on_q = self._weights(f, q)
+        V_f = self.to_v(f).view(B, -1, h, c).transpose(1, 2)  # (B, h, N, c)
+        V_q = self.to_v(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)  # (B, h, R, n, c)
         out = (on_f.reshape(B, h, R * n, -1) @ V_f).view(B, h, R, n, c) + on_q @ V_q
         return self.to_out(out.permute(0, 2, 3, 1, 4).reshape(B, R, n, d))
+
+    def weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """softmax(Q Kᵀ/√d) of every head: on the features (B, h, R, n, N), and on the row's queries (B, h, R, n, n)."""
+        return self._weights(self.norm_f(f), self.norm_q(q))
+
+    def _weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        B, R, n, d = q.shape
+        h, c = self.heads, d // self.heads
+        Q = self.to_q(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4) * c**-0.5  # (B, h, R, n, c)
+        K_f = self.to_k(f).view(B, -1, h, c).transpose(1, 2)  # (B, h, N, c)
+        K_q = self.to_k(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)
+        on_f = (Q.reshape(B, h, R * n, c) @ K_f.transpose(-1, -2)).view(B, h, R, n, -1)
+        both = torch.cat([on_f, Q @ K_q.transpose(-1, -2)], dim=-1).softmax(dim=-1)
+        return both[..., : on_f.shape[-1]], both[..., on_f.shape[-1] :]
 
 
 class PerceiverBlock(nn.Module):

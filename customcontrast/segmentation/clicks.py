@@ -16,6 +16,8 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 def check_points(points: Points, size: tuple[int, int]) -> list[tuple[float, float, int]]:
     """Clicks -> a clean list; SegmentationError for one outside the picture or with another label."""
     checked = []
+    if not isinstance(points, list | tuple):
+        raise SegmentationError(f"points: got {points!r}; give a list of (x, y, label), one for each click.")
     for point in points:
         try:
             x, y, label = (float(value) for value in point)

@@ -13,11 +13,11 @@ from customcontrast.visualize.maps import (
     subjects_overlay,
     token_grid,
 )
-from customcontrast.visualize.sheets import animation, checkerboard, compare_row, contact_sheet
+from customcontrast.visualize.sheets import animation, checkerboard, compare_row, contact_sheet, labelled_grid
 
 
-def __getattr__(name: str):  # noqa: ANN202 - the two plots; matplotlib's figures are slow to import
-    if name not in ("area_plot", "tsne_plot"):
+def __getattr__(name: str):  # noqa: ANN202 - the plots; matplotlib's figures are slow to import
+    if name not in ("area_plot", "atlas_plot", "tsne", "tsne_plot"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from customcontrast.visualize import plots
 
@@ -28,14 +28,17 @@ __all__ = [
     "SUBJECT_COLORS",
     "animation",
     "area_plot",
+    "atlas_plot",
     "checkerboard",
     "compare_row",
     "contact_sheet",
     "heat_map",
+    "labelled_grid",
     "location_strip",
     "overlay",
     "strip_steps",
     "subjects_overlay",
     "token_grid",
+    "tsne",
     "tsne_plot",
 ]

@@ -87,7 +87,7 @@ def tsne_plot(
             f"subject_ids, view_ids: got {len(subject_ids)} and {len(view_ids)} for {len(features)} features; "
             "give one of each for every row."
         )
-    points = _tsne(features, seed)
+    points = tsne(features, seed)
     subjects, views = list(dict.fromkeys(subject_ids)), list(dict.fromkeys(view_ids))
     figure = _figure(size)
     axes = figure.subplots()
@@ -109,7 +109,33 @@ def tsne_plot(
     return _picture(figure)
 
 
-def _tsne(features: np.ndarray, seed: int) -> np.ndarray:
+def atlas_plot(
+    places: np.ndarray,
+    subject_ids: Sequence[int],
+    new: Sequence[tuple[str, np.ndarray]],
+    size: tuple[int, int] = (760, 560),
+) -> Image.Image:
+    """New subjects among known ones whose places are given: grey dots, one shape a subject, and stars with names.
+
+    places: (N, 2). subject_ids: N numbers. new: (name, place (2,)) of each new subject.
+    """
+    figure = _figure(size)
+    axes = figure.subplots()
+    for (px, py), subject in zip(places, subject_ids, strict=True):
+        style = {"marker": _marker(int(subject)), "color": _unit(SOFT), "alpha": 0.45}
+        axes.plot(px, py, ls="", ms=7, mec="white", mew=0.6, **style)
+    for k, (name, place) in enumerate(new):
+        color = _unit(SUBJECT_COLORS[k % len(SUBJECT_COLORS)])
+        axes.plot(*place, ls="", marker="*", ms=19, mec="white", mew=1.2, color=color, zorder=3)
+        axes.annotate(name, place, (9, 9), textcoords="offset points", size=9, weight="bold", color=color, zorder=4)
+    axes.set(xticks=[], yticks=[])
+    axes.margins(0.08)
+    axes.set_title("Your subject among known ones (place by nearest neighbours)", loc="left")
+    _plain(axes, box=True)
+    return _picture(figure)
+
+
+def tsne(features: np.ndarray, seed: int) -> np.ndarray:
     """(N, d) -> (N, 2), deterministic: exact t-SNE from the principal components, one thread."""
     from sklearn.manifold import TSNE  # half a second to import, for one figure
     from threadpoolctl import threadpool_limits

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import imageio.v3 as writer
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from customcontrast.visualize.canvas import INK, LINE, PAPER, SOFT, fit, frame, label
+from customcontrast.visualize.canvas import INK, LINE, PAPER, SOFT, fit, font, frame, label, shorten
 
 GAP = 10  # px between pictures
 
@@ -21,7 +21,7 @@ def contact_sheet(
     tile: int = 200,
     title: str = "",
 ) -> Image.Image:
-    """Pictures in rows, each whole in a square of `tile` px, with an optional caption of one line below it.
+    """Pictures in rows, each whole in a square of `tile` px, with an optional caption of any number of lines below it.
 
     Raises:
         ValueError: no pictures, or another number of captions.
@@ -33,7 +33,8 @@ def contact_sheet(
         raise ValueError(f"captions: got {len(captions)} for {len(images)} pictures; give one for each.")
     columns = min(len(images), columns or _even_columns(len(images)))
     size = max(10, tile // 15)
-    high = tile + GAP + (2 * size if captions is not None else 0)
+    lines = max((caption.count("\n") + 1 for caption in captions or ()), default=0)
+    high = tile + GAP + round(1.3 * size * lines) + (size - size // 3 if lines else 0)
     head = 3 * size if title else 0
     rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (tile + GAP) + GAP, head + rows * high + GAP), PAPER)
@@ -43,7 +44,9 @@ def contact_sheet(
         left, top = GAP + number % columns * (tile + GAP), head + GAP + number // columns * high
         canvas.paste(fit(_flat(image), (tile, tile)), (left, top))
         if captions is not None:
-            label(canvas, left + tile / 2, top + tile + size // 3, captions[number], tile, size, color=SOFT)
+            for line, text in enumerate(captions[number].split("\n")):
+                y = top + tile + size // 3 + round(1.3 * size * line)
+                label(canvas, left + tile / 2, y, text, tile, size, color=SOFT)
     return canvas
 
 
@@ -68,6 +71,60 @@ def compare_row(
         label(canvas, left + cell.width / 2, top, captions[number], cell.width, size, number == 0, INK)
         left += cell.width + GAP
     return canvas
+
+
+def labelled_grid(
+    rows: Sequence[Sequence[Image.Image]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    tile: int = 256,
+    title: str = "",
+) -> Image.Image:
+    """Pictures over two parameters: column labels above, row labels at the left, an optional title.
+
+    Raises:
+        ValueError: no pictures, or a number of labels that does not match them.
+    """
+    widths = {len(row) for row in rows}
+    if not rows or widths != {len(column_labels)} or len(rows) != len(row_labels) or not column_labels:
+        raise ValueError(
+            f"labels: got {len(row_labels)}, {len(column_labels)} for {len(rows)} rows of {sorted(widths)} pictures; "
+            "give one for each row and column."
+        )
+    size = max(11, tile // 16)
+    cells = [[fit(_flat(image), (tile, round(tile * image.height / image.width))) for image in row] for row in rows]
+    high = max(cell.height for row in cells for cell in row)
+    side = round(tile * 0.62) if any(row_labels) else 0
+    head = (3 * size if title else 0) + 2 * size
+    canvas = Image.new(
+        "RGB", (side + len(column_labels) * (tile + GAP) + GAP, head + len(rows) * (high + GAP) + GAP), PAPER
+    )
+    if title:
+        label(canvas, canvas.width / 2, GAP, title, canvas.width - 2 * GAP, round(1.3 * size), bold=True)
+    for c, text in enumerate(column_labels):
+        label(canvas, side + GAP + c * (tile + GAP) + tile / 2, head - size - GAP // 2, text, tile, size, bold=True)
+    for r, row in enumerate(cells):
+        top = head + GAP + r * (high + GAP)
+        if side:
+            _block(canvas, GAP, top + high / 2, row_labels[r], side - GAP, size)
+        for c, cell in enumerate(row):
+            canvas.paste(cell, (side + GAP + c * (tile + GAP), top))
+    return canvas
+
+
+def _block(canvas: Image.Image, left: float, middle: float, text: str, width: int, size: int) -> None:
+    """Text over several lines at most `width` px wide, centred at the height `middle`."""
+    face = font(size, bold=True)
+    lines: list[str] = []
+    for word in str(text).split() or [""]:
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and face.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    block = "\n".join(shorten(line, face, width) for line in lines[:6])
+    draw = ImageDraw.Draw(canvas)
+    draw.multiline_text((left, middle), block, font=face, fill=INK, anchor="lm", spacing=size // 3)
 
 
 def checkerboard(cutout: Image.Image, square: int | None = None) -> Image.Image:

@@ -1,40 +1,51 @@
-"""`python -m tests.benchmarks [--only NAME] [--json FILE] [--list]`: a table of ratios, on CPU."""
+"""`python -m tests.benchmarks [--only NAME …] [--json FILE] [--list]`: ratios side by side, machine, targets."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
-import platform
-from datetime import date
 from pathlib import Path
 
 import torch
 
-from tests.benchmarks.generation import contenders
-from tests.benchmarks.timing import interleave, summarize
+from tests.benchmarks.report import Options, machine
 
-NAMES = ("generation",)
+NAMES = ("generation", "breakdown", "growth", "training", "page", "sd15")  # modules with run(Options) -> Report
+
+
+def present() -> list[str]:
+    """The benchmarks that are here."""
+    return [name for name in NAMES if importlib.util.find_spec(f"tests.benchmarks.{name}")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("--only", choices=NAMES, default=NAMES[0])
+    default = Options()
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=present(), action="append", help="this one (may be repeated)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
-    parser.add_argument("--steps", type=int, default=10, help="denoising steps of a picture")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    if options.list:
-        print("\n".join(NAMES))
+    parser.add_argument("--steps", type=int, default=default.steps, help="denoising steps of a picture")
+    parser.add_argument("--rounds", type=int, default=default.rounds)
+    parser.add_argument("--minutes", type=float, default=default.minutes, help="of each training run")
+    parser.add_argument("--pictures", type=Path, help="folder for plots")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    if given.list:
+        print("\n".join(present()))
         return
-    machine = f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{options.only}: Toyland, {options.steps} steps, {options.rounds} rounds; {machine}")
-    rows = summarize(interleave(contenders(options.steps), options.rounds))
-    for row in rows:
-        print(f"{row.name:28} {row.seconds:7.3f} s ± {row.iqr:.3f}   {row.ratio:5.2f} × ± {row.ratio_iqr:.2f}")
-    if options.json:
-        figures = {"machine": machine, "steps": options.steps, "rows": [row.as_dict() for row in rows]}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    options = Options(given.steps, given.rounds, given.minutes, given.pictures, given.device)
+    where = machine()
+    print(f"{where}\n{options.steps} denoising steps, {options.rounds} rounds")
+    reports = {}
+    for name in given.only or present():
+        report = importlib.import_module(f"tests.benchmarks.{name}").run(options)
+        report.print()
+        reports[name] = report.as_dict()
+        if given.json:
+            figures = {"machine": where, "steps": options.steps, "rounds": options.rounds, "reports": reports}
+            given.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,19 @@ def summarize(times: Mapping[str, list[float]]) -> list[Row]:
     return rows
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Call each once to warm up, then all in turn `rounds` times; seconds of each call."""
+def interleave(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, sync: bool = False
+) -> dict[str, list[float]]:
+    """Call each once to warm up, then all in turn `rounds` times; seconds of each call. sync: wait for the GPU."""
+    wait = torch.cuda.synchronize if sync else lambda: None
     for call in contenders.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
+            wait()
             start = time.perf_counter()
             call()
+            wait()
             times[name].append(time.perf_counter() - start)
     return times

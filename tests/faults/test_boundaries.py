@@ -12,7 +12,10 @@ import torch
 from customcontrast.pipeline import CustomContrast
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [ROOT / "app.py", *(p for d in ("customcontrast", "train", "examples") for p in (ROOT / d).rglob("*.py"))]
+SOURCES = [
+    ROOT / "app.py",
+    *(p for d in ("customcontrast", "page", "train", "examples") for p in (ROOT / d).rglob("*.py")),
+]
 UNSAFE = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 
 
@@ -40,3 +43,17 @@ def test_next_picture_after_memory_gave_out(tiny_custom: CustomContrast, error: 
     hook.remove()
     after = tiny_custom.generate("a bear S* on a beach", [subject], **ask).images[0]
     assert np.array_equal(np.asarray(before), np.asarray(after))
+
+
+def test_no_library_call_unpickles_either() -> None:
+    """Loaders that would read a pickle when safetensors are missing are told not to; numpy and yaml are kept safe."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name, words = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert words.get("allow_pickle", "False") == "False", path
+            assert name not in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system"), path
+            assert "weights_only" not in words or words["weights_only"] == "True", path
+            assert words.get("use_safetensors", "True") == "True" and words.get("trust_remote_code") != "True", path
+            assert words.get("shell", "False") == "False", path

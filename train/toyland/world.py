@@ -73,6 +73,14 @@ class World:
     p_bare: float = 0.5  # share of "none"
 
     @classmethod
+    def named(cls, name: str) -> World:
+        """The part of Toyland of that name. Raises ValueError where there is none."""
+        known = [key for key, value in vars(cls).items() if isinstance(value, classmethod) and key != "named"]
+        if name not in known:
+            raise ValueError(f"world is {name!r}; choose one of {', '.join(known)}")
+        return getattr(cls, name)()
+
+    @classmethod
     def full(cls) -> World:
         """All of Toyland."""
         return cls(

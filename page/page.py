@@ -1,0 +1,198 @@
+"""The page: its components by name, and which of the desk's actions answers which event."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces") else None  # before torch
+
+import gradio as gr  # noqa: E402
+
+from customcontrast.compare import axis_hint  # noqa: E402
+from customcontrast.desk import CONTROLS, SLOTS, Desk, Set, notice, said  # noqa: E402
+from customcontrast.studio import Studio  # noqa: E402
+from page import results, subjects  # noqa: E402
+from page.endpoints import Endpoints  # noqa: E402
+from page.look import TOGGLE  # noqa: E402
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUIET = {"api_visibility": "private", "show_progress": "hidden"}
+LIVELY = {"trigger_mode": "always_last", **QUIET}
+VIEWERS = (
+    "viewers no_place strip step play clock overlay branch word who map_step layers map looked looked_note recipe "
+    "around alike around_note"
+)
+MORE = "grid plot film video"
+Handler = Callable[..., Any]
+
+
+class Page:
+    """Components by name, and their events. What happens on an event is the desk's affair."""
+
+    def __init__(self, shared: Studio) -> None:
+        stream = spaces.GPU(duration=120)(shared.stream) if spaces else shared.stream
+        self.desk = Desk(shared, EXAMPLES, self._folder, stream)
+        self.c: dict[str, Any] = {}  # every component that takes part in an event
+
+    def _folder(self) -> Path:
+        """A new folder inside the page's cache, under a name that cannot be guessed."""
+        folder = Path(self.c["gallery"].GRADIO_CACHE) / secrets.token_hex(16)
+        folder.mkdir(parents=True)
+        return folder
+
+    def build(self) -> gr.Blocks:
+        with gr.Blocks(title="CustomContrast", delete_cache=(600, 3600), analytics_enabled=False) as demo:
+            with gr.Row(elem_classes="cc-line"):
+                gr.HTML(
+                    "<h1>CustomContrast</h1><p>Show a picture of your subject, say what should happen to it, "
+                    "and get new pictures of it.</p>",
+                    elem_classes="cc-title",
+                )
+                gr.Button("Light / dark", size="sm", scale=0, min_width=110).click(None, js=TOGGLE, **QUIET)
+            with gr.Row():
+                with gr.Column(scale=5, min_width=320):
+                    subjects.subjects(self.c, self.desk)
+                    subjects.settings(self.c, self.desk)
+                with gr.Column(scale=7, min_width=320):
+                    results.prompt(self.c, self.desk)
+                    results.results(self.c)
+            self._wire_subjects()
+            self._wire_prompt()
+            self._wire_run()
+            self._wire_viewers()
+            self._wire_compare()
+            Endpoints(self.desk).wire(self.c)
+        return demo
+
+    # ---- events -------------------------------------------------------------------------------
+
+    def _on(self, event: Handler, fn: Handler, inputs: str, outputs: str, place: str = "status", **kw: Any) -> Any:
+        """Wire an event: the desk's `fn`, the names of its inputs and outputs, and where its errors are told."""
+        names = dict.fromkeys([*outputs.split(), place])
+        handler = self._handler(fn, place, chosen=kw.pop("chosen", False))
+        options = {"api_visibility": "private", **kw}
+        return event(handler, [self.c[n] for n in inputs.split()], [self.c[n] for n in names], **options)
+
+    def _handler(self, fn: Callable[..., Any], place: str, chosen: bool) -> Callable[..., Any]:
+        def answer(*args: Any) -> dict[Any, Any]:
+            try:
+                changes = fn(*args)
+            except Exception as error:  # the last line before the visitor
+                changes = {place: notice(said(error), "error")}
+            return self._updates(changes) or {self.c[place]: gr.skip()}
+
+        def answer_choice(event: gr.SelectData, *args: Any) -> dict[Any, Any]:
+            return answer(event.index, *args)
+
+        return answer_choice if chosen else answer
+
+    def _updates(self, changes: dict[str, Any]) -> dict[Any, Any]:
+        return {self.c[n]: gr.update(**value) if isinstance(value, Set) else value for n, value in changes.items()}
+
+    def _wire_subjects(self) -> None:
+        c, desk = self.c, self.desk
+        rows = each("cut rest noun strength")
+        everything = f"{rows} {each('upload cutout note slot others')} count add"
+        for k in SLOTS:
+            here = f"cut{k} cutout{k} note{k} upload{k}"
+            heavy = {"place": f"note{k}", "concurrency_id": "segment", "concurrency_limit": 2}
+            heavy["show_progress_on"] = c[f"cutout{k}"]
+            on = functools.partial(self._on, outputs=here, **heavy)
+            on(c[f"upload{k}"].input, functools.partial(desk.upload, k), f"upload{k}")
+            on(c[f"cutout{k}"].select, functools.partial(desk.click, k), f"cut{k} mode{k}", chosen=True)
+            on(c[f"undo{k}"].click, functools.partial(desk.undo, k), f"cut{k}")
+            on(c[f"reset{k}"].click, functools.partial(desk.reset, k), f"cut{k}")
+            album = f"{here} rest{k} others{k}"
+            held = f"cut{k} rest{k}"
+            told = {**QUIET, "place": f"note{k}"}
+            self._on(c[f"another{k}"].click, functools.partial(desk.another, k), held, album, **told)
+            self._on(c[f"others{k}"].select, functools.partial(desk.swap, k), held, album, chosen=True, **told)
+            self._on(c[f"remove{k}"].click, functools.partial(desk.remove, k), f"count {rows}", everything, **QUIET)
+        self._on(c["add"].click, desk.add, "count", f"count add {each('slot')}", **QUIET)
+        self._on(c["examples"].select, desk.example, f"count {each('cut')}", everything, chosen=True, **QUIET)
+        self._on(c["recipe-file"].upload, desk.load, "recipe-file", f"{everything} {' '.join(CONTROLS)}", **QUIET)
+
+    def _wire_prompt(self) -> None:
+        c, desk = self.c, self.desk
+        for kind in results.EDITS:
+            preset = functools.partial(desk.preset, kind)
+            self._on(c[f"preset-{kind}"].click, preset, f"preset-{kind} {each('noun')}", "prompt", **QUIET)
+        said_of = f"prompt base {each('noun')}"
+        for name in said_of.split():
+            self._on(c[name].change, desk.prompt_notes, said_of, "notes", "notes", queue=False, **LIVELY)
+        for k in SLOTS:
+            self._on(c[f"noun{k}"].change, desk.chips, each("noun"), f"chips {each('chip')}", queue=False, **LIVELY)
+            self._on(
+                c[f"chip{k}"].click, functools.partial(desk.chip, k), f"prompt noun{k}", "prompt", "notes", **QUIET
+            )
+        self._on(c["dice"].click, desk.new_seed, "", "seed", queue=False, **QUIET)
+        self._on(c["reuse"].click, desk.reuse_seed, "shown", "seed", **QUIET)
+        chosen = "base steps guidance scheduler size base_note"
+        self._on(c["base"].input, desk.choose_base, "base", chosen, **QUIET)
+
+    def _streamed(self, button: str, fn: Handler, before: str, outputs: str, over: str) -> Any:
+        """Wire a button to a run of the model. before: inputs ahead of those of `Desk.generate`."""
+        c = self.c
+        inputs = f"{before} {' '.join(CONTROLS)} {each('cut')} {each('noun')} {each('strength')} {each('rest')}"
+
+        def press(*values: Any) -> Iterator[dict[Any, Any]]:
+            yield from map(self._updates, fn(*values))
+
+        return c[button].click(
+            press, [c[n] for n in inputs.split()], [c[n] for n in outputs.split()],
+            concurrency_id="model", concurrency_limit=1, show_progress_on=c[over], api_visibility="private",
+        )  # fmt: skip
+
+    def _wire_run(self) -> None:
+        c, desk = self.c, self.desk
+        run = self._streamed("go", desk.generate, "", "status gallery shown stop", "gallery")
+        shown = self._on(run.success, desk.show, "shown", VIEWERS, **QUIET)
+        self._on(shown.success, desk.show_more, "shown", MORE, **QUIET)
+        c["stop"].click(None, cancels=[run], **QUIET)
+        self._on(c["stop"].click, desk.stop, "", "stop", queue=False, **QUIET)
+
+    def _wire_viewers(self) -> None:
+        c, desk = self.c, self.desk
+        self._on(c["gallery"].select, desk.pick, "shown", f"shown {VIEWERS} {MORE}", chosen=True, **QUIET)
+        self._on(c["step"].input, desk.step, "shown step", "overlay", **LIVELY)
+        for name in ("branch", "word", "who", "map_step", "layers"):
+            read = "shown branch word who map_step layers"
+            self._on(c[name].input, desk.map, read, "word who map looked looked_note", **LIVELY)
+        seen = "looked looked_note"
+        self._on(c["map"].select, desk.look, "shown branch who", seen, chosen=True, **LIVELY)
+        film = {"trigger_mode": "once", "queue": False, **QUIET}
+        self._on(c["play"].click, desk.play, "shown step running", "clock running play step overlay", **QUIET)
+        self._on(c["clock"].tick, desk.tick, "shown step running", "clock running play step overlay", **film)
+        self._on(c["features-tab"].select, desk.features, "shown", "around alike around_note", "around_note")
+
+    def _wire_compare(self) -> None:
+        c, desk = self.c, self.desk
+        told = "compared compare_status compare_stop sides left right slider sheet"
+        four = self._streamed("compare", desk.compare, "", told, "compare_status")
+        c["compare_stop"].click(None, cancels=[four], **QUIET)
+        place = "compare_status"
+        self._on(c["compare_stop"].click, desk.stop_compare, "", "compare_stop", place, queue=False, **QUIET)
+        for name in ("left", "right"):
+            self._on(c[name].input, desk.side_by_side, "compared left right", "slider left right", place, **LIVELY)
+        for name in ("x", "y"):
+            hint = functools.partial(self._hint, f"{name}_values")
+            self._on(c[name].input, hint, name, f"{name}_values", "grid_status", **QUIET)
+        cells = self._streamed(
+            "make_grid", desk.grid, "x x_values y y_values", "made_grid grid_status grid_stop", "grid_status"
+        )
+        c["grid_stop"].click(None, cancels=[cells], **QUIET)
+        self._on(c["grid_stop"].click, desk.stop_grid, "", "grid_stop", "grid_status", queue=False, **QUIET)
+
+    def _hint(self, name: str, axis: str) -> dict[str, Any]:
+        return {name: axis_hint(axis)}
+
+
+def each(names: str) -> str:
+    """Names of a slot's components → those of all slots."""
+    return " ".join(f"{name}{k}" for k in SLOTS for name in names.split())

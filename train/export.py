@@ -1,0 +1,142 @@
+"""A run's checkpoints and the weights folder diffusers loads: `export` writes the folder, `adopt` goes on from it."""
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
+
+from customcontrast.autoencoder import PatchAutoencoder
+
+from .pretrain_config import PretrainConfig
+from .pretrain_models import (
+    CLIP_MEAN,
+    CLIP_STD,
+    clip_trainer,
+    export_stage,
+    make_scheduler,
+    make_unet,
+    make_vae,
+)
+from .running import Stage
+from .toyland import World, describe, sample_scene
+
+
+def export(config: PretrainConfig, run: Path, out: Path) -> Path:
+    """Write the diffusers folder: 16-bit safetensors in shards under 9 MB."""
+    trainer, tokenizer = clip_trainer(config, run)
+    clip = export_stage(_latest(run, "image", "clip"), trainer, config, run).clip.half()
+    vae = export_stage(_latest(run, "decoder", "vae"), make_vae(config), config, run).half()
+    vae.register_to_config(scaling_factor=json.loads((run / "latents.json").read_text())["scaling_factor"])
+    unet = export_stage("unet", make_unet(config), config, run).half()
+    text = CLIPTextModel(clip.config.text_config).half()
+    text.load_state_dict(
+        {k.removeprefix("text_model."): v for k, v in clip.text_model.state_dict().items()}, strict=True
+    )
+    vision = CLIPVisionModelWithProjection(clip.config.vision_config).half()
+    vision.vision_model.load_state_dict(clip.vision_model.state_dict())
+    vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    side = config.pool.size
+    pixels = CLIPImageProcessor(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=CLIP_MEAN,
+        image_std=CLIP_STD,
+    )
+    scheduler = DPMSolverMultistepScheduler.from_config(
+        make_scheduler().config, timestep_spacing="trailing", steps_offset=1
+    )
+    parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+    pipe = StableDiffusionPipeline(
+        **parts,
+        image_encoder=vision,
+        feature_extractor=pixels,
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(out, max_shard_size="8MB")
+    for part in ("text_encoder", "image_encoder"):  # stored in 16 bits, computed in 32 unless asked otherwise
+        path = out / part / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    head = {"text_projection.weight": clip.text_projection.weight, "logit_scale": clip.logit_scale}
+    save_file({k: v.detach().contiguous() for k, v in head.items()}, out / "clip_head.safetensors")
+    (out / "vocabulary.json").write_text(json.dumps(shown_words(getattr(World, config.pool.world)()), indent=0))
+    return out
+
+
+def _latest(run: Path, later: str, earlier: str) -> str:
+    """The stage to export: the later one where it has been run."""
+    return later if (run / f"{later}.safetensors").exists() else earlier
+
+
+def shown_words(world: World, captions: int = 20000) -> list[str]:
+    """Every word of this world's captions, sorted: what a model trained on it has been shown."""
+    rng = random.Random("words")
+    texts = (describe(sample_scene(rng, world), rng).text for _ in range(captions))
+    return sorted({word for text in texts for word in re.findall(r"[a-z0-9']+", text.lower())})
+
+
+def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
+    """Checkpoints in `run` from an exported folder, so that `python -m train.pretrain STAGE` goes on from it.
+
+    Returns the step each stage stands at, read from the logs beside the weights. The optimiser's moments and the
+    attribute heads of CLIP are not exported, so they start anew.
+
+    Raises:
+        FileExistsError: `run` has checkpoints already.
+        FileNotFoundError: `weights` lacks a part.
+        ValueError: `weights` is of another size than the preset.
+    """
+    for name in ("clip", "vae", "unet"):
+        if (run / f"{name}.safetensors").exists():
+            raise FileExistsError(f"{run} has a checkpoint of {name!r}: --run must name an empty folder")
+    missing = [p for p in ("tokenizer", "text_encoder", "image_encoder", "vae", "unet") if not (weights / p).is_dir()]
+    if missing:
+        raise FileNotFoundError(f"--weights {weights} has no {missing[0]!r}: name a folder that export wrote")
+    shutil.copytree(weights / "tokenizer", run / "tokenizer", dirs_exist_ok=True)
+    trainer, _ = clip_trainer(config, run)
+    vae, unet = (
+        PatchAutoencoder.from_pretrained(weights / "vae"),
+        UNet2DConditionModel.from_pretrained(weights / "unet"),
+    )
+    text = CLIPTextModel.from_pretrained(weights / "text_encoder").state_dict()
+    vision = CLIPVisionModelWithProjection.from_pretrained(weights / "image_encoder").state_dict()
+    clip = {f"clip.text_model.{k}": v for k, v in text.items()} | {f"clip.{k}": v for k, v in vision.items()}
+    clip |= {f"clip.{k}": v for k, v in load_file(weights / "clip_head.safetensors").items()}
+    parts = {"clip": (trainer, clip), "vae": (make_vae(config), vae.state_dict())}
+    parts["unet"] = (make_unet(config), unet.state_dict())
+    steps = {}
+    for name, (model, state) in parts.items():
+        _fill(model, {k: v.float() for k, v in state.items()}, name)
+        stage = Stage(name, model, getattr(config, f"{name}_stage"), run)
+        stage.step, stage.seconds = _logged(weights / "training" / f"{name}.jsonl")
+        stage.save()
+        steps[name] = stage.step
+    (run / "latents.json").write_text(json.dumps({"scaling_factor": vae.config.scaling_factor}))
+    return steps
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Exported weights into a model of the preset's size; what export leaves out keeps its start."""
+    own = model.state_dict()
+    for key, value in state.items():
+        if key not in own or own[key].shape != value.shape:
+            wanted = "no such tensor" if key not in own else f"{tuple(own[key].shape)}"
+            raise ValueError(
+                f"{name}: {key} is {tuple(value.shape)} in the weights, the preset has {wanted}; "
+                "use the --preset that trained them"
+            )
+    model.load_state_dict(own | state)
+
+
+def _logged(log: Path) -> tuple[int, float]:
+    """(step, seconds) of a log's last line; (0, 0) without a log."""
+    if not log.exists():
+        return 0, 0.0
+    last = json.loads(log.read_text().splitlines()[-1])
+    return last["step"], last["seconds"]
