@@ -15,6 +15,7 @@ from importlib import import_module
 _HOME = {
     "Adapter": "customcontrast.checkpoint",
     "CustomContrast": "customcontrast.pipeline",
+    "CustomContrastPipeline": "customcontrast.diffusers_pipeline",
     "EncoderConfig": "customcontrast.config",
     "LocationConfig": "customcontrast.config",
     "Placement": "customcontrast.placement",

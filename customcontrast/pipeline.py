@@ -9,7 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from customcontrast.attention import Masker, aggregate, install_processors, unet_forward
 from customcontrast.attention.state import level_size
@@ -20,16 +23,17 @@ from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.contexts import Conditioner
 from customcontrast.encoder import token_sources
 from customcontrast.placement import Placement
-from customcontrast.plan import Plan
+from customcontrast.plan import OnStep, Plan
 from customcontrast.prompt import check_text
 from customcontrast.result import Notebook, Result, Step
 from customcontrast.sampling import (
     make_scheduler,
+    on_device,
     predicted_x0,
     side_by_side,
     starting_noise,
     step_options,
-    to_pictures,
+    to_output,
 )
 from customcontrast.subject import Segmented, Subject, look_at
 
@@ -86,7 +90,8 @@ class CustomContrast:
         strength: λ of this subject among several. placement: a box or mask for it, or no mask at all (None: where its
         maps say); `Subject.placed` changes it later. Raises ValueError with one sentence.
         """
-        return look_at(self.base, self.adapter, segmentations, noun, strength, placement)
+        with on_device(self.base.device, self.base.image_encoder, self.adapter):
+            return look_at(self.base, self.adapter, segmentations, noun, strength, placement)
 
     def stream(
         self,
@@ -105,6 +110,10 @@ class CustomContrast:
         record: RecordConfig | None = None,
         preview_every: int = 0,
         scheduler: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        on_step: OnStep | None = None,
+        output_type: str = "pil",
     ) -> Iterator[Step | Result]:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
 
@@ -113,7 +122,12 @@ class CustomContrast:
         subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt). seed: picture i uses seed + i.
         guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
         factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
-        previews, 0 = none. Without subjects it is the base's plain text-to-image.
+        previews, 0 = none.
+        generator: one per picture, in place of `seed`. latents: starting noise (N, C, h, w) of unit variance, in place
+        of theirs. on_step: called after each step with (step from 1, timestep, latents), returns the latents to go on
+        with, and False to stop there. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
+        latents (N, C, h, w), not decoded.
+        Without subjects it is the base's plain text-to-image.
         Arguments are checked at once (ValueError); closing the generator stops the run.
         """
         options = {
@@ -129,6 +143,10 @@ class CustomContrast:
             "record": record,
             "preview_every": preview_every,
             "scheduler": scheduler,
+            "generator": generator,
+            "latents": latents,
+            "on_step": on_step,
+            "output_type": output_type,
         }
         plan = Plan.make(self.base, prompt, subjects, options)
         width_here = self.adapter.config.width if self.adapter else None
@@ -161,17 +179,23 @@ class CustomContrast:
         """The denoising loop. All that is mutable is made here and dies here."""
         base, N = self.base, plan.num_images
         clock = _Clock()
+        install_processors(base.unet)  # diffusers' own switches, attention slicing among them, take ours away
         scheduler.set_timesteps(plan.num_inference_steps, device=base.device)
         timesteps = scheduler.timesteps
-        conditions = self.conditioner.conditions(plan.prompt, plan.subjects, timesteps)
-        guided = plan.guidance_scale > 1
-        unconditional = self.conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
+        guided, unconditional = plan.guidance_scale > 1, None
+        with on_device(base.device, *base.text_encoders, self.adapter):
+            conditions = self.conditioner.conditions(plan.prompt, plan.subjects, timesteps)
+            if guided:
+                unconditional = self.conditioner.unconditional(plan.negative_prompt, conditions.encoders)
         strengths = [plan.subject_scale * subject.strength for subject in plan.subjects]
         clock.lap("conditioning")
 
         size = (plan.height // base.scale_factor, plan.width // base.scale_factor)
-        generators = [torch.Generator().manual_seed(plan.seed + i) for i in range(N)]
-        z = starting_noise(generators, base.unet.config.in_channels, size, base.device, base.dtype)
+        generators = plan.generator or [torch.Generator().manual_seed(plan.seed + i) for i in range(N)]
+        if plan.latents is None:
+            z = starting_noise(generators, base.unet.config.in_channels, size, base.device, base.dtype)
+        else:
+            z = plan.latents.to(base.device, base.dtype)
         z = z * scheduler.init_noise_sigma
         options = step_options(scheduler, generators)
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
@@ -216,12 +240,16 @@ class CustomContrast:
             preview = None
             if plan.preview_every and step % plan.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
-                preview = side_by_side(to_pictures(base.decode(foreseen)))
-            z = stepped.prev_sample
+                preview = side_by_side(self._decode(foreseen, "pil"))
+            z, going = stepped.prev_sample, True
+            if plan.on_step is not None:
+                z, going = plan.on_step(step, t, z)
             yield Step(step, len(timesteps), int(t), preview, arrays)
+            if not going:
+                break
 
         clock.lap("denoising")
-        images = to_pictures(base.decode(z))
+        images = self._decode(z, plan.output_type)
         clock.lap("decoding")
         about = (
             {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
@@ -231,7 +259,7 @@ class CustomContrast:
             prompt=conditions.prompt.text,
             tokens=list(conditions.prompt.tokens),
             words=[(word, list(places)) for word, places in conditions.prompt.words],
-            timesteps=[int(t) for t in timesteps],
+            timesteps=[int(t) for t in timesteps[:step]],
             recipe=plan.recipe() | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
             truncated=conditions.prompt.truncated,
             notes=list(conditions.prompt.notes),
@@ -243,10 +271,18 @@ class CustomContrast:
     def _sources(self, plan: Plan, t: torch.Tensor) -> list[torch.Tensor]:
         """Per subject, the reference patches its visual tokens come from at timestep t: (L, n, references, patches)."""
         t = torch.as_tensor([t.item()], device=self.base.device)
-        return [
-            token_sources(self.adapter.encoder, subject.features, t, len(subject.segmentations))[0]
-            for subject in plan.subjects
-        ]
+        with on_device(self.base.device, self.adapter):
+            return [
+                token_sources(self.adapter.encoder, subject.features, t, len(subject.segmentations))[0]
+                for subject in plan.subjects
+            ]
+
+    def _decode(self, z: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+        """Latents (N, C, h, w) -> pictures, as `Result.images` holds them."""
+        if output_type == "latent":
+            return z
+        with on_device(self.base.device, self.base.vae):
+            return to_output(self.base.decode(z), output_type)
 
 
 class _Clock:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,11 @@ from torch import Tensor
 
 from customcontrast.bases import BaseModel
 from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.sampling import OUTPUT_TYPES
 from customcontrast.subject import Subject
+
+# (step from 1, timestep, latents (N, C, h, w) after it) -> the latents to go on with, and whether to go on at all
+OnStep = Callable[[int, Tensor, Tensor], tuple[Tensor, bool]]
 
 MAX_SUBJECTS = 4
 MAX_SCALE = 1000  # |guidance| and |λ|; more is no use, and too much for 16-bit numbers
@@ -35,6 +39,10 @@ class Plan:
     record: RecordConfig
     preview_every: int
     scheduler: str | None
+    generator: tuple[torch.Generator, ...] | None = None  # one per picture; None = seeded by `seed`
+    latents: Tensor | None = field(default=None, compare=False)  # starting noise (N, C, h, w); None = from generator
+    on_step: OnStep | None = None
+    output_type: str = "pil"  # what Result.images are: one of `sampling.OUTPUT_TYPES`
 
     @classmethod
     def make(cls, base: BaseModel, prompt: str, subjects: Subject | Sequence[Subject], options: dict[str, Any]) -> Plan:
@@ -54,11 +62,15 @@ class Plan:
         for name, kind in (("location", LocationConfig), ("record", RecordConfig)):
             if not isinstance(filled[name], kind):
                 raise ValueError(f"generate: {name}={filled[name]!r} must be a {kind.__name__}.")
+        if isinstance(filled.get("generator"), list | tuple | torch.Generator):
+            given = filled["generator"]
+            filled["generator"] = (given,) if isinstance(given, torch.Generator) else tuple(given)
         several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
         plan = cls(prompt, several, **filled)
         for wrong, sentence in plan._complaints(base.scale_factor, base.default_size, len(base.cross_attention_layers)):
             if wrong:
                 raise ValueError(f"generate: {sentence}")
+        plan._check_start(base)
         for subject in plan.subjects:
             subject.placement.in_fractions(plan.height, plan.width)  # raises where a box leaves the picture
         return plan
@@ -87,6 +99,10 @@ class Plan:
                 self.record.layers is not None and max(self.record.layers) >= layers,
                 f"record.layers={self.record.layers}; this model's cross-attention layers are 0 to {layers - 1}.",
             ),
+            (
+                self.output_type not in OUTPUT_TYPES,
+                f"output_type={self.output_type!r} must be one of {', '.join(OUTPUT_TYPES)}.",
+            ),
             *[
                 (not _whole(getattr(self, name), low, high), f"{name}={getattr(self, name)!r} must be {low} to {high}.")
                 for name, low, high in (
@@ -105,6 +121,19 @@ class Plan:
             ],
         ]
 
+    def _check_start(self, base: BaseModel) -> None:
+        """latents and generator must be of this many pictures, of this size. Raises ValueError."""
+        N, f = self.num_images, base.scale_factor
+        wanted = (N, base.unet.config.in_channels, self.height // f, self.width // f)
+        if self.latents is not None and tuple(getattr(self.latents, "shape", ())) != wanted:
+            shape = tuple(getattr(self.latents, "shape", ())) or repr(self.latents)
+            raise ValueError(f"generate: latents is {shape}; {N} pictures of this size start from a tensor {wanted}.")
+        given = self.generator
+        right = given is None or isinstance(given, tuple) and all(isinstance(g, torch.Generator) for g in given)
+        if not right or given is not None and len(given) != N:
+            got = f"{len(given)} of them" if right else repr(given)
+            raise ValueError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
+
     def layouts(self, grid: tuple[int, int], device: torch.device) -> list[Tensor | None]:
         """What the user drew for each subject, as a soft mask on the grid (h, w); None where nothing was drawn."""
         drawn = [subject.placement.layout(grid, self.height, self.width) for subject in self.subjects]
@@ -119,7 +148,7 @@ class Plan:
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "subject_scale": self.subject_scale,
-            "seed": self.seed,
+            "seed": self.seed if self.generator is None and self.latents is None else None,
             "height": self.height,
             "width": self.width,
             "num_images": self.num_images,

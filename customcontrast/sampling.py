@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 SCHEDULERS: dict[str, str] = {
     "ddim": "DDIMScheduler",
@@ -21,6 +23,7 @@ SCHEDULERS: dict[str, str] = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
 
 
 def make_scheduler(own: Any, name: str | None = None) -> Any:
@@ -35,7 +38,10 @@ def make_scheduler(own: Any, name: str | None = None) -> Any:
         raise ValueError(
             f"scheduler={name!r} is unknown; choose one of {', '.join(SCHEDULERS)} or a diffusers class name."
         )
-    return cls.from_config(own.config)
+    takes = inspect.signature(cls.__init__).parameters
+    # Some classes clip the foreseen latents to [−1, 1] unless told otherwise, which greys a picture of wider ones.
+    quiet = {"clip_sample": False} if "clip_sample" in takes and "clip_sample" not in own.config else {}
+    return cls.from_config(own.config, **quiet)
 
 
 def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
@@ -51,8 +57,11 @@ def starting_noise(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """One picture's noise from each generator, drawn on the CPU: (N, C, h, w), the same on every device."""
-    parts = [torch.randn((1, channels, *size), generator=generator, dtype=dtype) for generator in generators]
+    """One picture's noise from each generator, drawn where it lives: (N, C, h, w).
+
+    From generators on the CPU it is the same on every device.
+    """
+    parts = [torch.randn((1, channels, *size), generator=g, device=g.device, dtype=dtype) for g in generators]
     return torch.cat(parts).to(device)
 
 
@@ -78,8 +87,16 @@ def predicted_x0(scheduler: Any, stepped: Any, prediction: Tensor, t: Tensor, z:
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
     """Pixels (N, 3, H, W) in [−1, 1] -> PIL pictures."""
-    array = (pixels * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().float().numpy()
+    array = to_output(pixels, "np")
     return [Image.fromarray(picture) for picture in (array * 255).round().astype("uint8")]
+
+
+def to_output(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    """Pixels (N, 3, H, W) in [−1, 1] -> "pil": pictures, "np": float32 (N, H, W, 3), "pt": (N, 3, H, W), in [0, 1]."""
+    if output_type == "pil":
+        return to_pictures(pixels)
+    pixels = (pixels * 0.5 + 0.5).clamp(0, 1)
+    return pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().float().numpy()
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -89,3 +106,22 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     for i, picture in enumerate(pictures):
         row.paste(picture, (i * width, 0))
     return row
+
+
+@contextmanager
+def on_device(device: torch.device, *models: nn.Module | None) -> Iterator[None]:
+    """Models that rest elsewhere (CPU offload) come to `device` for this, and go back.
+
+    Accelerate's hooks bring a model when its `forward` is called; here parts of models are called directly. One whose
+    weights such hooks hand out piece by piece (its own lie on "meta") is left to them.
+    """
+    away = []
+    for model in models:
+        home = next((p.device for p in model.parameters()), device) if model is not None else device
+        if home.type not in (device.type, "meta"):
+            away.append((model.to(device), home))
+    try:
+        yield
+    finally:
+        for model, home in away:
+            model.to(home)

@@ -28,6 +28,8 @@ RANK = {  # a module may import only from modules of its own rank or below
     "result": 2,
     "subject": 2,
     "pipeline": 3,
+    "diffusers_inputs": 3,
+    "diffusers_pipeline": 3,
 }
 PICTURES = {"segmentation", "imageio", "visualize"}  # arrays and pictures only
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from customcontrast.sampling import SCHEDULERS, make_scheduler, predicted_x0, side_by_side, starting_noise, to_pictures
 
@@ -16,6 +16,14 @@ def test_every_scheduler_keeps_the_base_config(name: str | None, prediction: str
     made = make_scheduler(own, name)
     assert made is not own
     assert (made.config.prediction_type, made.config.beta_end) == (prediction, 0.03)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_latents_are_clipped_only_where_the_base_says_so(name: str) -> None:
+    own = DPMSolverMultistepScheduler(prediction_type="v_prediction")  # says nothing of clipping
+    assert not make_scheduler(own, name).config.get("clip_sample", False)
+    if name in ("ddim", "ddpm"):
+        assert make_scheduler(DDIMScheduler(clip_sample=True), name).config.clip_sample
 
 
 def test_unknown_scheduler_lists_the_known() -> None:

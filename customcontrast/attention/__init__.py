@@ -6,6 +6,7 @@ from customcontrast.attention.layers import (
     cross_attention_layers,
     install,
     install_processors,
+    slice_attention,
 )
 from customcontrast.attention.location import Masker, location_mask
 from customcontrast.attention.maps import MapRecorder, aggregate
@@ -25,5 +26,6 @@ __all__ = [
     "install",
     "install_processors",
     "location_mask",
+    "slice_attention",
     "unet_forward",
 ]

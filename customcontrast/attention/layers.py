@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from customcontrast.attention.processor import SubjectProcessor
@@ -53,14 +54,40 @@ def install_processors(unet: nn.Module) -> tuple[LayerSpec, ...]:
 
     The processors hold no weights and no state, so one UNet serves any number of adapters and threads, and its
     text-only path stays what it was: a plain tensor as `encoder_hidden_states` takes diffusers' own attention.
-    Self-attention is not touched. Calling it twice changes nothing.
+    Self-attention is not touched. Calling it twice changes nothing; a processor that one of diffusers' switches
+    (attention slicing, fused projections, xformers) has put in place of ours goes, and its slice size is kept.
     """
     specs = cross_attention_layers(unet)
     for index, spec in enumerate(specs):
         attn = unet.get_submodule(spec.name)
         if not isinstance(attn.processor, SubjectProcessor):
-            attn.set_processor(SubjectProcessor(index, spec.level))
+            attn.set_processor(SubjectProcessor(index, spec.level, getattr(attn.processor, "slice_size", None)))
     return specs
+
+
+def slice_attention(unet: nn.Module, slice_size: str | int | None = "auto") -> None:
+    """Attention a few heads at a time, in every layer of a UNet: less memory, more time, the same numbers.
+
+    What `unet.set_attention_slice` does, without taking the subject away: cross-attention keeps the processor of Eq. 3,
+    which slices by itself. slice_size: "auto" = half of a layer's heads at a time, "max" = one, a number of heads
+    (layers that have fewer take all theirs), or None = no slicing. Raises ValueError.
+    """
+    install_processors(unet)
+    layers = [attn for attn in unet.modules() if isinstance(attn, Attention)]
+    most = max(attn.heads for attn in layers)
+    number = isinstance(slice_size, int) and not isinstance(slice_size, bool) and 1 <= slice_size <= most
+    if not number and slice_size not in ("auto", "max", None):
+        raise ValueError(
+            f"enable_attention_slicing: slice_size={slice_size!r} must be 'auto', 'max', "
+            f"a number of heads from 1 to {most}, or None."
+        )
+    for attn in layers:
+        size = {"auto": attn.heads // 2, "max": 1}.get(slice_size, slice_size)
+        size = None if size is None else min(max(size, 1), attn.heads)
+        if isinstance(attn.processor, SubjectProcessor):
+            attn.processor.slice_size = size
+        else:
+            attn.set_attention_slice(size)
 
 
 class SubjectAttention(nn.Module):

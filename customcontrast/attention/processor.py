@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 from torch import Tensor, nn
 
 from customcontrast.attention.location import ownership_weights
@@ -12,19 +14,23 @@ from customcontrast.attention.state import SubjectBranch, SubjectState, level_si
 
 
 class SubjectProcessor(AttnProcessor2_0):
-    """Attention processor of cross-attention layer l. Stateless: all it is told comes with the call.
+    """Attention processor of cross-attention layer l. Stateless: all it is told of a run comes with the call.
 
     `encoder_hidden_states` is a SubjectState, or a plain tensor for diffusers' ordinary attention, to the bit.
 
     Recording never changes the picture: outputs come from fused attention, and the maps are computed beside it, from
     the same queries and keys. The maps are those before the location mask is injected: a soft mask that fed on its own
     masked map would square itself at every step and shrink to a point.
+
+    slice_size: how many heads of one picture attend at a time, for less memory; None = all, in one batch. The numbers
+    are the same up to rounding (see `layers.slice_attention`).
     """
 
-    def __init__(self, layer: int, level: int) -> None:
+    def __init__(self, layer: int, level: int, slice_size: int | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.level = level
+        self.slice_size = slice_size
 
     def __call__(
         self,
@@ -37,6 +43,8 @@ class SubjectProcessor(AttnProcessor2_0):
         **kwargs: object,
     ) -> Tensor:
         state = encoder_hidden_states
+        if not isinstance(state, SubjectState) and self.slice_size is not None:
+            return SlicedAttnProcessor(self.slice_size)(attn, hidden_states, state, attention_mask)
         if not isinstance(state, SubjectState):
             return super().__call__(attn, hidden_states, state, attention_mask, temb, *args, **kwargs)
         if attention_mask is not None:
@@ -54,7 +62,7 @@ class SubjectProcessor(AttnProcessor2_0):
         Q = split_heads(attn.to_q(hidden_states), attn.heads)  # (B, heads, h·w, c)
         K_t, V_t = state.text_keys(self.layer, project)  # (B, heads, S, c)
         masks, bias = (None, None) if state.masks is None else state.masks_at(self.level, Q.dtype)
-        out = F.scaled_dot_product_attention(Q, K_t, V_t, attn_mask=bias)
+        out = attend(Q, K_t, V_t, bias, self.slice_size)
 
         Q = Q[state.first :]  # from here on only the rows that see subjects, R of them
         text_map = self.record_text(Q, K_t[state.first :], state, size)
@@ -76,7 +84,7 @@ class SubjectProcessor(AttnProcessor2_0):
         recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
         if recorder is None and not owners_wanted:
             return None
-        tokens = probabilities(Q, K_t).mean(dim=1)  # (R, h·w, S)
+        tokens = head_mean(Q, K_t, self.slice_size)  # (R, h·w, S)
         positions = state.positions()
         subjects = None if positions is None else tokens @ positions.to(tokens.dtype).transpose(1, 2)
         if recorder is not None:
@@ -126,11 +134,13 @@ class SubjectProcessor(AttnProcessor2_0):
         K_v = split_heads(branch.keys[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
         V_v = split_heads(branch.values[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
         if not explicit:
-            return F.scaled_dot_product_attention(Q, K_v, V_v), None
-        weights = probabilities(Q, K_v)
-        fused = not torch.is_grad_enabled()  # to the bit what it is without maps; in training one way is enough
-        out = F.scaled_dot_product_attention(Q, K_v, V_v) if fused else weights.to(V_v.dtype) @ V_v
-        return out, weights[..., int(branch.sink) :].mean(dim=1)
+            return attend(Q, K_v, V_v, slice_size=self.slice_size), None
+        if torch.is_grad_enabled() and self.slice_size is None:  # in training one way is enough
+            weights = probabilities(Q, K_v)
+            out, seen = weights.to(V_v.dtype) @ V_v, weights.mean(dim=1)
+        else:  # to the bit what it is without maps
+            out, seen = attend(Q, K_v, V_v, slice_size=self.slice_size), head_mean(Q, K_v, self.slice_size)
+        return out, seen[..., int(branch.sink) :]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -141,6 +151,37 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def probabilities(Q: Tensor, K: Tensor) -> Tensor:
     """softmax(Q Kᵀ/√d) in float32. Q: (B, heads, N, c), K: (B, heads, S, c) -> (B, heads, N, S)."""
     return (Q * Q.shape[-1] ** -0.5 @ K.transpose(-1, -2)).softmax(dim=-1, dtype=torch.float32)
+
+
+def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_size: int | None = None) -> Tensor:
+    """softmax(Q Kᵀ/√d + bias) V, fused -> (B, heads, N, c); slice_size heads of one row at a time.
+
+    Q: (B, heads, N, c); K, V: (B, heads, S, c); bias: (B, 1, N, S).
+    """
+    if slice_size is None:
+        return F.scaled_dot_product_attention(Q, K, V, attn_mask=bias)
+    out = torch.empty_like(Q)
+    for row, heads in _slices(Q, slice_size):
+        mask = None if bias is None else bias[row]
+        out[row, heads] = F.scaled_dot_product_attention(Q[row, heads], K[row, heads], V[row, heads], attn_mask=mask)
+    return out
+
+
+def head_mean(Q: Tensor, K: Tensor, slice_size: int | None = None) -> Tensor:
+    """`probabilities`, mean over heads -> (B, N, S); never more than slice_size heads of one row in memory."""
+    if slice_size is None:
+        return probabilities(Q, K).mean(dim=1)
+    total = torch.zeros(len(Q), Q.shape[2], K.shape[2], device=Q.device)
+    for row, heads in _slices(Q, slice_size):
+        total[row] += probabilities(Q[row, heads], K[row, heads]).sum(dim=1)
+    return total / Q.shape[1]
+
+
+def _slices(Q: Tensor, slice_size: int) -> Iterator[tuple[slice, slice]]:
+    """(row, heads) of each part of Q (B, heads, N, c)."""
+    for row in range(Q.shape[0]):
+        for head in range(0, Q.shape[1], slice_size):
+            yield slice(row, row + 1), slice(head, head + slice_size)
 
 
 def strength(branch: SubjectBranch, like: Tensor) -> float | Tensor:
