@@ -49,18 +49,20 @@ def ways(request: Request, plain: bool = False) -> dict[str, Request]:
 
     text: the prompt alone. visual: no S* in the prompt and no masks, the subject comes through the visual branch alone,
     as in IP-Adapter, with this adapter's weights. plain (where there is such an adapter): everything, with the adapter
-    trained without CSCL and MACL. unmasked: both branches, no location masks. full: both, with masks.
+    trained without CSCL and MACL. unmasked: both branches, no location masks and no given places. full: both, with
+    masks and the places that were given.
     Raises StudioError for a request without a subject.
     """
     if not request.subjects:
         raise StudioError("There is no subject to compare with: give a picture of yours first.")
     full = replace(request, pictures=1, text_tokens=True, location_masks=True, contrast=True)
+    loose = replace(full, location_masks=False, subjects=tuple(replace(s, place="") for s in full.subjects))
     without = {"plain": replace(full, contrast=False)} if plain else {}
     return {
         "text": replace(full, subjects=()),
-        "visual": replace(full, text_tokens=False, location_masks=False),
+        "visual": replace(loose, text_tokens=False),
         **without,
-        "unmasked": replace(full, location_masks=False),
+        "unmasked": loose,
         "full": full,
     }
 

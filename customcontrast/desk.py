@@ -19,19 +19,18 @@ from PIL import Image
 
 from customcontrast import recipe, views
 from customcontrast.compare import Comparing
+from customcontrast.cutting import AREA, Cutting, as_controls, chosen_place
 from customcontrast.messages import NO_ROOM, OUR_FAULT, Changes, Set, note, notice, progress, said
 from customcontrast.recipe import MAX_REFERENCES, MAX_SUBJECTS
 from customcontrast.request import (
-    ADD,
-    BOX,
     MAX_SEED,
-    REMOVE,
     Cut,
     Picked,
     Request,
     StudioError,
     check,
     points_from,
+    read_place,
     request_from,
 )
 from customcontrast.seeing import Seeing, Shown
@@ -57,15 +56,15 @@ CONTROLS = (  # fields of a Request that have a control of the same name
 PREVIEW_EVERY = 2  # denoising steps between two live previews
 TELL_EVERY = 0.2  # seconds between two messages of a run, at least; it can be stopped at each
 PATIENCE = 30.0  # seconds that notes about a prompt wait for the model
-EMPTY_ROW = (None, (), "", 1.0)  # cut, other cuts, noun, strength of a slot without a subject
-THUMB = 160  # px, side of a small picture of a further reference
+ROW = ("cut", "rest", "noun", "strength", "place", "area")  # what a slot holds, in the order the page hands it over
+EMPTY_ROW = (None, (), "", 1.0, "", "")  # a slot without a subject
 
 __all__ = [
     "CONTROLS", "NO_ROOM", "OUR_FAULT", "SLOTS", "Changes", "Desk", "Set", "Shown", "note", "notice", "progress", "said"
 ]  # fmt: skip
 
 
-class Desk(Seeing, Comparing):
+class Desk(Cutting, Seeing, Comparing):
     """Handlers of one server; a visitor's own things come in and go out as values.
 
     folder: makes a new folder for files of one answer, inside a cache that is emptied after a while.
@@ -87,64 +86,6 @@ class Desk(Seeing, Comparing):
 
     # ---- subjects -----------------------------------------------------------------------------
 
-    def _cut(self, k: int, cut: Cut | None) -> Changes:
-        picture = views.cutout(cut) if cut else None
-        return {f"cut{k}": cut, f"cutout{k}": picture, f"note{k}": notice(cut.trouble if cut else "")}
-
-    def _rest(self, k: int, rest: Sequence[Cut]) -> Changes:
-        """The further pictures of the subject in slot k."""
-        rest = tuple(rest)
-        thumbs = [views.thumbnail(cut, THUMB) for cut in rest]
-        return {f"rest{k}": rest, f"others{k}": Set(value=thumbs, visible=bool(rest), selected_index=None)}
-
-    def another(self, k: int, cut: Cut | None, rest: Sequence[Cut] | None) -> Changes:
-        """Put the picture of slot k aside, so that another one of the same subject can be given."""
-        rest = tuple(rest or ())
-        if cut is None:
-            return {f"note{k}": notice("Give a picture first; then you can add another one of the same subject.")}
-        if cut.current is None:
-            return {f"note{k}": notice("Click on the subject in this picture first.")}
-        if len(rest) + 1 >= MAX_REFERENCES:
-            return {f"note{k}": notice(f"A subject takes at most {MAX_REFERENCES} pictures.")}
-        return {f"upload{k}": None, **self._cut(k, None), **self._rest(k, (*rest, cut))}
-
-    def swap(self, k: int, index: int, cut: Cut | None, rest: Sequence[Cut] | None) -> Changes:
-        """Take a picture that was put aside back in hand; the one in hand takes its place."""
-        rest = list(rest or ())
-        if index not in range(len(rest)):
-            return {}
-        chosen = rest.pop(index)
-        if cut is not None:
-            rest.insert(index, cut)
-        return {f"upload{k}": chosen.picture, **self._cut(k, chosen), **self._rest(k, rest)}
-
-    def upload(self, k: int, path: str | None) -> Changes:
-        """A new picture for slot k, or none."""
-        try:
-            return self._cut(k, self.studio.cut(path) if path else None)
-        except Exception as error:  # the broken picture goes, the sentence stays
-            return {**self._cut(k, None), f"upload{k}": None, f"note{k}": notice(said(error), "error")}
-
-    def click(self, k: int, place: Sequence[int], cut: Cut | None, label: int) -> Changes:
-        """A click at (x, y) on the cut-out, in pixels of the picture."""
-        if cut is None:
-            return self._cut(k, None)
-        try:
-            point = int(place[0]), int(place[1]), (REMOVE, ADD, BOX)[int(label)]
-        except (TypeError, ValueError, IndexError, OverflowError):
-            raise StudioError(
-                "A click must be a place (x, y) in pixels of the cut-out: click on the picture."
-            ) from None
-        return self._cut(k, self.studio.clicked(cut, (*cut.points, point)))
-
-    def undo(self, k: int, cut: Cut | None) -> Changes:
-        """Take back the last click."""
-        return self._cut(k, self.studio.clicked(cut, cut.points[:-1]) if cut else None)
-
-    def reset(self, k: int, cut: Cut | None) -> Changes:
-        """Take back all clicks."""
-        return self._cut(k, self.studio.clicked(cut, ()) if cut else None)
-
     def _counted(self, count: int) -> Changes:
         shown = {f"slot{k}": Set(visible=k <= count) for k in SLOTS}
         return {"count": count, "add": Set(visible=count < MAX_SUBJECTS), **shown}
@@ -154,15 +95,16 @@ class Desk(Seeing, Comparing):
         return self._counted(min(count + 1, MAX_SUBJECTS))
 
     def remove(self, k: int, count: int, *values: Any) -> Changes:
-        """Slot k goes, those after it move up. values: cut, other cuts, noun, strength of each slot."""
-        rows = [values[i : i + 4] for i in range(0, len(values), 4)]
+        """Slot k goes, those after it move up. values: a `ROW` of each slot."""
+        rows = [values[i : i + len(ROW)] for i in range(0, len(values), len(ROW))]
         return {**self._filled([*rows[: k - 1], *rows[k:], EMPTY_ROW]), **self._counted(max(1, count - 1))}
 
     def _filled(self, rows: Sequence[Sequence[Any]]) -> Changes:
         changes: Changes = {}
-        for k, (cut, rest, noun, strength) in zip(SLOTS, rows, strict=True):
+        for k, (cut, rest, noun, strength, place, area) in zip(SLOTS, rows, strict=True):
             changes |= {f"upload{k}": cut.picture if cut else None, f"noun{k}": noun, f"strength{k}": strength}
             changes |= {**self._cut(k, cut), **self._rest(k, rest or ())}
+            changes |= self._place(k, _readable(area if place == AREA else place))
         return changes
 
     def example(self, index: int, count: int, *cuts: Cut | None) -> Changes:
@@ -218,29 +160,27 @@ class Desk(Seeing, Comparing):
 
     def reuse_seed(self, shown: Shown | None) -> Changes:
         """The seed of the picture on view."""
-        return {} if shown is None else {"seed": min(shown.request.seed + shown.index, MAX_SEED)}
+        if shown is None:
+            return {"status": note("Generate a picture first; then its seed can be used again.")}
+        return {"seed": min(shown.request.seed + shown.index, MAX_SEED)}
 
     # ---- generating ---------------------------------------------------------------------------
 
     def _request(self, values: Sequence[Any]) -> Request:
-        n = len(CONTROLS)
-        cuts, nouns, strengths, rests = (values[n + i * MAX_SUBJECTS : n + (i + 1) * MAX_SUBJECTS] for i in range(4))
-        albums = [
-            (*(() if cut is None else (cut,)), *(rest or ()))
-            for cut, rest in zip(cuts, rests or [()] * MAX_SUBJECTS, strict=True)
-        ]
-        if any(cut.current is None for album in albums for cut in album):
-            raise StudioError("One of your pictures has no subject yet: click on it in the cut-out.")
-        subjects = tuple(
-            Picked(tuple(cut.current for cut in album), noun, strength)
-            for album, noun, strength in zip(albums, nouns, strengths, strict=True)
-            if album
-        )
-        return check(Request(subjects=subjects, **dict(zip(CONTROLS, values, strict=False))))
+        rows = values[len(CONTROLS) :]
+        rows = [rows[i : i + len(ROW)] for i in range(0, len(rows), len(ROW))]
+        subjects = []
+        for k, (cut, rest, noun, strength, place, area) in enumerate(rows, start=1):
+            album = (*(() if cut is None else (cut,)), *(rest or ()))
+            if any(picture.current is None for picture in album):
+                raise StudioError("One of your pictures has no subject yet: click on it in the cut-out.")
+            if album:
+                pictures = tuple(picture.current for picture in album)
+                subjects.append(Picked(pictures, noun, strength, chosen_place(k, place, area)))
+        return check(Request(subjects=tuple(subjects), **dict(zip(CONTROLS, values, strict=False))))
 
     def generate(self, *values: Any) -> Iterator[Changes]:
-        """The controls, then the cut, noun, strength and (optional) other cuts of every slot → progress, previews,
-        pictures."""
+        """The controls, then a `ROW` of every slot → progress, previews, pictures."""
         try:
             request = self._request(values)
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
@@ -308,7 +248,7 @@ class Desk(Seeing, Comparing):
         rows = []
         for picked in request.subjects:
             first, *others = (Cut(found.image, found, (), found) for found in picked.segmentations)
-            rows.append((first, tuple(others), picked.noun, picked.strength))
+            rows.append((first, tuple(others), picked.noun, picked.strength, *as_controls(picked.place)))
         count = max(1, len(rows))
         values = {name: getattr(request, name) for name in CONTROLS if getattr(request, name) is not None}
         status = note("The recipe is loaded: press Generate to make the same picture again.", "good")
@@ -331,13 +271,14 @@ class Desk(Seeing, Comparing):
             raise StudioError(cut.trouble)
         return cut.current
 
-    def run(self, files: Sequence[str], nouns: str, per_subject: str = "", **settings: Any) -> Shown:
+    def run(self, files: Sequence[str], nouns: str, per_subject: str = "", places: str = "", **settings: Any) -> Shown:
         """Generate from picture files and the subjects' words, separated by commas. Raises StudioError.
 
         per_subject: how many of the files belong to each subject, such as "2, 1"; "" = one each.
+        places: where each subject stands, separated by semicolons, such as "left; 50, 20, 90, 100"; "" = automatic.
         """
         words = [word.strip() for word in (nouns or "").split(",") if word.strip()]
-        counts = _counts(per_subject, len(words))
+        counts, where = _counts(per_subject, len(words)), _places(places, len(words))
         if sum(counts) != len(files):
             told = (
                 "send one word for each" if not (per_subject or "").strip() else f"per_subject asks for {sum(counts)}"
@@ -345,8 +286,8 @@ class Desk(Seeing, Comparing):
             raise StudioError(f"nouns: {len(words)} words for {len(files)} pictures; {told}.")
         rest = iter(files)
         subjects = tuple(
-            Picked(tuple(self.found(next(rest)) for _ in range(count)), word)
-            for word, count in zip(words, counts, strict=True)
+            Picked(tuple(self.found(next(rest)) for _ in range(count)), word, place=place)
+            for word, count, place in zip(words, counts, where, strict=True)
         )
         request = check(Request(subjects=subjects, **settings))
         *_, result = self.stream(request, 0)
@@ -361,3 +302,23 @@ def _counts(text: str, subjects: int) -> list[int]:
     if len(parts) != subjects or not all(part.isdecimal() and 1 <= int(part) <= MAX_REFERENCES for part in parts):
         raise StudioError(f"per_subject: send a number from 1 to {MAX_REFERENCES} for each of the {subjects} subjects.")
     return [int(part) for part in parts]
+
+
+def _places(text: str, subjects: int) -> list[str]:
+    """“left; 50, 20, 90, 100” → a place for each subject. Raises StudioError."""
+    if not str(text or "").strip():
+        return [""] * subjects
+    parts = str(text).split(";")
+    if len(parts) != subjects:
+        raise StudioError(
+            f"places: send one for each of the {subjects} subjects with semicolons between them, such as “left; right”."
+        )
+    return [read_place(part) for part in parts]
+
+
+def _readable(place: str | None) -> str:
+    """A place as it can be shown: what a visitor typed wrongly is left out."""
+    try:
+        return read_place(place)
+    except StudioError:
+        return ""

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from customcontrast.recipe import MAX_SUBJECTS
-from customcontrast.segmentation import Segmentation
+from customcontrast.segmentation import Segmentation, Stroke
+from customcontrast.wording import shortened
 
 MAX_SIDE = 768  # px; a reference picture is reduced to this on entry, so that recipes stay small and exact
 MAX_PICTURES = 4  # per request
@@ -33,18 +34,27 @@ SCHEDULER_TITLES = {  # keys of sampling.SCHEDULERS (a test holds it to them), a
     "unipc": "UniPC",
 }
 ADD, REMOVE, BOX = 1, 0, 2  # what a click says; two BOX clicks are the corners of a box
+ANYWHERE = "anywhere"  # the place of a subject that is not masked at all
+PLACES = {  # named places of a subject in the new picture: left, top, right, bottom in percent of it
+    "left": (0.0, 0.0, 50.0, 100.0),
+    "middle": (25.0, 0.0, 75.0, 100.0),
+    "right": (50.0, 0.0, 100.0, 100.0),
+}
+MIN_PLACE = 5.0  # percent, a side of a place
 Point = tuple[int, int, int]  # x, y in pixels of the picture, and one of the above
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cut:
-    """A reference picture, the clicks on it so far, and the subject they lead to."""
+    """A reference picture, the clicks and brush strokes on it so far, and the subject they lead to."""
 
     picture: Image.Image  # RGB, longer side at most MAX_SIDE
     auto: Segmentation | None = None  # what was found without clicks
     points: tuple[Point, ...] = ()
-    current: Segmentation | None = None  # the subject with the clicks
+    current: Segmentation | None = None  # the subject with the clicks and strokes
     trouble: str = ""  # a sentence, when there is no subject yet
+    strokes: tuple[Stroke, ...] = ()
+    clicked: Segmentation | None = None  # the subject with the clicks alone, where there are strokes
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -72,6 +82,7 @@ class Picked:
     segmentations: tuple[Segmentation, ...]  # its reference pictures, cut out
     noun: str  # class word
     strength: float = 1.0  # weight of this subject's visual branch, 0 … 2
+    place: str = ""  # where in the picture: see `read_place`; "" = where its own maps say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +112,8 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """The JSON part of the recipe; the inverse of :func:`request_from`."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "subjects"}
-        return values | {"subjects": [{"noun": s.noun, "strength": s.strength} for s in self.subjects]}
+        rows = [{"noun": s.noun, "strength": s.strength, "place": s.place} for s in self.subjects]
+        return values | {"subjects": rows}
 
 
 def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segmentation]]) -> Request:
@@ -113,7 +125,7 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
     try:
         words = settings.get("subjects", [])
         subjects = tuple(
-            Picked(tuple(pictures), str(word["noun"]), float(word.get("strength", 1.0)))
+            Picked(tuple(pictures), str(word["noun"]), float(word.get("strength", 1.0)), word.get("place", ""))
             for pictures, word in zip(references, words, strict=True)
         )
         names = {f.name for f in dataclasses.fields(Request)} - {"subjects"}
@@ -171,6 +183,38 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     return width, height
 
 
+def read_place(text: Any) -> str:
+    """A place as a visitor or a recipe gives it → its one spelling. Raises StudioError.
+
+    "": where the subject's own maps say. "left", "middle", "right": that half. "anywhere": it is not masked.
+    "left, top, right, bottom" in percent of the picture, such as "10, 20, 60, 100": that box.
+    """
+    text = " ".join(str(text or "").lower().split())
+    if text in ("", ANYWHERE, *PLACES):
+        return text
+    parts = [part for part in re.split(r"[\s,;]+", text.replace("%", " ")) if part]
+    try:
+        box = x0, y0, x1, y1 = [float(part) for part in parts]
+    except ValueError:
+        raise StudioError(
+            f"The place “{shortened(text, 40)}” must be left, middle, right, anywhere, or four numbers with commas: "
+            "left, top, right and bottom edge in percent of the picture, such as 10, 20, 60, 100."
+        ) from None
+    if not (0 <= x0 and 0 <= y0 and x1 <= 100 and y1 <= 100 and x1 - x0 >= MIN_PLACE and y1 - y0 >= MIN_PLACE):
+        raise StudioError(
+            f"The place {shortened(text, 40)} does not fit: its edges are left, top, right and bottom from 0 to 100 "
+            f"percent of the picture, and it is at least {MIN_PLACE:g} percent wide and high."
+        )
+    return ", ".join(f"{value:g}" for value in box)
+
+
+def place_box(place: str) -> tuple[float, ...] | None:
+    """A place as `read_place` spells it → (left, top, right, bottom) in percent; None where no box is meant."""
+    if place in ("", ANYWHERE):
+        return None
+    return PLACES.get(place) or tuple(float(part) for part in place.split(","))
+
+
 def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
         raise StudioError(f"There is no {name} “{value}”; choose one of {', '.join(filter(None, choices))}.")
@@ -183,7 +227,8 @@ def _check_subject(k: int, subject: Picked) -> Picked:
         raise StudioError(f"Say what subject {k} is in one word, for instance “dog”.")
     if len(noun) > MAX_NOUN:
         raise StudioError(f"The word for subject {k} is too long: use one or two words, such as “teddy bear”.")
-    return dataclasses.replace(subject, noun=noun, strength=_within("strength", subject.strength, 0, 3))
+    strength = _within("strength", subject.strength, 0, 3)
+    return dataclasses.replace(subject, noun=noun, strength=strength, place=read_place(subject.place))
 
 
 def _within(name: str, value: Any, low: float, high: float) -> float:

@@ -83,6 +83,7 @@ class Seeing:
             "play": Set(visible=strip is not None, value="▶ Play"),
             "clock": Set(active=False),
             "overlay": seen(self._overlay(shown, total) if strip else None),
+            "overlay_note": Set(visible=strip is not None),
             "no_place": Set(visible=strip is None),
             "branch": "text",
             "word": Set(choices=words, value=first, visible=True),
@@ -94,7 +95,10 @@ class Seeing:
             "recipe": shown.settings,
             "around": seen(None),
             "alike": seen(None),
+            "alike_note": Set(visible=False),
             "around_note": notice(""),
+            "film": seen(None),  # until `show_more` has made them, so that nobody takes those of the run before
+            "video": seen(None),
         }
 
     def show_more(self, shown: Shown | None) -> Changes:
@@ -107,9 +111,11 @@ class Seeing:
         video = views.animation(
             shown.result, shown.index, shown.names, self.folder() / "customcontrast-steps.mp4", shown.forming
         )
+        plot = views.area_plot(shown.result, shown.index, shown.names)
         return {
             "grid": views.grid(shown.result, shown.index),
-            "plot": seen(views.area_plot(shown.result, shown.index, shown.names)),
+            "plot": seen(plot),
+            "plot_note": Set(visible=plot is not None),
             "film": seen(str(film) if film else None),
             "video": seen(str(video) if video else None),
         }
@@ -190,7 +196,7 @@ class Seeing:
 
     def features(self, shown: Shown | None) -> Changes:
         """The run's subjects among those of the training run, and the ones they are most like."""
-        hidden = {"around": seen(None), "alike": seen(None)}
+        hidden = {"around": seen(None), "alike": seen(None), "alike_note": Set(visible=False)}
         if shown is None or not shown.names:
             return {**hidden, "around_note": notice(NO_SUBJECT, "")}
         try:
@@ -215,6 +221,7 @@ class Seeing:
         return {
             "around": seen(views.atlas(atlas, new)),
             "alike": seen(views.alike(atlas, rows)),
+            "alike_note": Set(visible=True),
             "around_note": notice(""),
         }
 

@@ -24,8 +24,21 @@ import numpy as np
 from PIL import Image
 
 from customcontrast.imageio import load_with_alpha
-from customcontrast.request import BOX, MAX_PROMPT, MAX_SIDE, Cut, Picked, Point, Request, StudioError, check
-from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from customcontrast.request import (
+    ANYWHERE,
+    BOX,
+    MAX_PROMPT,
+    MAX_SIDE,
+    Cut,
+    Picked,
+    Point,
+    Request,
+    StudioError,
+    check,
+    place_box,
+)
+from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter, Stroke, painted
+from customcontrast.segmentation.segmenter import NOTHING_FOUND
 from customcontrast.wording import names, sentence, shortened
 
 if TYPE_CHECKING:
@@ -209,21 +222,42 @@ class Studio:
         return Cut(picture, found, (), found)
 
     def clicked(self, cut: Cut, points: Sequence[Point]) -> Cut:
-        """`cut` with these clicks instead of its own; with none, it is as it was found.
+        """`cut` with these clicks instead of its own; with none, it is as it was found. Its strokes lie over them.
 
         Where the clicks leave nothing, the last subject stays and `trouble` says so.
         """
         clicks = [point for point in points if point[2] != BOX]
-        trouble = "" if cut.auto or points else cut.trouble
-        new = dataclasses.replace(cut, points=tuple(points), current=cut.auto, trouble=trouble)
+        new = dataclasses.replace(cut, points=tuple(points), clicked=cut.auto)
         if not clicks and new.box is None:
-            return new
+            return self.painted(new, cut.strokes)
         try:
             with self._segment_lock:
                 found = self._get_segmenter().refine(cut.auto or cut.picture, clicks, new.box)
         except SegmentationError as error:
-            return dataclasses.replace(new, current=cut.current, trouble=sentence(error))
-        return dataclasses.replace(new, current=found)
+            return dataclasses.replace(new, clicked=cut.clicked or cut.auto, trouble=sentence(error))
+        return self.painted(dataclasses.replace(new, clicked=found), cut.strokes)
+
+    def painted(self, cut: Cut, strokes: Sequence[Stroke]) -> Cut:
+        """`cut` with these strokes over what its clicks show; where they leave nothing, the last subject stays."""
+        known = cut.clicked or cut.auto
+        if known is None and not strokes:
+            trouble = sentence(SegmentationError(NOTHING_FOUND))
+            return dataclasses.replace(cut, strokes=(), current=None, trouble=trouble)
+        try:
+            current = painted(known or cut.picture, strokes, cut.points)
+        except SegmentationError as error:
+            return dataclasses.replace(cut, trouble=sentence(error))
+        return dataclasses.replace(cut, strokes=tuple(strokes), current=current, trouble="")
+
+    def undone(self, cut: Cut) -> Cut:
+        """`cut` without its last click or stroke, whichever came later."""
+        if cut.strokes and cut.strokes[-1].after >= len(cut.points):
+            return self.painted(cut, cut.strokes[:-1])
+        return self.clicked(cut, cut.points[:-1])
+
+    def as_found(self, cut: Cut) -> Cut:
+        """`cut` without any click or stroke."""
+        return self.painted(dataclasses.replace(cut, points=(), strokes=(), clicked=cut.auto), ())
 
     def _get_segmenter(self) -> Segmenter:
         if self._segmenter is None:
@@ -247,7 +281,10 @@ class Studio:
             self._subjects.move_to_end(key)
             while len(self._subjects) > CACHED_SUBJECTS:
                 self._subjects.popitem(last=False)
-        return dataclasses.replace(known, noun=picked.noun, strength=picked.strength)
+        mine = dataclasses.replace(known, noun=picked.noun, strength=picked.strength)
+        box = place_box(picked.place)
+        fractions = None if box is None else tuple(edge / 100 for edge in box)
+        return mine.placed(box=fractions, location=picked.place != ANYWHERE)
 
     def missing(self, base: str) -> str:
         """How to get a base that is not on this machine, in a sentence; "" for one that is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from customcontrast import visualize
-from customcontrast.request import ADD, BOX, REMOVE, Cut
+from customcontrast.request import ADD, ANYWHERE, BOX, REMOVE, Cut, place_box
 from customcontrast.segmentation import Segmentation
 
 if TYPE_CHECKING:
@@ -47,6 +49,26 @@ def cutout(cut: Cut) -> Image.Image:
         circle = (x - radius, y - radius, x + radius, y + radius)
         draw.ellipse(circle, fill=DOTS[label], outline="white", width=max(1, radius // 3))
     return picture
+
+
+def data_url(picture: Image.Image) -> str:
+    """A picture as the address of itself (JPEG), for a surface that is drawn on."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def place_frame(place: str) -> str:
+    """A place (see `request.read_place`) as a small SVG of the new picture, 100 wide and high."""
+    words = {"": ("where the model", "finds it best"), ANYWHERE: ("anywhere,", "without a mask")}
+    x0, y0, x1, y1 = place_box(place) or (0, 0, 0, 0)
+    lines = "".join(f'<text x="50" y="{46 + 11 * row}">{text}</text>' for row, text in enumerate(words.get(place, ())))
+    box = f'<rect class="place" x="{x0:g}" y="{y0:g}" width="{x1 - x0:g}" height="{y1 - y0:g}"/>'
+    said = " ".join(words.get(place, (f"in the box {x0:g}, {y0:g}, {x1:g}, {y1:g} percent",)))
+    return (
+        f'<svg viewBox="-1 -1 102 102" role="img" aria-label="The new picture; the subject stands {said}">'
+        f'<rect class="ground" width="100" height="100" rx="2"/>{box}{lines}</svg>'
+    )
 
 
 def mask_image(segmentation: Segmentation) -> Image.Image:

@@ -45,7 +45,7 @@ class Endpoints:
             texts = [gr.Textbox(""), gr.Textbox("")]
             numbers = [gr.Number(v, precision=0 if isinstance(v, int) else None) for v in defaults]
             controls = [*texts, *numbers, gr.Checkbox(True), gr.Textbox(self.desk.studio.config.base)]
-            controls += [gr.Textbox(""), gr.Textbox(""), gr.Checkbox(True), gr.Textbox("")]
+            controls += [gr.Textbox(""), gr.Textbox(""), gr.Checkbox(True), gr.Textbox(""), gr.Textbox("")]
             call(self.generate, [references, nouns, *controls], outputs, api_name="generate", **one)
             index, map_ = gr.Number(0, label="picture", precision=0), gr.Image(label="map", format="png")
             step = gr.Number(0, label="step", precision=0)
@@ -83,6 +83,7 @@ class Endpoints:
         scheduler: str = "",
         text_tokens: bool = True,
         per_subject: str = "",
+        places: str = "",
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -102,6 +103,8 @@ class Endpoints:
             scheduler: ddim, ddpm, dpm, euler, euler_ancestral, heun, pndm or unipc; empty for the model's own.
             text_tokens: off, the subject comes through its picture alone, as with IP-Adapter.
             per_subject: how many of the references belong to each subject, such as "2, 1"; empty for one each.
+            places: where each subject stands, separated by semicolons: left, middle, right, anywhere (no mask), or a
+                box as "left, top, right, bottom" in percent, such as "left; 50, 20, 90, 100"; empty for automatic.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
@@ -109,7 +112,9 @@ class Endpoints:
         with api_errors():
             values = (prompt, negative_prompt, steps, guidance, subject_scale, seed, pictures, location_masks, base)
             values = (*values, size, scheduler, text_tokens)
-            shown = self.desk.run(references or [], nouns, per_subject, **dict(zip(CONTROLS, values, strict=True)))
+            shown = self.desk.run(
+                references or [], nouns, per_subject, places, **dict(zip(CONTROLS, values, strict=True))
+            )
             files = self.desk.save(shown.request, shown.result)
             return files, views.strip(shown.result, 0, shown.references), shown.settings, shown
 

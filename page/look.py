@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from page import pads
+
 CSS = """
 .gradio-container {max-width: 1240px !important; width: 100% !important; margin: 0 auto !important}
 .cc-line {align-items: center} .cc-line button {max-height: 2.4rem}
@@ -14,6 +16,8 @@ CSS = """
 .cc-step h2 {font-size: 1.05rem; margin: .3rem 0 0; font-weight: 650}
 .cc-step b {display: inline-grid; place-items: center; width: 1.6em; height: 1.6em; margin-right: .5em;
   border-radius: 50%; background: var(--primary-700); color: white; font-size: .85em}
+.cc-slot .cc-fold {border: 0 !important; padding: 0 !important; background: none !important}
+.cc-fold .html-container {padding: 0 !important}
 .cc-slot {border: 1px solid var(--border-color-primary); border-left: 3px solid var(--primary-600);
   border-radius: var(--radius-lg); padding: .6rem; gap: .6rem !important; background: var(--block-background-fill)}
 .cc-mode .wrap {gap: .3rem !important; flex-wrap: nowrap} .cc-mode label {padding: .25rem .5rem !important}
@@ -44,15 +48,18 @@ CSS = """
 button[role=tab].selected {color: var(--primary-700) !important}
 .dark button[role=tab].selected {color: var(--primary-300) !important}
 .cc-figure .image-container {padding-top: 2.2rem; overflow-x: auto}
-.cc-hint {font-size: .92rem; color: var(--body-text-color-subdued)}
+.cc-hint {font-size: .92rem !important; line-height: 1.45 !important; margin: 0 !important;
+  color: var(--body-text-color-subdued) !important}
 .cc-chips {gap: .4rem !important; flex-wrap: wrap} .cc-chips button {flex: 0 0 auto !important; min-width: 0 !important}
 .cc-others .grid-wrap {height: auto !important; min-height: 0 !important; padding: 0}
 .cc-others .grid-container {grid-template-columns: repeat(auto-fill, minmax(56px, 72px)) !important; padding: 2px}
+footer .divider {display: none}
 @media (max-width: 640px) {.gradio-container {padding: .5rem !important}
   .cc-figure .image-container {justify-content: flex-start !important; align-items: flex-start !important}
   .cc-figure .image-container > button {width: 680px !important; flex: none !important; margin: 0 !important}
   .cc-figure .image-frame, .cc-figure img {width: 680px !important; max-width: none !important; margin: 0 !important}}
 """
+CSS += pads.CSS
 # Gradio names an empty picture's frame without giving it a role, which screen readers then pass over.
 NAMED_FRAMES = """() => {
   const name = () => document.querySelectorAll('div.empty[aria-label]:not([role])').forEach(

@@ -15,7 +15,7 @@ spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces")
 import gradio as gr  # noqa: E402
 
 from customcontrast.compare import axis_hint  # noqa: E402
-from customcontrast.desk import CONTROLS, SLOTS, Desk, Set, notice, said  # noqa: E402
+from customcontrast.desk import CONTROLS, ROW, SLOTS, Desk, Set, notice, said  # noqa: E402
 from customcontrast.studio import Studio  # noqa: E402
 from page import results, subjects  # noqa: E402
 from page.endpoints import Endpoints  # noqa: E402
@@ -25,10 +25,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}
 LIVELY = {"trigger_mode": "always_last", **QUIET}
 VIEWERS = (
-    "viewers no_place strip step play clock overlay branch word who map_step layers map looked looked_note recipe "
-    "around alike around_note"
+    "viewers no_place strip step play clock overlay overlay_note branch word who map_step layers map looked "
+    "looked_note recipe around alike around_note alike_note film video"
 )
-MORE = "grid plot film video"
+MORE = "grid plot plot_note film video"
 Handler = Callable[..., Any]
 
 
@@ -75,11 +75,13 @@ class Page:
     def _on(self, event: Handler, fn: Handler, inputs: str, outputs: str, place: str = "status", **kw: Any) -> Any:
         """Wire an event: the desk's `fn`, the names of its inputs and outputs, and where its errors are told."""
         names = dict.fromkeys([*outputs.split(), place])
-        handler = self._handler(fn, place, chosen=kw.pop("chosen", False))
+        handler = self._handler(fn, place, kw.pop("chosen", False), kw.pop("told", False))
         options = {"api_visibility": "private", **kw}
         return event(handler, [self.c[n] for n in inputs.split()], [self.c[n] for n in names], **options)
 
-    def _handler(self, fn: Callable[..., Any], place: str, chosen: bool) -> Callable[..., Any]:
+    def _handler(self, fn: Handler, place: str, chosen: bool, told: bool) -> Handler:
+        """chosen: what was selected comes first. told: what the event itself tells comes first."""
+
         def answer(*args: Any) -> dict[Any, Any]:
             try:
                 changes = fn(*args)
@@ -90,17 +92,20 @@ class Page:
         def answer_choice(event: gr.SelectData, *args: Any) -> dict[Any, Any]:
             return answer(event.index, *args)
 
-        return answer_choice if chosen else answer
+        def answer_event(event: gr.EventData, *args: Any) -> dict[Any, Any]:
+            return answer(event._data, *args)
+
+        return answer_choice if chosen else answer_event if told else answer
 
     def _updates(self, changes: dict[str, Any]) -> dict[Any, Any]:
         return {self.c[n]: gr.update(**value) if isinstance(value, Set) else value for n, value in changes.items()}
 
     def _wire_subjects(self) -> None:
         c, desk = self.c, self.desk
-        rows = each("cut rest noun strength")
-        everything = f"{rows} {each('upload cutout note slot others')} count add"
+        rows = each(" ".join(ROW))
+        everything = f"{rows} {each('upload cutout brush note slot others frame placing')} count add"
         for k in SLOTS:
-            here = f"cut{k} cutout{k} note{k} upload{k}"
+            here = f"cut{k} cutout{k} brush{k} note{k} upload{k}"
             heavy = {"place": f"note{k}", "concurrency_id": "segment", "concurrency_limit": 2}
             heavy["show_progress_on"] = c[f"cutout{k}"]
             on = functools.partial(self._on, outputs=here, **heavy)
@@ -111,12 +116,25 @@ class Page:
             album = f"{here} rest{k} others{k}"
             held = f"cut{k} rest{k}"
             told = {**QUIET, "place": f"note{k}"}
+            in_turn = {"trigger_mode": "multiple", "concurrency_id": "brush", "concurrency_limit": 1, **told}
+            paint = functools.partial(desk.stroke, k)
+            self._on(c[f"brush{k}"].stroke, paint, f"cut{k} mode{k}", here, told=True, **in_turn)
             self._on(c[f"another{k}"].click, functools.partial(desk.another, k), held, album, **told)
             self._on(c[f"others{k}"].select, functools.partial(desk.swap, k), held, album, chosen=True, **told)
             self._on(c[f"remove{k}"].click, functools.partial(desk.remove, k), f"count {rows}", everything, **QUIET)
+            self._wire_place(k)
         self._on(c["add"].click, desk.add, "count", f"count add {each('slot')}", **QUIET)
         self._on(c["examples"].select, desk.example, f"count {each('cut')}", everything, chosen=True, **QUIET)
         self._on(c["recipe-file"].upload, desk.load, "recipe-file", f"{everything} {' '.join(CONTROLS)}", **QUIET)
+
+    def _wire_place(self, k: int) -> None:
+        c, desk = self.c, self.desk
+        place, outputs = f"place{k} area{k}", f"place{k} area{k} frame{k} placing{k} note{k}"
+        for event in (c[f"place{k}"].input, c[f"area{k}"].submit, c[f"area{k}"].blur):
+            self._on(event, functools.partial(desk.choose_place, k), place, outputs, f"note{k}", **QUIET)
+        self._on(
+            c[f"frame{k}"].place, functools.partial(desk.draw_place, k), "", outputs, f"note{k}", told=True, **QUIET
+        )
 
     def _wire_prompt(self) -> None:
         c, desk = self.c, self.desk
@@ -139,7 +157,7 @@ class Page:
     def _streamed(self, button: str, fn: Handler, before: str, outputs: str, over: str) -> Any:
         """Wire a button to a run of the model. before: inputs ahead of those of `Desk.generate`."""
         c = self.c
-        inputs = f"{before} {' '.join(CONTROLS)} {each('cut')} {each('noun')} {each('strength')} {each('rest')}"
+        inputs = f"{before} {' '.join(CONTROLS)} {each(' '.join(ROW))}"
 
         def press(*values: Any) -> Iterator[dict[Any, Any]]:
             yield from map(self._updates, fn(*values))
@@ -169,7 +187,7 @@ class Page:
         film = {"trigger_mode": "once", "queue": False, **QUIET}
         self._on(c["play"].click, desk.play, "shown step running", "clock running play step overlay", **QUIET)
         self._on(c["clock"].tick, desk.tick, "shown step running", "clock running play step overlay", **film)
-        self._on(c["features-tab"].select, desk.features, "shown", "around alike around_note", "around_note")
+        self._on(c["features-tab"].select, desk.features, "shown", "around alike around_note alike_note", "around_note")
 
     def _wire_compare(self) -> None:
         c, desk = self.c, self.desk

@@ -15,6 +15,18 @@ STRIP = (
     "From left to right: your subject, where the model placed it at some of the steps, and the picture. "
     "White means that the subject is here; each mask steers the next step."
 )
+FORMING = (
+    "The picture as the model foresaw it at this step, with the place of each subject in a colour of its own. "
+    "Move the slider, or play all steps."
+)
+SIZES = (
+    "Left: which part of the picture each mask fills, step by step. Right: where its centre goes, from the hollow dot "
+    "of the first step to the full dot of the last. What comes to rest has found its place."
+)
+WORDS = "The same map for every word of the prompt; S* stands for your subject's own tokens."
+ALIKE = (
+    "Subjects that the model was trained with, nearest first; the number is the cosine of their features, at most 1."
+)
 ATTENTION = (
     "Bright places listened to the chosen word, or took details from the subject's picture. "
     "It is the attention that really drew the picture, averaged over layers and heads."
@@ -89,6 +101,7 @@ def results(c: dict[str, Any]) -> None:
             info("Your subject among others", AROUND)
             c["around_note"] = gr.HTML(visible=False, elem_id="around-note")
             c["around"] = view("Your subject among known ones", "around", figure=True, visible=False)
+            c["alike_note"] = info("The known subjects it is most like", ALIKE, visible=False)
             c["alike"] = view("The known subjects it is most like", "alike", figure=True, visible=False)
         with gr.Tab("Recipe"):
             info("The recipe of this picture", RECIPE)
@@ -104,11 +117,13 @@ def where(c: dict[str, Any]) -> None:
     with gr.Row(elem_classes="cc-line"):
         c["play"] = gr.Button("▶ Play", size="sm", scale=0, min_width=90, elem_id="play")
         c["step"] = gr.Slider(1, 20, 20, step=1, label="Step", elem_id="step", scale=1)
+    c["overlay_note"] = info("The picture as it forms", FORMING)
     c["overlay"] = view("The picture as it forms, with the location mask of this step over it", "overlay")
+    c["plot_note"] = info("Size and centre of each mask", SIZES)
     c["plot"] = view("Size and centre of each mask, step by step", "plot", figure=True)
     with gr.Row():
-        c["film"] = gr.DownloadButton("Download all steps (GIF)", size="sm", elem_id="film")
-        c["video"] = gr.DownloadButton("Download all steps (MP4)", size="sm", elem_id="video")
+        c["film"] = gr.DownloadButton("Download all steps (GIF)", size="sm", visible=False, elem_id="film")
+        c["video"] = gr.DownloadButton("Download all steps (MP4)", size="sm", visible=False, elem_id="video")
 
 
 def words(c: dict[str, Any]) -> None:
@@ -124,6 +139,7 @@ def words(c: dict[str, Any]) -> None:
     c["map"] = view("Attention over the picture", "map")
     c["looked_note"] = info("What it looked at in your picture", LOOKED, visible=False)
     c["looked"] = view("The parts of the subject's pictures that were looked at", "looked", figure=True, visible=False)
+    info("All words at once", WORDS)
     c["grid"] = view("The maps of all words", "grid", figure=True)
 
 

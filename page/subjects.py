@@ -6,11 +6,21 @@ from typing import Any
 
 import gradio as gr
 
+from customcontrast import views
+from customcontrast.cutting import PLACE_TITLES, place_title
 from customcontrast.desk import SLOTS, Desk, note
 from customcontrast.request import ADD, BOX, MAX_NOUN, MAX_PICTURES, MAX_STEPS, REMOVE, SCHEDULER_TITLES
 from customcontrast.studio import CHOICES
+from page import pads
 from page.look import Picture, heading
 
+PAINT = (
+    "Paint over what belongs to your subject; with “Remove” chosen above, over what does not. Undo takes a stroke back."
+)
+PLACE = (
+    "Automatic: the model finds the place while it draws. A place that you give is kept from the first step on. "
+    "Anywhere: nothing keeps the subject to a place."
+)
 MODES = [("Add", ADD), ("Remove", REMOVE), ("Box", BOX)]
 
 
@@ -45,14 +55,26 @@ def slot(c: dict[str, Any], k: int) -> None:
                 buttons=[], elem_id=f"cutout-{k}", elem_classes="cc-cut", alt_text="The subject, cut out")
         c[f"note{k}"] = gr.HTML(visible=False, elem_id=f"note-{k}")
         with gr.Row(elem_classes="cc-line"):
-            c[f"mode{k}"] = gr.Radio(MODES, value=ADD, label="A click means", scale=3, min_width=290,
+            c[f"mode{k}"] = gr.Radio(MODES, value=ADD, label="A click or stroke means", scale=3, min_width=290,
                                      elem_id=f"mode-{k}", elem_classes="cc-mode")
             c[f"undo{k}"] = gr.Button("Undo", size="sm", scale=1, min_width=60)
             c[f"reset{k}"] = gr.Button("Reset", size="sm", scale=1, min_width=60)
+        with gr.Accordion("Brush", open=False, elem_id=f"brushing-{k}", elem_classes="cc-fold"):
+            gr.HTML(f'<p class="cc-hint">{PAINT}</p>')
+            c[f"brush{k}"] = pads.brush(k)
         with gr.Row():
             c[f"noun{k}"] = gr.Textbox(label="What is it?", value="", placeholder="one word, e.g. dog",
                                        min_width=120, max_length=MAX_NOUN, elem_id=f"noun-{k}")
             c[f"strength{k}"] = gr.Slider(0, 2, 1, step=0.05, label="Strength", min_width=140)
+        with gr.Accordion(place_title(""), open=False, elem_id=f"placing-{k}", elem_classes="cc-fold") as folded:
+            c[f"placing{k}"] = folded
+            gr.HTML(f'<p class="cc-hint">{PLACE}</p>')
+            c[f"place{k}"] = gr.Radio([(title, key) for key, title in PLACE_TITLES.items()], value="",
+                                      label=f"Place of subject {k}", elem_id=f"place-{k}", elem_classes="cc-places")
+            with gr.Row(elem_classes="cc-line"):
+                c[f"frame{k}"] = pads.frame(k, views.place_frame(""))
+                c[f"area{k}"] = gr.Textbox("", label="Its box: left, top, right, bottom in %", visible=False,
+                                           info="Or draw it into the frame.", elem_id=f"area-{k}", min_width=120)
         c[f"others{k}"] = gr.Gallery(
             label="Its other pictures (click one to see or change it)", columns=4, allow_preview=False,
             interactive=False, buttons=[], visible=False, format="png", elem_id=f"others-{k}", elem_classes="cc-others")

@@ -39,6 +39,8 @@ def main() -> None:
                 ("page", (1280, 900), walk_tabs, "light"),
                 ("dark", (1280, 900), walk_two, "dark"),
                 ("phone", (390, 844), walk_one, "light"),
+                ("subject", (1280, 900), walk_subject, "light"),
+                ("subject-phone", (390, 844), walk_subject, "dark"),
             ):
                 if not wanted or name in wanted:
                     visitor = Visitor(browser, url, *size, color_scheme=scheme)
@@ -89,6 +91,36 @@ def walk_two(visitor: Visitor, shoot: Shoot, name: str) -> None:
     """Two subjects."""
     make(visitor, ("cat", "robot"), "a cat and a robot in the snow")
     shoot(visitor.page, name)
+
+
+def walk_subject(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """One subject with a stroke of the brush, a place, and every setting open; notes about the prompt."""
+    page = visitor.page
+    visitor.give(1, EXAMPLES / "bear.png")
+    before = visitor.cutout()
+    page.locator("#brushing-1 button").first.click()
+    page.wait_for_function("document.querySelector('#brush-1 img')?.naturalWidth > 0")
+    page.locator("#mode-1 label", has_text="Remove").click()
+    page.locator("#brush-1 canvas").scroll_into_view_if_needed()
+    box = page.locator("#brush-1 canvas").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.45, box["y"] + box["height"] * 0.3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.35, steps=9)
+    page.mouse.up()
+    visitor.cutout_after(before)
+    page.locator("#placing-1 button").first.click()
+    page.locator("#place-1 label", has_text="A box").click()
+    page.wait_for_selector("#area-1", state="visible")
+    page.get_by_text("More settings").click()
+    page.locator("#base input").click()
+    page.get_by_role("option", name="Stable Diffusion XL").click()
+    page.wait_for_selector("#base-note .cc-warn", state="visible")
+    visitor.write("#noun-1", "bear")
+    visitor.write("#prompt", "a zebra in the jungle " * 20)
+    page.wait_for_selector("#prompt-notes .cc-warn", state="visible")
+    page.wait_for_timeout(4000)
+    shoot(page, name)
 
 
 def walk_tabs(visitor: Visitor, shoot: Shoot, name: str) -> None:

@@ -63,7 +63,7 @@ def test_page_of_every_name_that_the_desk_speaks_of():
     wanted |= set("count add notes status gallery shown stop viewers strip step overlay branch word who".split())
     wanted |= set("map_step layers map recipe grid plot film play clock running around alike around_note".split())
     wanted |= set("compared compare_status sides left right slider sheet made_grid grid_status base_note".split())
-    wanted |= {f"{name}{k}" for name in ("rest", "others", "chip") for k in SLOTS}
+    wanted |= {f"{name}{k}" for name in ("rest", "others", "chip", "brush", "place", "area", "frame") for k in SLOTS}
     assert wanted <= set(page.c)
 
 
@@ -158,6 +158,12 @@ def test_several_references_of_one_subject_a_size_and_a_scheduler(client: Client
     assert [len(pictures) for pictures in read_png(files[0])[1]] == [2, 1]
 
 
+def test_places_of_two_subjects(client: Client):
+    files, _, recipe = generate(client, [BEAR, CAT], "bear, cat", "a bear and a cat", places="left; 50, 20, 90, 100")
+    assert [row["place"] for row in read_png(files[0])[0]["subjects"]] == ["left", "50, 20, 90, 100"]
+    assert recipe["run"]["subjects"][0]["placement"]["box"] == [0, 0, 0.5, 1]
+
+
 def test_text_alone(client: Client):
     files, strip, recipe = generate(client, [], "", "a red car in the city")
     assert len(files) == 1 and strip is None and recipe["subjects"] == []
@@ -174,6 +180,8 @@ def test_text_alone(client: Client):
         ([BEAR, CAT], "bear", {"per_subject": "3"}, "per_subject asks for 3"),
         ([BEAR], "bear", {"per_subject": "five"}, "number from 1 to 4"),
         ([], "", {"size": "huge"}, "width x height"),
+        ([BEAR], "bear", {"places": "left; right"}, "one for each of the 1 subjects"),
+        ([BEAR], "bear", {"places": "under the table"}, "left, middle, right"),
     ],
 )
 def test_generate_refuses_with_a_sentence(

@@ -18,8 +18,9 @@ from serving import EXAMPLES, tiny_model
 
 from customcontrast import recipe
 from customcontrast.checkpoint import save_adapter
-from customcontrast.desk import CONTROLS, OUR_FAULT, SLOTS, Changes, Desk, Set, Shown
-from customcontrast.request import ADD, REMOVE, Cut, StudioError
+from customcontrast.cutting import AREA
+from customcontrast.desk import CONTROLS, EMPTY_ROW, OUR_FAULT, SLOTS, Changes, Desk, Set, Shown
+from customcontrast.request import ADD, ANYWHERE, BOX, REMOVE, Cut, StudioError
 from customcontrast.studio import PACKAGED, PLAIN, Studio, StudioConfig
 
 DEFAULTS = {
@@ -56,18 +57,19 @@ def cat(desk: Desk) -> Cut:
 
 
 def values(
-    subjects: Sequence[tuple[Cut | None, str]] = (), rests: Sequence[Sequence[Cut]] = (), **changed: object
+    subjects: Sequence[tuple[Cut | None, str]] = (),
+    rests: Sequence[Sequence[Cut]] = (),
+    places: Sequence[tuple[str, str]] = (),
+    **changed: object,
 ) -> list[object]:
-    """The values of all controls, in the page's order."""
-    rows = [*subjects, *[(None, "")] * (len(SLOTS) - len(subjects))]
+    """The values of all controls, in the page's order. places: for each subject the choice and its box's numbers."""
     controls = DEFAULTS | changed
-    return [
-        *(controls[n] for n in CONTROLS),
-        *(cut for cut, _ in rows),
-        *(noun for _, noun in rows),
-        *[1.0] * len(SLOTS),
-        *(rests or [()] * len(SLOTS)),
-    ]
+    slots: list[object] = []
+    for k in range(len(SLOTS)):
+        cut, noun = subjects[k] if k < len(subjects) else (None, "")
+        place = places[k] if k < len(places) else ("", "")
+        slots += [cut, rests[k] if rests else (), noun, 1.0, *place]
+    return [*(controls[n] for n in CONTROLS), *slots]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def png(image: Image.Image, **options: object) -> bytes:
 
 def test_upload_shows_the_cutout_at_once(bear: Cut, desk: Desk):
     changes = desk.upload(2, str(EXAMPLES / "bear.png"))
-    assert set(changes) == {"cut2", "cutout2", "note2"} and changes["note2"]["visible"] is False
+    assert set(changes) == {"cut2", "cutout2", "brush2", "note2"} and changes["note2"]["visible"] is False
     assert changes["cutout2"].size == bear.picture.size
 
 
@@ -134,12 +136,123 @@ def test_clicks_undo_and_reset(desk: Desk, bear: Cut):
     assert desk.click(1, (0, 0), None, ADD)["cut1"] is None
 
 
+def painted(desk: Desk, cut: Cut, path: list[list[float]], radius: float, label: int) -> Changes:
+    return desk.stroke(1, {"path": path, "radius": radius}, cut, label)
+
+
+def test_strokes_of_the_brush_add_and_remove_and_are_taken_back(desk: Desk, bear: Cut):
+    y, x = (int(v) for v in np.argwhere(~bear.mask)[0])
+    once = painted(desk, bear, [[x, y], [x + 30, y]], 6, ADD)
+    assert once["cut1"].mask[y, x : x + 30].all() and bear.mask[~once["cut1"].mask].sum() == 0
+    assert not np.array_equal(np.asarray(once["cutout1"]), np.asarray(desk.undo(1, bear)["cutout1"]))
+    assert once["brush1"].startswith("data:image/jpeg;base64,") and not once["note1"]["visible"]
+    inside = [int(v) for v in np.argwhere(bear.mask).mean(0)[::-1]]
+    twice = painted(desk, once["cut1"], [inside], 9, REMOVE)["cut1"]
+    assert not twice.mask[inside[1], inside[0]] and twice.mask[y, x] and twice.current.method == "drawn"
+    back = desk.undo(1, twice)["cut1"]
+    assert np.array_equal(back.mask, once["cut1"].mask)
+    assert np.array_equal(desk.undo(1, back)["cut1"].mask, bear.mask)
+    assert np.array_equal(desk.reset(1, twice)["cut1"].mask, bear.mask) and desk.reset(1, twice)["cut1"].strokes == ()
+
+
+def test_strokes_and_clicks_are_taken_back_in_their_order(desk: Desk, bear: Cut):
+    y, x = (int(v) for v in np.argwhere(~bear.mask)[0])
+    far = [int(v) for v in np.argwhere(~bear.mask)[-1][::-1]]
+    first = desk.click(1, (x, y), bear, ADD)["cut1"]
+    second = painted(desk, first, [far], 4, ADD)["cut1"]
+    third = desk.click(1, (x, y), second, REMOVE)["cut1"]
+    assert third.mask[far[1], far[0]]  # a click elsewhere leaves the stroke as it is
+    refuted = desk.click(1, far, third, REMOVE)["cut1"]
+    assert not refuted.mask[far[1], far[0]]  # one on it takes it back
+    counts = []
+    cut = refuted
+    while cut.points or cut.strokes:
+        cut = desk.undo(1, cut)["cut1"]
+        counts.append((len(cut.points), len(cut.strokes)))
+    assert counts == [(2, 1), (1, 1), (1, 0), (0, 0)] and np.array_equal(cut.mask, bear.mask)
+
+
+def test_the_brush_finds_a_subject_where_nothing_stood_out(desk: Desk, tmp_path: Path):
+    Image.new("RGB", (100, 80), (120, 120, 120)).save(tmp_path / "grey.png")
+    grey = desk.upload(1, str(tmp_path / "grey.png"))["cut1"]
+    refused = painted(desk, grey, [[50, 40]], 10, REMOVE)
+    assert refused["cut1"].current is None and "paint over it" in refused["note1"]["value"]
+    drawn = painted(desk, grey, [[50, 40]], 10, ADD)
+    assert 250 < drawn["cut1"].mask.sum() < 400 and drawn["note1"]["visible"] is False
+    empty = painted(desk, drawn["cut1"], [[0, 40], [99, 40]], 60, REMOVE)
+    assert (
+        np.array_equal(empty["cut1"].mask, drawn["cut1"].mask) and "nothing is left" in empty["note1"]["value"].lower()
+    )
+    assert "no subject stands out" in desk.undo(1, drawn["cut1"])["note1"]["value"].lower()
+
+
+def test_the_brush_needs_a_picture_and_a_label(desk: Desk, bear: Cut):
+    assert "picture first" in painted(desk, None, [[1, 1]], 5, ADD)["note1"]["value"]
+    boxed = painted(desk, bear, [[1, 1]], 5, BOX)
+    assert boxed["cut1"] is bear and "“Add” or “Remove”" in boxed["note1"]["value"]
+
+
+def test_a_painted_subject_is_what_the_recipe_keeps(desk: Desk, bear: Cut):
+    y, x = (int(v) for v in np.argwhere(~bear.mask)[0])
+    cut = painted(desk, bear, [[x, y]], 8, ADD)["cut1"]
+    last = list(desk.generate(*values([(cut, "bear")], steps=2)))[-1]
+    loaded = desk.load(last["gallery"]["value"][0])
+    assert np.array_equal(loaded["cut1"].mask, cut.mask) and loaded["brush1"]
+
+
+def test_the_place_of_a_subject_is_chosen_typed_or_drawn(desk: Desk):
+    left = desk.choose_place(2, "left", "")
+    assert left["place2"] == "left" and left["area2"] == Set(visible=False) and 'width="50"' in left["frame2"]
+    assert left["placing2"] == Set(label="Where in the picture: left")
+    first = desk.choose_place(1, AREA, "")
+    assert first["place1"] == AREA and first["area1"]["visible"] and first["area1"]["value"]
+    typed = desk.choose_place(1, AREA, " 10 20% 60,100 ")
+    assert typed["area1"] == Set(value="10, 20, 60, 100", visible=True) and "where the model" not in typed["frame1"]
+    drawn = desk.draw_place(3, {"box": [0, 10, 50, 90]})
+    assert (drawn["place3"], drawn["area3"]["value"]) == (AREA, "0, 10, 50, 90")
+    assert "without a mask" in desk.choose_place(1, ANYWHERE, "1, 2")["frame1"]
+    for wrong in ("60, 0, 10, 100", "10, 20", "a, b, c, d", "0, 0, 1, 1", "0, 0, 50, 101", "nan, 0, 50, 50"):
+        with pytest.raises(StudioError, match="place"):
+            desk.choose_place(1, AREA, wrong)
+    with pytest.raises(StudioError, match="at least 5 percent"):
+        desk.draw_place(1, {"box": [10, 10, 12, 12]})
+
+
+def test_places_reach_the_picture_and_come_back_from_its_recipe(desk: Desk, bear: Cut, cat: Cut):
+    subjects, prompt = [(bear, "bear"), (cat, "cat")], "a bear and a cat in the city"
+    places = [("left", ""), (AREA, "50, 10, 100, 90")]
+    last = list(desk.generate(*values(subjects, (), places, prompt=prompt)))[-1]
+    masks = np.asarray(last["shown"].result.location_masks[0][-1], np.float32)  # of the last step (2, h, w)
+    half = masks.shape[-1] // 2
+    assert masks[0, :, half:].max() == 0 and masks[0, :, :half].min() == 1
+    assert masks[1, :, :half].max() == 0 and masks[1, 0].max() < 1
+    rows = last["shown"].settings["subjects"]
+    assert [row["place"] for row in rows] == ["left", "50, 10, 100, 90"]
+    file = last["gallery"]["value"][0]
+    loaded = desk.load(file)
+    back = [(loaded[f"place{k}"], loaded[f"area{k}"].get("value", "")) for k in (1, 2)]
+    assert back == places and loaded["place3"] == "" and loaded["area2"]["visible"]
+    again = values([(loaded["cut1"], "bear"), (loaded["cut2"], "cat")], (), back, prompt=prompt)
+    same = list(desk.generate(*again))[-1]["gallery"]["value"][0]
+    free = list(desk.generate(*values(subjects, (), [(ANYWHERE, "")] * 2, prompt=prompt)))[-1]["gallery"]["value"][0]
+    pictures = [np.asarray(Image.open(path)) for path in (file, same, free)]
+    assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
+
+
+def test_a_box_without_numbers_is_asked_for(desk: Desk, bear: Cut):
+    answer = list(desk.generate(*values([(bear, "bear")], (), [(AREA, " ")])))
+    assert len(answer) == 1 and "where subject 1 stands" in answer[0]["status"]
+    answer = list(desk.generate(*values([(bear, "bear")], (), [(AREA, "9, 9")])))
+    assert len(answer) == 1 and "in percent" in answer[0]["status"]
+
+
 def test_slots_are_added_and_removed_in_place(desk: Desk, bear: Cut, cat: Cut):
     assert desk.add(1)["count"] == 2 and desk.add(1)["slot2"]["visible"] and not desk.add(1)["slot3"]["visible"]
     assert desk.add(4)["count"] == 4 and desk.add(3)["add"]["visible"] is False
-    rows = [bear, (), "bear", 0.5, cat, (bear,), "cat", 2.0, None, (), "", 1.0, None, (), "", 1.0]
+    rows = [bear, (), "bear", 0.5, "", "", cat, (bear,), "cat", 2.0, "right", "", *EMPTY_ROW, *EMPTY_ROW]
     changes = desk.remove(1, 2, *rows)
     assert (changes["upload1"], changes["cut1"], changes["noun1"]) == (cat.picture, cat, "cat")
+    assert (changes["place1"], changes["place2"]) == ("right", "") and "50" in changes["frame1"]
     assert changes["strength1"] == 2.0 and changes["rest1"] == (bear,) and changes["rest2"] == ()
     assert changes["cut2"] is None and changes["cutout2"] is None and changes["count"] == 1
     assert changes["slot1"]["visible"] and not changes["slot2"]["visible"]
@@ -378,7 +491,7 @@ def test_a_subject_is_placed_among_known_ones(desk: Desk, shown: Shown):
     Atlas(rows, places, np.arange(2), pictures, ("first", "second")).write(file)
     try:
         changes = desk.features(shown)
-        assert changes["around"]["visible"] and changes["alike"]["value"].width > 0
+        assert changes["around"]["visible"] and changes["alike_note"]["visible"] and changes["alike"]["value"].width > 0
     finally:
         file.unlink()
         desk.studio._atlases.clear()
@@ -403,7 +516,7 @@ def test_a_base_that_is_not_here_says_how_to_get_it(desk: Desk):
 
 
 def test_the_seed_of_the_picture_on_view(desk: Desk, shown: Shown):
-    assert desk.reuse_seed(shown) == {"seed": 5} and desk.reuse_seed(None) == {}
+    assert desk.reuse_seed(shown) == {"seed": 5} and "picture first" in desk.reuse_seed(None)["status"]
     assert desk.reuse_seed(Shown(shown.request, shown.result, 1)) == {"seed": 6}
 
 

@@ -130,3 +130,20 @@ def test_wrong_arguments_are_named(wrong: list[str], capsys: pytest.CaptureFixtu
 def test_a_missing_adapter_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert features.main(["--adapter", f"x={tmp_path / 'none.safetensors'}", "--subjects", "2", "--views", "2"]) == 2
     assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_parts_are_what_the_losses_and_the_denoiser_see(tiny_custom: CustomContrast) -> None:
+    base, adapter = tiny_custom.base, tiny_custom.adapter
+    pictures = torch.randint(0, 255, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    made = features.part_features(base, adapter, pictures, times=(100, 900))
+    assert set(made) == {"visual CLS", "textual CLS", "visual tokens", "S+"}
+    c = adapter.config
+    assert made["S+"].shape == (3, c.num_layers * c.text_queries * sum(c.text_widths))
+    assert made["visual tokens"].shape == (3, c.num_layers * c.visual_tokens * c.width)
+    for x in made.values():
+        torch.testing.assert_close(x.norm(dim=1), torch.ones(3))
+    one_time = features.part_features(base, adapter, pictures, times=(100,))
+    torch.testing.assert_close(one_time["visual CLS"], made["visual CLS"])  # v knows no t
+    assert not torch.allclose(one_time["S+"], made["S+"])
+    both = features.unit(torch.cat([made["visual CLS"], one_time["textual CLS"]], dim=1))
+    torch.testing.assert_close(both, features.picture_features(base, adapter, pictures, times=(100,)))

@@ -73,6 +73,68 @@ def test_a_visit_from_upload_to_maps_and_back_by_recipe(browser: sync_api.Browse
     other.leave()
 
 
+def drag(page: sync_api.Page, selector: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """With the mouse over an element, from one place to another, in fractions of its size."""
+    page.locator(selector).scroll_into_view_if_needed()
+    box = page.locator(selector).bounding_box()
+    assert box
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    page.mouse.move(*places[1], steps=8)
+    page.mouse.up()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_brush_and_the_place_of_a_subject(browser: sync_api.Browser, url: str, tmp_path: Path, width: int):
+    visitor = Visitor(browser, url, width, 900)
+    page = visitor.page
+    visitor.give(1, EXAMPLES / "bear.png")
+    first = visitor.cutout()
+    assert page.locator("#brush-1 canvas").count() == 0  # the slot is calm until the brush is asked for
+    page.locator("#brushing-1 button").first.click()
+    page.wait_for_selector("#brush-1 img")
+    page.wait_for_function("document.querySelector('#brush-1 img').naturalWidth > 0")
+    drag(page, "#brush-1 canvas", (0.05, 0.05), (0.95, 0.05))
+    second = visitor.cutout_after(first)
+    page.locator("#mode-1 label", has_text="Remove").click()
+    drag(page, "#brush-1 canvas", (0.5, 0.2), (0.5, 0.9))
+    third = visitor.cutout_after(second)
+    page.locator("#slot-1 button", has_text="Undo").click()
+    visitor.cutout_after(third)
+
+    page.locator("#placing-1 button").first.click()
+    page.locator("#place-1 label", has_text="Left").click()
+    page.wait_for_selector("#frame-1 .place[width='50']")
+    drag(page, "#frame-1 svg", (0.5, 0.3), (0.98, 0.98))
+    page.wait_for_selector("#area-1", state="visible")
+    area = page.input_value("#area-1 input, #area-1 textarea")
+    numbers = [float(part) for part in area.split(",")]
+    assert np.abs(np.subtract(numbers, (50, 30, 98, 98))).max() < 4
+    assert page.locator("#place-1 label", has_text="A box").locator("input").is_checked()
+    visitor.write("#noun-1", "bear")
+    visitor.write("#prompt", "a bear on the beach")
+    assert "Done" in visitor.generate()
+    file = visitor.picture(tmp_path)
+    settings, references = read_png(file)
+    assert settings["subjects"][0]["place"] == area
+    mask = references[0][0].mask
+    assert mask[round(0.05 * len(mask)), len(mask[0]) // 10 : -len(mask[0]) // 10].all()
+    visitor.leave()
+
+    other = Visitor(browser, url, width, 900)
+    other.page.set_input_files(
+        "#load-recipe input[type=file], input#load-recipe, input[type=file][accept='.png']", str(file)
+    )
+    other.page.wait_for_selector("#status .cc-good")
+    other.page.locator("#placing-1 button").first.click()
+    assert other.page.input_value("#area-1 input, #area-1 textarea") == area
+    assert "Done" in other.generate()
+    (tmp_path / "again").mkdir()
+    assert np.array_equal(pixels(file), pixels(other.picture(tmp_path / "again")))
+    other.leave()
+
+
 def test_bad_files_and_an_empty_prompt_get_a_sentence(browser: sync_api.Browser, url: str, tmp_path: Path):
     visitor = Visitor(browser, url)
     (tmp_path / "holiday.png").write_text("this is a text file\n")

@@ -149,6 +149,11 @@ def test_axe_finds_nothing_serious(browser: sync_api.Browser, url: str, scheme: 
     found = violations(visitor, "empty")
     with_a_picture(visitor)
     page.wait_for_selector("#overlay img")
+    page.locator("#brushing-1 button").first.click()
+    page.locator("#placing-1 button").first.click()
+    page.locator("#place-1 label", has_text="A box").click()
+    page.wait_for_selector("#area-1", state="visible")
+    page.wait_for_selector("#brush-1 canvas")
     for tab in ("Where", "Words", "Compare", "Features", "Recipe"):
         place = page.get_by_role("tab", name=tab, exact=True)
         if not place.first.is_visible():  # a phone keeps the last ones behind "…"

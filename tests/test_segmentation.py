@@ -15,10 +15,19 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from customcontrast.imageio import PictureError
-from customcontrast.segmentation import SAM_VARIABLE, Segmentation, SegmentationError, Segmenter, from_mask
+from customcontrast.segmentation import (
+    SAM_VARIABLE,
+    Segmentation,
+    SegmentationError,
+    Segmenter,
+    check_stroke,
+    from_mask,
+    painted,
+)
 from customcontrast.segmentation import clean as cleaning
 from customcontrast.segmentation import sam as sam_module
 from customcontrast.segmentation import u2net as u2net_module
+from customcontrast.segmentation.brush import covered, paint
 from customcontrast.segmentation.grabcut import path_cost
 
 
@@ -432,3 +441,64 @@ def test_bad_sam_checkpoints_are_refused_without_running_code(
     with pytest.raises(SegmentationError, match="choose one of vit_b"):
         sam_module.load_sam(sam_file, "vit_x")
     assert "never run" not in capsys.readouterr().out
+
+
+def test_strokes_have_round_ends_and_later_ones_lie_over_earlier_ones() -> None:
+    add = check_stroke([[20, 30], [60, 30]], 5, 1, (100, 60))
+    area = covered(add, (100, 60))
+    assert area.shape == (60, 100) and area[30, 20:61].all() and area[26, 40] and not area[24, 40]
+    assert area[30, 16] and not area[30, 13] and not area[25, 15]
+    dab = check_stroke([[40, 30]], 3, 0, (100, 60))
+    mask = paint(np.zeros((60, 100), bool), [add, dab])
+    assert mask[30, 20] and not mask[30, 40] and 20 < covered(dab, (100, 60)).sum() < 40
+    assert paint(np.zeros((60, 100), bool), [dab, add])[30, 40]
+
+
+def test_strokes_may_run_over_the_border() -> None:
+    stroke = check_stroke([[-40, 10], [500, 10], [500, -900]], 4, 1, (50, 40))
+    assert covered(stroke, (50, 40))[10].all() and not covered(stroke, (50, 40))[20].any()
+
+
+def test_a_later_click_takes_back_the_part_it_falls_on() -> None:
+    blank = np.zeros((60, 100), bool)
+    stroke = check_stroke([[10, 10], [30, 10]], 4, 1, (100, 60), after=1)
+    assert paint(blank, [stroke], [(20, 10, 0)])[10, 20]  # a click before it says nothing
+    assert not paint(blank, [stroke], [(90, 50, 1), (20, 10, 0)]).any()
+    assert paint(blank, [stroke], [(90, 50, 1), (20, 10, 1), (70, 50, 0), (20, 10, 2)])[10, 20]
+
+
+def test_painted_subjects() -> None:
+    picture, left, right = two_balls()
+    known = from_mask(picture, left, score=0.5)
+    assert painted(known, []) is known
+    stroke = check_stroke([[215, 90]], 20, 1, picture.size)
+    more = painted(known, [stroke])
+    assert more.mask[90, 215] and (more.mask & left).sum() == left.sum() and more.method == "drawn" and more.score == 1
+    assert known.mask.sum() == left.sum()  # untouched
+    assert painted(picture, [stroke]).mask.sum() == covered(stroke, picture.size).sum()
+    with pytest.raises(SegmentationError, match="nothing is left"):
+        painted(known, [check_stroke([[150, 90]], 200, 0, picture.size)])
+    with pytest.raises(SegmentationError, match="nothing is left"):
+        painted(picture, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "radius", "label", "said"),
+    [
+        (None, 5, 1, "list of places"),
+        ([[1]], 5, 1, "list of places"),
+        ([["a", 1]], 5, 1, "list of places"),
+        ([], 5, 1, "0 places"),
+        ([[1, 1]] * 5000, 5, 1, "5000 places"),
+        ([[float("nan"), 1]], 5, 1, "far outside"),
+        ([[1e9, 1]], 5, 1, "far outside"),
+        ([[1, 1]], 0, 1, "radius is 0 px"),
+        ([[1, 1]], 1e9, 1, "radius"),
+        ([[1, 1]], float("nan"), 1, "radius"),
+        ([[1, 1]], 5, 2, "“Add” or “Remove”"),
+    ],
+)
+def test_wrong_strokes_get_a_sentence(path: object, radius: float, label: int, said: str) -> None:
+    with pytest.raises(SegmentationError, match=said) as caught:
+        check_stroke(path, radius, label, (100, 60))
+    assert "\n" not in str(caught.value)

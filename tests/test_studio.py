@@ -13,6 +13,7 @@ from PIL import Image
 from serving import EXAMPLES, ROOT, tiny_model
 
 from customcontrast.bases import BASES
+from customcontrast.placement import Placement
 from customcontrast.request import (
     ADD,
     BOX,
@@ -23,7 +24,9 @@ from customcontrast.request import (
     Request,
     StudioError,
     check,
+    place_box,
     points_from,
+    read_place,
     request_from,
 )
 from customcontrast.segmentation import Segmentation
@@ -98,7 +101,9 @@ def test_wrong_nouns_get_one_sentence(bear: Cut, noun: str, said: str):
 
 
 def test_settings_and_back(bear: Cut):
-    request = check(Request("a bear", (Picked((bear.current,), "bear", 0.5),), "fog", 7, 3.5, 0.75, 11, 2, False))
+    request = check(
+        Request("a bear", (Picked((bear.current,), "bear", 0.5, "right"),), "fog", 7, 3.5, 0.75, 11, 2, False)
+    )
     again = request_from(request.settings() | {"version": 1, "run": {}}, [s.segmentations for s in request.subjects])
     assert again == request
 
@@ -117,6 +122,31 @@ def test_example_is_cut_out_and_clicks_correct_it(shared: Studio, bear: Cut):
     more = shared.clicked(bear, [(int(x), int(y), ADD)])
     assert more.mask[y, x] and len(more.points) == 1 and more.auto is bear.auto
     assert np.array_equal(shared.clicked(more, ()).mask, bear.mask)
+
+
+def test_places_have_one_spelling():
+    assert [read_place(text) for text in (None, "", " Left ", "ANYWHERE")] == ["", "", "left", "anywhere"]
+    assert read_place("10 20 %, 60;100%") == "10, 20, 60, 100" == read_place("10.0,20,60,1e2")
+    assert place_box("") is None is place_box("anywhere") and place_box("right") == (50, 0, 100, 100)
+    assert place_box("10, 20, 60, 99.5") == (10, 20, 60, 99.5)
+
+
+def test_a_place_goes_from_the_request_to_the_subject(shared: Studio, bear: Cut):
+    model = shared.model()
+
+    def placement(place: str) -> Placement:
+        return shared.subject(model, "toyland", Picked((bear.current,), "bear", place=place)).placement
+
+    assert placement("left").box == (0, 0, 0.5, 1) and placement("10, 20, 60, 100").box == (0.1, 0.2, 0.6, 1)
+    assert not placement("anywhere").location and placement("").location and not placement("").drawn
+
+
+def test_an_old_recipe_has_no_place(bear: Cut):
+    settings = {"prompt": "a bear", "subjects": [{"noun": "bear", "strength": 1.0}]}
+    assert request_from(settings, [[bear.current]]).subjects[0].place == ""
+    settings["subjects"][0]["place"] = "under the table"
+    with pytest.raises(StudioError, match="left, middle, right"):
+        request_from(settings, [[bear.current]])
 
 
 def test_two_box_clicks_make_a_box(shared: Studio, bear: Cut):

@@ -5,8 +5,9 @@
 For each adapter the visual CLS v and, where it has one, the textual CLS u (mean over steps and layers) of every view.
 Numbers: how often the nearest other picture shows the same subject from another view, and how much of the features'
 variance is explained by the subject and by the view. The ELITE-like encoder of the paper is visual only and trained by
-reconstruction only: `python -m train.ablate` makes it as ID 0. Writes features.json, table.md and a picture of
-each, and with --atlas the file by which the page shows a visitor's subject among these.
+reconstruction only: `python -m train.ablate` makes it as ID 0. With --parts the same for each thing that the encoder
+makes: v and u, which only the losses see, and S+ and f_tv, which the denoiser sees. Writes features.json, table.md and
+a picture of each, and with --atlas the file by which the page shows a visitor's subject among these.
 """
 
 from __future__ import annotations
@@ -82,6 +83,32 @@ def picture_features(base: BaseModel, adapter: Adapter, pictures: Tensor, times:
     return torch.cat(rows)
 
 
+@torch.no_grad()
+def part_features(
+    base: BaseModel, adapter: Adapter, pictures: Tensor, times: Sequence[int] = TIMES
+) -> dict[str, Tensor]:
+    """What the encoder makes of pictures uint8 (N, 3, C, C), part by part, each (N, ·) with rows of length 1.
+
+    visual CLS v and textual CLS u: what Eq. 4 compares. S+ (the text branch's) and f_tv (the visual branch's): every
+    layer at length 1, as in Eq. 7, the layers joined; means over `times`. A part that the adapter lacks is left out.
+    """
+    portions: dict[str, list[Tensor]] = {}
+    for picture in pictures.split(16):
+        states, _ = clip_features(base, picture)
+        f_I = adapter.encoder.encode_image(states)
+        sums: dict[str, Tensor] = {}
+        for t in times:
+            out = adapter.encoder(f_I, torch.full((len(f_I),), t, device=f_I.device))
+            found = {"visual CLS": out.visual_cls, "visual tokens": unit(out.visual_tokens.flatten(2)).flatten(1)}
+            if out.text_cls is not None:
+                s = torch.cat(out.text_tokens, dim=-1).flatten(2)
+                found |= {"textual CLS": out.text_cls.mean(1), "S+": unit(s).flatten(1)}
+            sums = {name: unit(x) + sums.get(name, 0) for name, x in found.items()}
+        for name, x in sums.items():
+            portions.setdefault(name, []).append(unit(x).cpu())
+    return {name: torch.cat(rows) for name, rows in portions.items()}
+
+
 def make_atlas(features: Tensor, pictures: Tensor, names: Sequence[str], seed: int = 0) -> Atlas:
     """features: (S·V, d); pictures: uint8 (S, V, 3, C, C); names: S -> what the page shows a new subject among."""
     subjects, views = pictures.shape[:2]
@@ -139,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--views", type=int, default=6)
+    parser.add_argument("--parts", action="store_true", help="also v, u, S+ and f_tv apart")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--atlas",
@@ -169,11 +197,15 @@ def _compare(options: argparse.Namespace) -> str:
     sets = {"CLIP image embedding": unit(clip_features(base, pictures.flatten(0, 1))[1]).cpu()}
     for text in options.adapter:
         name, _, file = text.partition("=")
-        sets[name] = picture_features(base, load_adapter(file, base), pictures.flatten(0, 1))
+        adapter = load_adapter(file, base)
+        sets[name] = picture_features(base, adapter, pictures.flatten(0, 1))
+        if options.parts:
+            made = part_features(base, adapter, pictures.flatten(0, 1))
+            sets |= {f"{name}, {part}": features for part, features in made.items()}
     shape = (options.subjects, options.views)
     reports = {name: report(features.unflatten(0, shape)) for name, features in sets.items()}
     for name, features in sets.items():
-        _plot(features, shape, name).save(options.out / f"{name.lower().replace(' ', '-')}.png")
+        _plot(features, shape, name).save(options.out / f"{name.lower().replace(', ', '-').replace(' ', '-')}.png")
     if options.atlas:
         options.atlas.parent.mkdir(parents=True, exist_ok=True)
         first = options.adapter[0].partition("=")[0]

@@ -18,7 +18,7 @@ from PIL import Image
 from serving import EXAMPLES, tiny_model
 
 from customcontrast import recipe
-from customcontrast.desk import CONTROLS, SLOTS, Desk, Shown, said
+from customcontrast.desk import CONTROLS, EMPTY_ROW, SLOTS, Desk, Shown, said
 from customcontrast.request import Cut, Picked, Request, check, points_from
 from customcontrast.studio import Studio, StudioConfig, StudioError
 from tests.faults.makers import FEW, NO_TEXT, NOUNS, NUMBERS, PROMPTS, broken_bytes, json_values, numbers, odd_text
@@ -48,10 +48,11 @@ def shown(desk: Desk, bear: Cut) -> Shown:
     return [c for c in desk.generate(*controls(bear)) if "shown" in c][-1]["shown"]
 
 
-def controls(cut: Cut | None, noun: Any = "bear", strength: Any = 1.0, **changed: Any) -> list[Any]:
-    others = len(SLOTS) - 1
+def controls(
+    cut: Cut | None, noun: Any = "bear", strength: Any = 1.0, place: Any = "", area: Any = "", **changed: Any
+) -> list[Any]:
     values = [(GOOD | changed)[name] for name in CONTROLS]
-    return [*values, cut, *[None] * others, noun, *[""] * others, strength, *[1.0] * others]
+    return [*values, cut, (), noun, strength, place, area, *EMPTY_ROW * (len(SLOTS) - 1)]
 
 
 def as_told(action: Callable[..., Any]) -> Callable[..., None]:
@@ -85,6 +86,19 @@ def test_every_control_of_a_run(judge: Callable, desk: Desk, bear: Cut) -> None:
         case(run, *controls(bear, strength=value))
     for noun in (*NOUNS, *NO_TEXT):
         case(run, *controls(bear, noun=noun))
+    for place in ("left", "box", "nowhere", None, 3, ["left"], *NO_TEXT):
+        for area in (
+            "10, 10, 60, 60",
+            "",
+            "1, 2",
+            "60, 0, 10, 100",
+            "nan, 0, 50, 50",
+            "-1, 0, 50, 1e9",
+            "a, b, c, d",
+            3,
+            None,
+        ):
+            case(run, *controls(bear, place=place, area=area))
     for base in ("", "sd15", "sdxl", "sd99", None, 3, ["toyland"], "../toyland", "TOYLAND"):
         case(run, *controls(bear, base=base))
     for prompt in NO_TEXT:
@@ -148,6 +162,28 @@ def test_clicks_undo_and_recipes(judge: Callable, desk: Desk, bear: Cut, tmp_pat
         case(as_told(desk.click), 1, place, None, 1)
     for label_ in (3, -1, None, "1", float("nan")):
         case(as_told(desk.click), 1, (20, 20), bear, label_)
+    paths = (
+        [[5, 5], [40, 60]],
+        [[-50, 5], [9999, 60]],
+        [],
+        [[1]],
+        [["a", 1]],
+        [[float("nan"), 1]],
+        None,
+        3,
+        [[1, 1]] * 9999,
+    )
+    for path_ in paths:
+        for radius in (5, 0, -1, None, "x", float("inf"), 10**9):
+            case(as_told(desk.stroke), 1, {"path": path_, "radius": radius}, bear, 1)
+        for label_ in (0, 1, 2, 3, None, "1"):
+            case(as_told(desk.stroke), 1, {"path": path_, "radius": 4}, bear, label_)
+    for drawn in (None, 3, [], {}, {"path": [[1, 1]]}, {"box": [1, 2]}, {"box": [0, 0, 50, 50]}, {"box": ["x"] * 4}):
+        case(as_told(desk.stroke), 1, drawn, bear, 1)
+        case(as_told(desk.draw_place), 1, drawn)
+    for place in ("", "left", "box", "nowhere", None, 3, []):
+        for area in ("", "10, 10, 60, 60", "1", None, 3):
+            case(as_told(desk.choose_place), 1, place, area)
     case(as_told(desk.undo), 1, bear)
     case(as_told(desk.undo), 1, None)
     case(as_told(desk.reset), 1, None)

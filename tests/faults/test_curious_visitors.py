@@ -160,7 +160,7 @@ def test_the_queue_has_an_end(page: Served) -> None:
     """More waiting clients than --queue-size: the last are told so at once, the first are served."""
     raws = [Raw(page.url) for _ in range(8)]
     event = next(d for d in raws[0].config["dependencies"] if d["api_name"] == "generate")
-    data = [[], "", "a red car", "", 60, 4.0, 1.0, 0, 1, True, "toyland", "", "", True, ""]
+    data = [[], "", "a red car", "", 60, 4.0, 1.0, 0, 1, True, "toyland", "", "", True, "", ""]
     bodies = [{"data": data, "fn_index": event["id"], "session_hash": raw.session} for raw in raws]
     answers = [r.http.post(f"{r.url}/gradio_api/queue/join", json=b) for r, b in zip(raws, bodies, strict=True)]
     refused = [answer for answer in answers if answer.status_code == 503]
