@@ -1,6 +1,6 @@
 """The first two minutes, timed: from opening the page to a picture of one's own photo, in a real browser.
 
-    python tests/first_use.py PHOTO --noun robot
+    python -m tests.first_use PHOTO --noun robot
 
 The server is up and warm, as on a Space; the browser is new. Prints the clicks, and the seconds until things are seen.
 """
@@ -8,15 +8,18 @@ The server is up and warm, as on a Space; the browser is new. Prints the clicks,
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from browsing import CHROMIUM, FLAGS, Visitor
-from playwright.sync_api import sync_playwright
-from serving import EXAMPLES, server
+sys.path.insert(0, str(Path(__file__).parent))  # as pytest does for its tests
 
-from customcontrast.bases import BASES
+from browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
+from serving import EXAMPLES, server  # noqa: E402
+
+from customcontrast.bases import BASES  # noqa: E402
 
 
 def first_use(url: str, photo: Path, noun: str) -> tuple[list[str], dict[str, float]]:

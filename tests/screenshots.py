@@ -1,6 +1,6 @@
 """Pictures of the page's main states, made with the packaged weights in a real browser: light, dark, phone, each tab.
 
-    python tests/screenshots.py [--out examples/shots] [--only page,phone]
+    python -m tests.screenshots [--out examples/shots] [--only page,phone]
 
 Not a test: it is run by hand when the page changes, and its pictures are looked at.
 """
@@ -8,17 +8,21 @@ Not a test: it is run by hand when the page changes, and its pictures are looked
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from browsing import CHROMIUM, FLAGS, Visitor
-from PIL import Image
-from playwright.sync_api import Page, sync_playwright
-from serving import EXAMPLES, server
 
-from customcontrast.bases import BASES
+sys.path.insert(0, str(Path(__file__).parent))  # as pytest does for its tests
+
+from browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
+from PIL import Image  # noqa: E402
+from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from serving import EXAMPLES, server  # noqa: E402
+
+from customcontrast.bases import BASES  # noqa: E402
 
 TABS = ("Words", "Compare", "Features", "Recipe")
 
@@ -65,8 +69,8 @@ def keep(page: Page, path: Path) -> None:
     whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
-def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
-    """Examples into the slots, a prompt, and one picture."""
+def make(visitor: Visitor, names: tuple[str, ...], prompt: str, places: tuple[str, ...] = ()) -> None:
+    """Examples into the slots, each at its place, a prompt, and one picture."""
     page = visitor.page
     for k, name in enumerate(names, start=1):
         if k > 1:
@@ -75,6 +79,9 @@ def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
         visitor.give(k, EXAMPLES / f"{name}.png")
         visitor.cutout(k)
         visitor.write(f"#noun-{k}", name)
+    for k, place in enumerate(places, start=1):
+        page.locator(f"#placing-{k} button").first.click()
+        page.locator(f"#place-{k} label", has_text=place).click()
     visitor.write("#prompt", prompt)
     visitor.generate()
     page.wait_for_selector("#film")
@@ -88,8 +95,8 @@ def walk_one(visitor: Visitor, shoot: Shoot, name: str) -> None:
 
 
 def walk_two(visitor: Visitor, shoot: Shoot, name: str) -> None:
-    """Two subjects."""
-    make(visitor, ("cat", "robot"), "a cat and a robot in the snow")
+    """Two subjects, each at its side."""
+    make(visitor, ("cat", "robot"), "a cat and a robot in the snow", ("Left", "Right"))
     shoot(visitor.page, name)
 
 
