@@ -59,7 +59,7 @@ def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, s
     demo.queue(max_size=chosen.queue_size, default_concurrency_limit=4)
     _, url, _ = demo.launch(
         server_name=chosen.host, server_port=chosen.port, share=chosen.share, prevent_thread_lock=True, quiet=not block,
-        theme=theme(), css=CSS, js=NAMED_FRAMES, footer_links=["api"], run_history=False, max_file_size="32mb",
+        theme=theme(), css=CSS, head=NAMED_FRAMES, footer_links=["api"], run_history=False, max_file_size="32mb",
         show_error=False, allowed_paths=[str(EXAMPLES)], state_session_capacity=256, ssr_mode=False,
         mcp_server=chosen.mcp,
     )  # fmt: skip

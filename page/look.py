@@ -60,13 +60,14 @@ footer .divider {display: none}
   .cc-figure .image-frame, .cc-figure img {width: 680px !important; max-width: none !important; margin: 0 !important}}
 """
 CSS += pads.CSS
-# Gradio names an empty picture's frame without giving it a role, which screen readers then pass over.
-NAMED_FRAMES = """() => {
+# Gradio names an empty picture's frame without giving it a role, which screen readers then pass over. It stands in the
+# head, so that it watches from before the first frame is there.
+NAMED_FRAMES = """<script>(() => {
   const name = () => document.querySelectorAll('div.empty[aria-label]:not([role])').forEach(
     frame => frame.setAttribute('role', 'img'));
-  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+  new MutationObserver(name).observe(document, {childList: true, subtree: true});
   name();
-}"""
+})()</script>"""
 TOGGLE = "() => { document.body.classList.toggle('dark'); }"
 THEME = {
     "block_title_background_fill": "none", "block_title_padding": "0", "block_title_text_weight": "600",
