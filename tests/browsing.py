@@ -74,12 +74,20 @@ class Visitor:
     def write(self, where: str, text: str) -> None:
         self.page.locator(f"{where} textarea, {where} input").first.fill(text)
 
-    def generate(self) -> str:
-        """Presses Generate and waits for the end; returns what the page says."""
+    def press(self) -> None:
+        """Presses Generate; what the page said before counts no more."""
         self.page.evaluate("document.querySelectorAll('#status .cc-note').forEach(n => n.classList.add('old'))")
         self.page.click("#generate")
+
+    def ended(self) -> str:
+        """Waits for the end of what was pressed; returns what the page says."""
         self.page.wait_for_selector("#status .cc-good:not(.old), #status .cc-error:not(.old)")
         return self.page.inner_text("#status")
+
+    def generate(self) -> str:
+        """Presses Generate and waits for the end; returns what the page says."""
+        self.press()
+        return self.ended()
 
     def picture(self, folder: Path) -> Path:
         """Downloads the picture with the button on it."""

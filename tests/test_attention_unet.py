@@ -25,6 +25,7 @@ from customcontrast.attention.state import level_size
 from customcontrast.bases import BaseModel, encoder_config
 from customcontrast.checkpoint import Adapter
 from customcontrast.conditioning import encode_contexts, encode_prompt, subject_state
+from tests.benchmarks.true_models import UNETS
 
 
 def prepared(base: BaseModel, adapter: Adapter, size: tuple[int, int], recorder: MapRecorder | None = None) -> tuple:
@@ -161,26 +162,11 @@ def test_wrong_sizes_get_a_sentence(tiny_base: BaseModel) -> None:
         SubjectAttention(config, tiny_base.cross_attention_layers)
 
 
-SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "transformer_layers_per_block": (1, 2, 10),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-
-
 @pytest.mark.parametrize(
     ("config", "found"),
     [
-        (SD15, {(320, 0): 5, (640, 1): 5, (1280, 2): 5, (1280, 3): 1}),
-        (SDXL, {(640, 1): 10, (1280, 2): 60}),
+        (UNETS["sd15"], {(320, 0): 5, (640, 1): 5, (1280, 2): 5, (1280, 3): 1}),
+        (UNETS["sdxl"], {(640, 1): 10, (1280, 2): 60}),
     ],
 )
 def test_layers_of_the_true_models(config: dict[str, object], found: dict[tuple[int, int], int]) -> None:

@@ -276,6 +276,7 @@ def test_total_is_equation_9_and_bad_terms_are_named() -> None:
     t = [torch.tensor(x) for x in (1.0, 2.0, 3.0, -0.5)]
     out = losses.total_loss(*t, lambda_1=0.1, lambda_2=0.01)
     assert out.total.item() == pytest.approx(1 + 0.1 * 5 - 0.005)
+    assert losses.total_loss(*t, lambda_1=0.1, macl_weight=0.5).total.item() == pytest.approx(1 + 0.1 * 3.5 - 5e-4)
     losses.require_finite(out, 3)
     bad = losses.total_loss(t[0], t[1], torch.tensor(float("nan")), t[3])
     with pytest.raises(FloatingPointError, match="'macl' is nan at step 7"):

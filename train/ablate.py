@@ -14,14 +14,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from train import evaluate
 from train.config import AdapterTrainConfig, ConfigError, load_config
-from train.metrics import Interval, Score, bootstrap, paired
+from train.metrics import COLUMNS, Interval, Score, asked, paired, summarise
 from train.state import ResumeError
 from train.train import train
 
@@ -123,43 +123,28 @@ def evaluated(
     return [Score(**row) for row in rows]
 
 
-MEASURES: dict[str, tuple[bool, Callable[[Score], float]]] = {  # column: (edits alone, value of a picture)
-    "E-CI": (True, lambda s: s.ci),
-    "E-DI": (True, lambda s: s.di),
-    "CT": (False, lambda s: s.ct),
-}
-FOUND = {"found": (False, lambda s: float(s.rank == 0))}  # where there are distractors
-
-
-def asked(scores: Sequence[Score], edits: bool) -> list[Score]:
-    """The pictures that a column is about."""
-    return [s for s in scores if not edits or s.category != "reconstruction"]
+SHOWN = {"E-CI": "E-CI", "E-DI": "E-DI", "CT": "CT"}  # column of `metrics.COLUMNS`: its heading
+FOUND = {"retrieval": "found"}  # where there are distractors
 
 
 def columns(scores: Sequence[Score]) -> dict[str, Interval]:
     """E-CI, E-DI and CT, as the paper's tables have them."""
-    found = {}
-    for name, (edits, value) in MEASURES.items():
-        rows = asked(scores, edits)
-        found[name] = bootstrap([value(s) for s in rows], [s.subject for s in rows])
-    return found
+    found = summarise(scores)
+    return {name: found[name] for name in SHOWN}
 
 
 def differences(scores: dict[int, list[Score]]) -> list[str]:
     """Markdown: every ID less the baseline, over pairs of pictures of one subject, prompt and seed; [] without it."""
     if BASELINE not in scores or len(scores) < 2:
         return []
-    ranked = all(s.rank >= 0 for rows in scores.values() for s in rows)
-    measures = MEASURES | (FOUND if ranked else {})
-    lines = ["", f"| ID | less ID {BASELINE}: {' | '.join(measures)} |", "|---|" + "---|" * len(measures)]
+    ranked = all(len(asked(rows, "retrieval")) == len(rows) for rows in scores.values())
+    shown = SHOWN | (FOUND if ranked else {})
+    lines = ["", f"| ID | less ID {BASELINE}: {' | '.join(shown.values())} |", "|---|" + "---|" * len(shown)]
     for number, rows in sorted(scores.items()):
         if number == BASELINE:
             continue
-        cells = [
-            f"{paired(asked(rows, edits), asked(scores[BASELINE], edits), value):+}"
-            for edits, value in measures.values()
-        ]
-        lines.append(f"| {number} | {' | '.join(cells)} |")
+        gains = [paired(asked(rows, c), asked(scores[BASELINE], c), COLUMNS[c][1]) for c in shown]
+        lines.append(f"| {number} | {' | '.join(f'{gain:+}' for gain in gains)} |")
     return lines
 
 
@@ -181,23 +166,28 @@ def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m train.ablate", description=__doc__.split("\n\n")[0])
+def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Options of this command and of `train.baselines`: what is trained on, how it is judged, where and how long."""
     parser.add_argument("--config", default="toyland")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
     parser.add_argument("--benchmark", default="toyland")
     parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
     parser.add_argument("--readers", type=Path, default=evaluate.DEFAULT)
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
     parser.add_argument("--dino", default="facebook/dinov2-base")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--minutes", type=float, help="stop training after so many minutes; the same command goes on")
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     parser.add_argument("--cpu", action="store_true")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m train.ablate", description=__doc__.split("\n\n")[0])
+    add_common(parser, Path("runs/ablation"))
+    parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1500)
     options = parser.parse_args(arguments)
     try:
         print(run(options))

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from customcontrast.bases import BaseModel, BaseModelError, load_base
 from customcontrast.imageio import load_picture
 from train import evaluate, finetune
-from train.ablate import Deadline, evaluated
+from train.ablate import Deadline, add_common, evaluated
 from train.config import AdapterTrainConfig, ConfigError, load_config
 from train.evaluate import Bench, Made, base_digest
 from train.finetune import FineTuneConfig
@@ -135,20 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.baselines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="toyland")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    add_common(parser, Path("runs/baselines"))
     parser.add_argument("--methods", nargs="+", default=every, choices=every)
     parser.add_argument("--steps", type=int, default=1500, help="training steps of an encoder")
     parser.add_argument("--subject-steps", type=int, default=200, help="training steps on each subject")
-    parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
-    parser.add_argument("--benchmark", default="toyland")
-    parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
-    parser.add_argument("--readers", type=Path, default=evaluate.DEFAULT)
-    parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
-    parser.add_argument("--dino", default="facebook/dinov2-base")
-    parser.add_argument("--out", type=Path, default=Path("runs/baselines"))
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
-    parser.add_argument("--cpu", action="store_true")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     try:

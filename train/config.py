@@ -69,6 +69,7 @@ class LossConfig:
     lambda_2: float = 1e-3  # λ_2, weight of L_loc
     cscl: bool = True  # Eq. 4
     macl: bool = True  # Eq. 7
+    macl_weight: float = 1.0  # weight of L_MACL beside L_CSCL inside λ_1's bracket; 1 is Eq. 9
     alpha: bool = True  # α_ij = S_ii / S_ij in Eq. 7; False = plain InfoNCE
     temperature: float = 0.07  # τ of Eq. 4
     macl_temperature: float = 0.07  # τ of Eq. 7; wants batch · τ · mean(S) > 1 (`losses.macl_loss`)
@@ -76,7 +77,8 @@ class LossConfig:
     similarity_floor: float = 0.05  # S_ij is clamped to [floor, 1]
 
     def __post_init__(self) -> None:
-        _at_least("loss", self, lambda_1=0, lambda_2=0, temperature=1e-4, macl_temperature=1e-4, similarity_floor=1e-4)
+        _at_least("loss", self, lambda_1=0, lambda_2=0, macl_weight=0)
+        _at_least("loss", self, temperature=1e-4, macl_temperature=1e-4, similarity_floor=1e-4)
         if self.similarity_floor > 1:
             raise ConfigError(f"loss.similarity_floor is {self.similarity_floor}; it must be at most 1")
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -73,14 +73,17 @@ def across_views(subjects: int, views: int, world: World, crop: int, seed: int =
     return pictures.unflatten(0, (subjects, views)), [subject.id for subject in found]
 
 
+def encoded(base: BaseModel, adapter: Adapter, pictures: Tensor) -> Iterator[Tensor]:
+    """Pictures uint8 (N, 3, C, C) -> f_I of 16 of them at a time, (≤ 16, 3·patches, d)."""
+    for portion in pictures.split(16):
+        states, _ = clip_features(base, portion)
+        yield adapter.encoder.encode_image(states)
+
+
 @torch.no_grad()
 def picture_features(base: BaseModel, adapter: Adapter, pictures: Tensor, times: Sequence[int] = TIMES) -> Tensor:
     """`customcontrast.features.encoder_features` of pictures uint8 (N, 3, C, C), in portions."""
-    rows = []
-    for picture in pictures.split(16):
-        states, _ = clip_features(base, picture)
-        rows.append(encoder_features(adapter, adapter.encoder.encode_image(states), times))
-    return torch.cat(rows)
+    return torch.cat([encoder_features(adapter, f_I, times) for f_I in encoded(base, adapter, pictures)])
 
 
 @torch.no_grad()
@@ -93,9 +96,7 @@ def part_features(
     layer at length 1, as in Eq. 7, the layers joined; means over `times`. A part that the adapter lacks is left out.
     """
     portions: dict[str, list[Tensor]] = {}
-    for picture in pictures.split(16):
-        states, _ = clip_features(base, picture)
-        f_I = adapter.encoder.encode_image(states)
+    for f_I in encoded(base, adapter, pictures):
         sums: dict[str, Tensor] = {}
         for t in times:
             out = adapter.encoder(f_I, torch.full((len(f_I),), t, device=f_I.device))

@@ -215,10 +215,19 @@ class Losses:
 
 
 def total_loss(
-    diffusion: Tensor, cscl: Tensor, macl: Tensor, location: Tensor, lambda_1: float = 1e-2, lambda_2: float = 1e-3
+    diffusion: Tensor,
+    cscl: Tensor,
+    macl: Tensor,
+    location: Tensor,
+    lambda_1: float = 1e-2,
+    lambda_2: float = 1e-3,
+    macl_weight: float = 1.0,
 ) -> Losses:
-    """Eq. 9: L = L_diff + λ_1 (L_CSCL + L_MACL) + λ_2 L_loc. A term that is off is given as a zero tensor."""
-    total = diffusion + lambda_1 * (cscl + macl) + lambda_2 * location
+    """Eq. 9: L = L_diff + λ_1 (L_CSCL + w L_MACL) + λ_2 L_loc, w = macl_weight, 1 in the paper.
+
+    A term that is off is given as a zero tensor.
+    """
+    total = diffusion + lambda_1 * (cscl + macl_weight * macl) + lambda_2 * location
     return Losses(diffusion, cscl, macl, location, total)
 
 

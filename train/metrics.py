@@ -129,6 +129,26 @@ def identity_rank(query: Tensor, true: Tensor, distractors: Tensor) -> int:
     return int((F.normalize(distractors.float(), dim=-1) @ q > own).sum())
 
 
+COLUMNS: dict[str, tuple[str, Callable[[Score], float | None]]] = {  # name: (which prompts, value; None = not asked)
+    "CT": ("", lambda s: s.ct),
+    "R-CT": ("R-", lambda s: s.ct),
+    "E-CT": ("E-", lambda s: s.ct),
+    "R-CI": ("R-", lambda s: s.ci),
+    "E-CI": ("E-", lambda s: s.ci),
+    "R-DI": ("R-", lambda s: s.di),
+    "E-DI": ("E-", lambda s: s.di),
+    "IR": ("", lambda s: s.ir),
+    "retrieval": ("", lambda s: float(s.rank == 0) if s.rank >= 0 else None),
+}
+
+
+def asked(scores: Iterable[Score], column: str) -> list[Score]:
+    """The pictures that a column of COLUMNS is about."""
+    prompts, value = COLUMNS[column]
+    wanted = {"": (True, False), "R-": (True,), "E-": (False,)}[prompts]
+    return [s for s in scores if (s.category == CATEGORIES[0]) in wanted and value(s) is not None]
+
+
 def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
     """The paper's columns, each with its interval over subjects: CT, R-CT, E-CT, R-CI, E-CI, R-DI, E-DI, IR, retrieval.
 
@@ -136,30 +156,11 @@ def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
     is left out.
     """
     scores = list(scores)
-    parts = {
-        "": scores,
-        "R-": [s for s in scores if s.category == CATEGORIES[0]],
-        "E-": [s for s in scores if s.category != CATEGORIES[0]],
-    }
     table: dict[str, Interval] = {}
-    for column, prefix, value in (
-        ("CT", "", lambda s: s.ct),
-        ("R-CT", "R-", lambda s: s.ct),
-        ("E-CT", "E-", lambda s: s.ct),
-        ("R-CI", "R-", lambda s: s.ci),
-        ("E-CI", "E-", lambda s: s.ci),
-        ("R-DI", "R-", lambda s: s.di),
-        ("E-DI", "E-", lambda s: s.di),
-    ):
-        rows = parts[prefix]
+    for column, (_, value) in COLUMNS.items():
+        rows = asked(scores, column)
         if rows:
             table[column] = bootstrap([value(s) for s in rows], [s.subject for s in rows])
-    rewarded = [s for s in scores if s.ir is not None]
-    if rewarded:
-        table["IR"] = bootstrap([s.ir for s in rewarded], [s.subject for s in rewarded])
-    ranked = [s for s in scores if s.rank >= 0]
-    if ranked:
-        table["retrieval"] = bootstrap([float(s.rank == 0) for s in ranked], [s.subject for s in ranked])
     return table
 
 

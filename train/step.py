@@ -164,7 +164,7 @@ class AdapterLoss(nn.Module):
         cscl, macl = self.contrast(batch, t, out.mfi) if out.mfi.text_cls is not None else (zero, zero)
         A = aggregate(_float32(recorder)) if recorder else None
         location = zero if A is None else losses.location_loss(A[:, 0], batch.masks, present)
-        return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2)
+        return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2, c.macl_weight)
 
     def contrast(self, batch: Batch, t: Tensor, mfi: object) -> tuple[Tensor, Tensor]:
         """(L_CSCL, L_MACL); a term that is off is 0 and costs nothing."""

@@ -21,14 +21,13 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 
 from customcontrast import CustomContrast, Segmenter
 from customcontrast.bases import load_base
 from customcontrast.checkpoint import Adapter, load_adapter, save_adapter
 from customcontrast.imageio import load_picture
 from customcontrast.result import Result
-from tests.benchmarks.generation import EXAMPLE
+from tests.benchmarks.generation import EXAMPLE, stock_pipeline
 from tests.benchmarks.memory import forget_peak, peak, resident
 from tests.benchmarks.report import machine, table
 from tests.benchmarks.sizes import PROMPT, parameters
@@ -53,18 +52,7 @@ class Watch:
 
 def write_folder(folder: Path, dtype: torch.dtype) -> None:
     """SD-1.5 with random weights as a diffusers folder, the CLIP image encoder in it."""
-    base = base_model("sd15", "cpu", dtype)
-    StableDiffusionPipeline(
-        vae=base.vae,
-        text_encoder=base.text_encoders[0],
-        tokenizer=base.tokenizers[0],
-        unet=base.unet,
-        scheduler=base.scheduler,
-        safety_checker=None,
-        feature_extractor=base.image_processor,
-        image_encoder=base.image_encoder,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    stock_pipeline(base_model("sd15", "cpu", dtype)).save_pretrained(folder)
 
 
 def make_picture(custom: CustomContrast, watch: Watch, side: int, steps: int) -> Result:

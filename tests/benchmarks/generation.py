@@ -16,7 +16,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.embeddings import IPAdapterPlusImageProjection, MultiIPAdapterImageProjection
 
 from customcontrast import CustomContrast, Segmenter
-from customcontrast.bases import load_base
+from customcontrast.bases import BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.imageio import load_picture
 from tests.benchmarks.report import Options, Report, Target, table
@@ -31,10 +31,9 @@ NAMES = (PLUS, "IP-Adapter (diffusers)", "plain pipeline (diffusers)", *OURS)  #
 LIMITS = dict(zip(OURS, (1.05, 1.15, 1.3), strict=True))
 
 
-def pipeline(device: str = "cpu") -> StableDiffusionPipeline:
-    """Toyland in diffusers' own pipeline, with stock attention processors."""
-    base = load_base("toyland", device=device)
-    pipe = StableDiffusionPipeline(
+def stock_pipeline(base: BaseModel) -> StableDiffusionPipeline:
+    """A base with one text encoder in diffusers' own pipeline."""
+    return StableDiffusionPipeline(
         vae=base.vae,
         text_encoder=base.text_encoders[0],
         tokenizer=base.tokenizers[0],
@@ -45,6 +44,11 @@ def pipeline(device: str = "cpu") -> StableDiffusionPipeline:
         image_encoder=base.image_encoder,
         requires_safety_checker=False,
     )
+
+
+def pipeline(device: str = "cpu") -> StableDiffusionPipeline:
+    """Toyland in diffusers' own pipeline, with stock attention processors."""
+    pipe = stock_pipeline(load_base("toyland", device=device))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
