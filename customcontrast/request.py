@@ -27,6 +27,7 @@ SCHEDULER_TITLES = {  # keys of sampling.SCHEDULERS (a test holds it to them), a
     "ddim": "DDIM",
     "ddpm": "DDPM",
     "dpm": "DPM-Solver++",
+    "dpm_sde": "DPM-Solver++, stochastic",
     "euler": "Euler",
     "euler_ancestral": "Euler ancestral",
     "heun": "Heun",

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-SCHEDULERS: dict[str, str] = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class, and what it is told beside the base's config
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
 }
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
 
@@ -33,7 +34,8 @@ def make_scheduler(own: Any, name: str | None = None) -> Any:
     """
     if name is None:
         return type(own).from_config(own.config)
-    cls = getattr(diffusers, SCHEDULERS.get(name, name), None) if isinstance(name, str) else None
+    title, told = SCHEDULERS.get(name, (name, {})) if isinstance(name, str) else ("", {})
+    cls = getattr(diffusers, title, None)
     if cls is None or not hasattr(cls, "set_timesteps"):
         raise ValueError(
             f"scheduler={name!r} is unknown; choose one of {', '.join(SCHEDULERS)} or a diffusers class name."
@@ -41,7 +43,7 @@ def make_scheduler(own: Any, name: str | None = None) -> Any:
     takes = inspect.signature(cls.__init__).parameters
     # Some classes clip the foreseen latents to [−1, 1] unless told otherwise, which greys a picture of wider ones.
     quiet = {"clip_sample": False} if "clip_sample" in takes and "clip_sample" not in own.config else {}
-    return cls.from_config(own.config, **quiet)
+    return cls.from_config(own.config, **quiet, **told)
 
 
 def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:

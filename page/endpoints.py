@@ -100,7 +100,7 @@ class Endpoints:
             location_masks: keep each subject to the place found for it, step by step.
             base: the model.
             size: "WIDTHxHEIGHT" in pixels; empty for the size the model was trained at.
-            scheduler: ddim, ddpm, dpm, euler, euler_ancestral, heun, pndm or unipc; empty for the model's own.
+            scheduler: ddim, ddpm, dpm, dpm_sde, euler, euler_ancestral, heun, pndm or unipc; empty for the model's own.
             text_tokens: off, the subject comes through its picture alone, as with IP-Adapter.
             per_subject: how many of the references belong to each subject, such as "2, 1"; empty for one each.
             places: where each subject stands, separated by semicolons: left, middle, right, anywhere (no mask), or a

@@ -62,6 +62,7 @@ def test_presets_load_and_mistakes_are_one_sentence() -> None:
     paper = load_config("sd15.yaml")
     assert (paper.optim.learning_rate, paper.loss.lambda_1, paper.loss.lambda_2) == (3e-5, 1e-2, 1e-3)
     assert load_config("toyland", ["optim.batch=4", "loss.macl=false"]).optim.batch == 4
+    assert load_config("toyland", ["optim.mixed_precision=no"]).optim.mixed_precision == "no"  # YAML 1.1: false
     assert AdapterTrainConfig.from_dict(paper.to_dict()) == paper
     for wrong, word in (
         ("optim.lr=1", "optim.lr is unknown"),

@@ -43,6 +43,13 @@ def test_neighbours_tell_identity_from_view() -> None:
     assert many.neighbour < 0.2 and many.chance == pytest.approx(3 / 159)
 
 
+def test_common_direction_is_all_or_nothing_at_its_ends() -> None:
+    g = torch.Generator().manual_seed(4)
+    one = torch.randn(16, generator=g) * torch.rand(6, 4, 1, generator=g).add(0.1)
+    assert features.report(one).common == pytest.approx(1)
+    assert features.report(torch.cat([one, -one])).common == pytest.approx(0, abs=1e-6)
+
+
 def test_a_view_is_the_same_for_every_subject() -> None:
     pictures, ids = features.across_views(3, 2, World.small(), crop=24)
     assert pictures.shape == (3, 2, 3, 24, 24) and len(set(ids)) == 3

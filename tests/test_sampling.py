@@ -26,6 +26,13 @@ def test_latents_are_clipped_only_where_the_base_says_so(name: str) -> None:
         assert make_scheduler(DDIMScheduler(clip_sample=True), name).config.clip_sample
 
 
+def test_dpm_is_told_whether_to_draw_noise_whatever_the_base_does() -> None:
+    for kind in ("dpmsolver++", "sde-dpmsolver++"):
+        own = DPMSolverMultistepScheduler(prediction_type="v_prediction", algorithm_type=kind)
+        types = [make_scheduler(own, name).config.algorithm_type for name in (None, "dpm", "dpm_sde")]
+        assert types == [kind, "dpmsolver++", "sde-dpmsolver++"]
+
+
 def test_unknown_scheduler_lists_the_known() -> None:
     for name in ("magic", "AutoencoderKL"):
         with pytest.raises(ValueError, match="ddim, ddpm, dpm"):

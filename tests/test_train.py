@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from customcontrast.bases import BaseModel, load_base
 from customcontrast.checkpoint import Adapter, load_adapter
 from customcontrast.conditioning import encode_contexts, encode_prompt
+from customcontrast.precision import autocast
 from train import monitor, state
 from train.config import AdapterTrainConfig, ConfigError, DataConfig, LogConfig, LossConfig, OptimConfig
 from train.data import Batch, Samples, collate, make_source, with_features
 from train.losses import Losses
 from train.state import EMA, Progress, ResumeError, learning_rate
 from train.step import AdapterLoss, Noise, contexts_of, prompts_of
-from train.train import main, train
+from train.train import main, train, usable_precision
 
 ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 ROOT = Path(__file__).resolve().parents[1]
@@ -328,6 +329,20 @@ def test_the_exported_adapter_is_read_by_inference(
     assert adapter.metadata["training"]["optim"]["batch"] == 3
     assert (tmp_path / "validation" / "step-0000002.png").is_file()
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_bf16_is_used_only_where_it_is_no_imitation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for capabilities, wanted in (({"avx2": True, "avx512_bf16": False}, "no"), ({"amx_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert usable_precision("bf16", cpu=True) == wanted
+        assert [usable_precision(asked, cpu=True) for asked in ("no", "fp16")] == ["no", "fp16"]
+        with autocast("cpu"):
+            assert torch.is_autocast_enabled("cpu") == (wanted == "bf16")
+    assert [record.getMessage() for record in caplog.records] == [
+        "optim.mixed_precision=bf16: this cpu has no bfloat16 of its own, so float32 is used"
+    ]
 
 
 def test_gradient_checkpointing_changes_memory_alone(settings: AdapterTrainConfig, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from customcontrast.precision import autocast
 from train.pool import read_shard, shard_paths
 from train.pretrain_models import label_values
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
@@ -176,7 +177,7 @@ def rendered(scenes: Sequence[ToyScene], side: int = SIDE) -> Tensor:
 
 
 def train_reader(reader: AttributeReader, world: World, minutes: float, pool: Path | None, batch: int = 64) -> int:
-    """AdamW for `minutes` in bfloat16, in place; the rate falls to 0. Without a pool every batch is rendered.
+    """AdamW for `minutes` in place, in bfloat16 where the CPU has it; the rate falls to 0. Without a pool it renders.
 
     Returns the number of pictures seen. Raises FileNotFoundError for a pool without shards.
     """
@@ -199,7 +200,7 @@ def train_reader(reader: AttributeReader, world: World, minutes: float, pool: Pa
             pixels, rows = images[chosen], [labels[i] for i in chosen]
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (1 - done)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             logits = reader(worn(pixels.float() / 255, generator))
         loss = reader_loss(logits, targets(rows, reader.values))
         optimizer.zero_grad()

@@ -215,6 +215,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if typing.get_origin(kind) is dict and not isinstance(value, dict):
         raise ConfigError(f"config: {where} is {value!r}; it must be a mapping")
     value = _number(value) if kind is float else value
+    if kind is str and isinstance(value, bool):
+        value = "yes" if value else "no"  # YAML 1.1 reads no as false; optim.mixed_precision means the word
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():

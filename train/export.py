@@ -48,8 +48,8 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         image_mean=CLIP_MEAN,
         image_std=CLIP_STD,
     )
-    scheduler = DPMSolverMultistepScheduler.from_config(
-        make_scheduler().config, timestep_spacing="trailing", steps_offset=1
+    scheduler = DPMSolverMultistepScheduler.from_config(  # fresh noise in every step mends the shapes it has begun
+        make_scheduler().config, algorithm_type="sde-dpmsolver++", timestep_spacing="trailing", steps_offset=1
     )
     parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
     pipe = StableDiffusionPipeline(

@@ -53,6 +53,7 @@ class Report:
     neighbour: float  # share of pictures whose nearest other picture shows the same subject
     chance: float  # the same for random features
     explained: Explained
+    common: float  # ‖mean‖² of the rows at length 1: 1 = all point the same way, 0 = the ways cancel out
 
 
 def across_views(subjects: int, views: int, world: World, crop: int, seed: int = 0) -> tuple[Tensor, list[str]]:
@@ -139,7 +140,8 @@ def report(features: Tensor) -> Report:
     likeness.fill_diagonal_(-2)
     owner = torch.arange(subjects).repeat_interleave(views)
     hits = (owner[likeness.argmax(1)] == owner).float().mean().item()
-    return Report(hits, (views - 1) / (subjects * views - 1), explained(features))
+    common = flat.mean(0).square().sum().item()
+    return Report(hits, (views - 1) / (subjects * views - 1), explained(features), common)
 
 
 def table(reports: dict[str, Report], subjects: int, views: int) -> str:
@@ -147,13 +149,15 @@ def table(reports: dict[str, Report], subjects: int, views: int) -> str:
     lines = [
         f"{subjects} held-out subjects from {views} views each.",
         "",
-        "| features | nearest picture shows the same subject | by chance | variance by subject | by view | by both |",
-        "|---|---|---|---|---|---|",
+        "| features | nearest picture shows the same subject | by chance | variance by subject | by view | by both "
+        "| common direction |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, r in reports.items():
         e = r.explained
         lines.append(
-            f"| {name} | {r.neighbour:.0%} | {r.chance:.0%} | {e.subject:.0%} | {e.view:.0%} | {e.interplay:.0%} |"
+            f"| {name} | {r.neighbour:.0%} | {r.chance:.0%} | {e.subject:.0%} | {e.view:.0%} | {e.interplay:.0%} "
+            f"| {r.common:.0%} |"
         )
     return "\n".join(lines) + "\n"
 

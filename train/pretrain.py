@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from customcontrast.autoencoder import PatchAutoencoder
+from customcontrast.precision import autocast
 
 from . import pool
 from .export import adopt, export
@@ -154,7 +155,7 @@ def _run_clip(
         targets = label_targets(records, which, crop.tolist(), model.labels)
         targets = {k: v.to(device) for k, v in targets.items()}
         ids = data.ids[rows, phrasing].long().to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             return model(clip_pixels(images.to(device)), ids, targets, (~crop).to(device))
 
     return stage.run(loss_at, minutes, on_save=data.refresh)
@@ -191,7 +192,7 @@ def _run_vae(stage: Stage, config: PretrainConfig, run: Path, minutes: float | N
         rows = torch.randint(len(data), (stage.config.batch,), generator=g)
         x = scaled(data.images[rows].to(device))
         loud = config.vae.grain * torch.randn(1, generator=g).abs().item()
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             z = model.encode(x).latent_dist.mode()
             grain = torch.randn(z.shape, generator=g).to(device)
             y = model.decode(z + loud * grain).sample.float()
@@ -215,7 +216,7 @@ def encode_shard(vae: PatchAutoencoder, shard: Path, device: str, mirror: bool, 
     images, out = pool.read_shard(shard).images, []
     for part in images.split(batch):
         x = scaled(part.to(device))
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             views = [vae.encode(v).latent_dist.mean.half().cpu() for v in ((x, x.flip(-1)) if mirror else (x,))]
         out.append(torch.stack(views, 1))
     path = latents_path(shard)
@@ -297,9 +298,9 @@ def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | 
         eps = torch.randn(z.shape, generator=g)
         t = torch.randint(noise.config.num_train_timesteps, (batch,), generator=g)
         z, eps, t, ids = (x.to(device) for x in (z, eps, t, ids))
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        with torch.no_grad(), autocast(device):
             context = text(ids).last_hidden_state
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             out = model(noise.add_noise(z, eps, t), t, context).sample
         error = (out.float() - noise.get_velocity(z, eps, t)).pow(2).mean((1, 2, 3))
         snr = alphas[t] / (1 - alphas[t])

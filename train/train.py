@@ -10,6 +10,7 @@ goes on from it, exactly: all randomness is a function of (seed, step).
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from torch.optim import AdamW
 
 from customcontrast.bases import BaseModelError, load_base
 from customcontrast.checkpoint import Adapter, save_adapter
+from customcontrast.precision import computes_bf16
 from train import state
 from train.config import AdapterTrainConfig, ConfigError, load_config
 from train.data import Batch, Samples, Source, StepSampler, in_order, make_loader, make_source, with_features
@@ -32,7 +34,17 @@ from train.state import EMA, Progress, ResumeError
 from train.step import AdapterLoss, Noise, attention_kernel
 from train.validate import validation_strip
 
+logger = logging.getLogger(__name__)
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def usable_precision(asked: str, cpu: bool) -> str:
+    """`optim.mixed_precision`; "no" instead of a bf16 that this device would only imitate, which is said."""
+    device = "cuda" if torch.cuda.is_available() and not cpu else "cpu"
+    if asked != "bf16" or computes_bf16(device):
+        return asked
+    logger.warning("optim.mixed_precision=bf16: this %s has no bfloat16 of its own, so float32 is used", device)
+    return "no"
 
 
 def train(
@@ -44,8 +56,9 @@ def train(
     validation/. Raises ResumeError, ConfigError, BaseModelError, or FloatingPointError naming the bad loss and step.
     """
     optim = config.optim
+    precision = usable_precision(optim.mixed_precision, cpu)
     accelerator = Accelerator(
-        mixed_precision=optim.mixed_precision,
+        mixed_precision=precision,
         gradient_accumulation_steps=optim.accumulation,
         cpu=cpu,
         log_with="wandb" if config.log.wandb else None,
@@ -53,7 +66,7 @@ def train(
     )
     main, device = accelerator.is_main_process, accelerator.device
     wandb = WandB(accelerator, output, config.to_dict()) if config.log.wandb else None
-    dtype = DTYPES[optim.mixed_precision] if device.type == "cuda" else torch.float32
+    dtype = DTYPES[precision] if device.type == "cuda" else torch.float32
     base = load_base(config.base, config.weights, device, dtype)
     if optim.gradient_checkpointing:
         base.unet.enable_gradient_checkpointing()

@@ -21,6 +21,7 @@ from segment_anything import SamPredictor
 from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 
+from customcontrast.precision import autocast
 from customcontrast.segmentation.result import SegmentationError
 
 # How to build each published size, without weights.
@@ -99,7 +100,7 @@ class SamClicks:
                 self._sam = load_sam(self.checkpoint, self.sam_type, self.device)
             predictor = SamPredictor(self._sam)
             if key not in self._kept:
-                with torch.autocast(predictor.device.type, torch.bfloat16):
+                with autocast(predictor.device):
                     predictor.set_image(values)
                 predictor.features = predictor.features.float()
                 self._kept[key] = {

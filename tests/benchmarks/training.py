@@ -24,6 +24,7 @@ from train import state
 from train.config import AdapterTrainConfig, load_config
 from train.data import Samples, collate, make_source, with_features
 from train.step import AdapterLoss, Noise
+from train.train import usable_precision
 
 SUBJECTS = 96  # of the pool: enough for batches without repeats
 
@@ -32,12 +33,13 @@ def settings(folder: Path, steps: int = 100_000) -> AdapterTrainConfig:
     """The Toyland preset on a small pool under `folder`, without validation and checkpoints in between."""
     config = load_config("toyland")
     data = replace(config.data, source="pool", path=str(folder / "pool"), subjects=SUBJECTS, workers=0)
-    log = replace(config.log, every=5, validate_every=0, save_every=10**6, save_minutes=10**6)
+    log = replace(config.log, every=1, validate_every=0, save_every=10**6, save_minutes=10**6)
     return replace(config, data=data, log=log, optim=replace(config.optim, steps=steps))
 
 
 def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[], object]]:
     """The bare UNet (stock processors; gradients into its contexts) and our whole step, on one batch."""
+    precision = usable_precision(config.optim.mixed_precision, device == "cpu")
     plain, base = load_base("toyland", device=device), load_base("toyland", device=device)
     source = make_source(config, base, progress=False)
     samples = Samples(source, config.seed, 0.0)
@@ -46,7 +48,7 @@ def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[]
     prompts = [encode_prompt(plain, caption) for caption in batch.captions]
     with torch.no_grad():
         hidden = encode_contexts(plain, prompts).hidden[:, 0]
-    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.optim.mixed_precision]
+    dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
     def bare() -> None:
         context = hidden.clone().requires_grad_()
@@ -88,8 +90,11 @@ def sitting(config: AdapterTrainConfig, folder: Path, processes: int, minutes: f
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    kept = lines[1:] or lines  # the first line holds the warm-up
+    log = output / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    if len(lines) < 3:
+        raise RuntimeError(f"{len(lines)} step(s) in {minutes:g} minutes say too little; give more with --minutes")
+    kept = lines[1:]  # the first line holds the warm-up
     return {name: sum(line[name] for line in kept) / len(kept) for name in ("samples_per_second", "data_wait")}
 
 
@@ -97,13 +102,14 @@ def run(options: Options) -> Report:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = settings(folder)
+        precision = usable_precision(config.optim.mixed_precision, options.device == "cpu")
         rows = summarize(
             interleave(contenders(config, options.device), max(3, options.rounds // 2), sync=options.device == "cuda")
         )
         turns = [sitting(config, folder / str(i), n, options.minutes, options.device) for i, n in enumerate((1, 2, 1))]
     lines = table(
         (
-            f"batch of {config.optim.batch}, {config.optim.mixed_precision}",
+            f"batch of {config.optim.batch}, {precision}",
             "seconds",
             "± quartiles",
             "×",

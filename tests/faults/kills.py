@@ -44,12 +44,14 @@ def start(config: Path, output: Path, log: Path) -> subprocess.Popen:
         return subprocess.Popen(command(config, output), cwd=ROOT, env=environment, stdout=file, stderr=file)
 
 
-def finish(config: Path, output: Path, log: Path, limit: float = 300) -> float:
-    """Run to the end; returns the seconds it took. Raises RuntimeError with the log's end when it fails."""
-    began = time.monotonic()
-    if start(config, output, log).wait(limit) != 0:
+def finish(config: Path, output: Path, log: Path, limit: float = 600) -> tuple[float, float]:
+    """Run to the end; seconds until a step was done, and until the end. RuntimeError with the log's end if it fails."""
+    began, process = time.monotonic(), start(config, output, log)
+    _wait(lambda: steps_done(output) > 0, process, began + limit)
+    first = time.monotonic() - began
+    if process.wait(limit) != 0:
         raise RuntimeError(log.read_text()[-3000:])
-    return time.monotonic() - began
+    return first, time.monotonic() - began
 
 
 def steps_done(output: Path) -> int:
@@ -70,7 +72,9 @@ def history(output: Path) -> dict[int, dict[str, float]]:
     return lines
 
 
-def kill_once(config: Path, output: Path, log: Path, rng: random.Random, longest: float) -> tuple[int, str]:
+def kill_once(
+    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float
+) -> tuple[int, str]:
     """Start, wait a random while, SIGKILL. Returns the step it had come to and what it was at.
 
     A third of the kills wait for a step first, a third for a checkpoint being written, so that these moments are met
@@ -85,7 +89,7 @@ def kill_once(config: Path, output: Path, log: Path, rng: random.Random, longest
     elif kind == "while writing":
         _wait(lambda: any((output / "checkpoints").glob("*.part")), process, deadline, 0.0005)
     else:
-        time.sleep(rng.uniform(0.1, 0.6 * longest))  # mostly while it loads, and the steps after
+        time.sleep(rng.uniform(0.1, 1.3 * loading))  # while it loads, and the steps after
     if process.poll() is None:
         process.send_signal(signal.SIGKILL)
         process.wait(60)
@@ -127,10 +131,10 @@ def trial(folder: Path, count: int, seed: int, steps: int, config: AdapterTrainC
     config = replace(config, optim=replace(config.optim, steps=steps))
     path, log = folder / "config.yaml", folder / "log.txt"
     path.write_text(yaml.safe_dump(config.to_dict()))
-    seconds = finish(path, folder / "whole", log)
+    loading, seconds = finish(path, folder / "whole", log)
     rng, kills, damaged = random.Random(seed), [], []
     for number in range(count):  # a run that ends before it is killed so often wants more steps
-        kills.append(kill_once(path, folder / "parts", log, rng, seconds))
+        kills.append(kill_once(path, folder / "parts", log, rng, loading, seconds))
         if kills[-1][1] == "had finished":
             break
         damaged += unreadable(folder / "parts")

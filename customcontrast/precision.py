@@ -1,0 +1,24 @@
+"""bfloat16 only where the hardware computes in it: elsewhere it is emulated, a hundred times slower on some CPUs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+NATIVE = ("avx512_bf16", "amx_bf16", "bf16")  # names of CPU capabilities, x86 and Arm
+
+
+def computes_bf16(device: torch.device | str) -> bool:
+    """Whether matrix products and convolutions in bfloat16 are the device's own."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in NATIVE)
+    return kind != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(device: torch.device | str) -> AbstractContextManager[None]:
+    """bfloat16 where `computes_bf16`, else nothing: float32 stays float32."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16) if computes_bf16(device) else nullcontext()
