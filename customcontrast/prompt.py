@@ -19,7 +19,9 @@ SLOT = 0xE000  # a private-use character stands for subject k while the text is 
 _SLOTS = f"[{chr(SLOT)}-{chr(SLOT + 255)}]"
 _NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue0ff\ud800-\udfff]")  # special tokens, our slots, half characters
 _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
-_MARKED = re.compile(r"<\s*([^<>|]+?)\s*>")
+# A stranger's text goes through these: possessive quantifiers (++) keep them linear in its length.
+_MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
+_BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
 _ARTICLES = frozenset("a an the my your his her our their this that".split())
 _JOINERS = frozenset("of and with on in at by near under over behind beside".split())
 _JOINS = re.compile(r"(?:\w+ing|in|on|at|with|as|by|under|near|over|behind|beside|inside|made|and)\b", re.IGNORECASE)
@@ -28,7 +30,7 @@ _JOINS = re.compile(r"(?:\w+ing|in|on|at|with|as|by|under|near|over|behind|besid
 _PICTURES = frozenset("art drawing image painting photo photograph picture portrait render sketch watercolor".split())
 _PHRASE = re.compile(r"\b(?:a|an|the|my|one)\s+((?:[^\W\d_][\w-]*\s*)+)", re.IGNORECASE)
 _PHRASE_ENDS = re.compile(
-    r"\s+(?:\w+ing|in|on|at|with|as|by|of|under|near|over|behind|beside|inside|is|that|and|made|from|to|for|like)\b.*",
+    r"(?<!\s)\s++(?:\w+ing|in|on|at|with|as|by|of|under|near|over|behind|beside|inside|is|that|and|made|from|to|for|like)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -100,9 +102,9 @@ def guess_noun(prompt: str) -> str:
 
     Raises ValueError with one sentence when there is none.
     """
-    marked = _MARKED.search(check_text("prompt", prompt)) or re.search(r"([^\W\d_][\w-]*)\s+[Ss]\d*\*", prompt)
+    marked = _MARKED.search(check_text("prompt", prompt)) or _BEFORE_SLOT.search(prompt)
     if marked:
-        return marked[1]
+        return marked[1].strip()
     for match in re.finditer(r"\b(?:a|an|the|my|one)\b", prompt, re.IGNORECASE):
         phrase = _PHRASE.match(prompt, match.start())
         words = _PHRASE_ENDS.sub("", phrase[1]).split() if phrase else []
@@ -137,7 +139,7 @@ def _with_nouns(text: str, nouns: Sequence[str]) -> str:
 
 
 def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], notes: list[str]) -> str:
-    word = match[1]
+    word = match[1].strip()
     if re.match(rf"\s*{_SLOTS}", match.string[match.end() :]):  # "a <bear> S*": it has its place already
         return word
     same = [k for k in free if nouns[k].lower() == word.lower()]

@@ -10,7 +10,7 @@ import gradio as gr
 
 from customcontrast import views
 from customcontrast.desk import CONTROLS, Desk, said
-from page.look import Picture
+from page.look import Files, Picture
 
 
 @contextlib.contextmanager
@@ -37,7 +37,7 @@ class Endpoints:
             mask = gr.Image(label="mask", format="png")
             one = {"concurrency_limit": 1, "concurrency_id": "model"}
             call(self.segment, [image, points], [cutout, mask, facts], api_name="segment", concurrency_id="segment")
-            references = gr.File(label="references", file_count="multiple", type="filepath")
+            references = Files(label="references", file_count="multiple")
             nouns, word = gr.Textbox("", label="nouns"), gr.Textbox(label="word")
             files, strip = gr.File(label="pictures", file_count="multiple"), gr.Image(label="strip", format="png")
             outputs = [files, strip, c["recipe"], c["shown"]]

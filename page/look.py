@@ -106,6 +106,24 @@ class Picture(gr.Image):
         return payload.path if payload else None
 
 
+class Files(gr.File):
+    """gr.File that hands over paths; gradio's own leaves an empty temporary file behind for each."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> list[str] | None:
+        return [file.path for file in payload] if payload else None
+
+
+class UploadButton(gr.UploadButton):
+    """gr.UploadButton for one file, with the same cure; what the file holds is judged by whoever reads it."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        return payload.path if payload else None
+
+
 def heading(number: int, text: str) -> gr.HTML:
     return gr.HTML(f"<h2><b>{number}</b>{text}</h2>", elem_classes="cc-step")
 

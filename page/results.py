@@ -8,7 +8,7 @@ import gradio as gr
 
 from customcontrast.compare import AXES, WAYS, axis_hint
 from customcontrast.desk import SLOTS, Desk, note
-from page.look import heading, info, view
+from page.look import UploadButton, heading, info, view
 
 EDITS = {"scene": "Scene", "style": "Style", "shape": "Shape", "accessorisation": "Accessories"}
 STRIP = (
@@ -88,8 +88,8 @@ def results(c: dict[str, Any]) -> None:
     c["gallery"] = gr.Gallery(
         label="Pictures", columns=2, preview=True, height=430, object_fit="contain", interactive=False,
         format="png", buttons=["download", "fullscreen"], elem_id="pictures-out", elem_classes="cc-picture")
-    c["recipe-file"] = gr.UploadButton("Load the recipe of a downloaded picture", file_types=[".png"], size="sm",
-                                       elem_id="load-recipe")
+    c["recipe-file"] = UploadButton("Load the recipe of a downloaded picture", file_types=[".png"], size="sm",
+                                    elem_id="load-recipe")
     with gr.Column(visible=False, elem_id="viewers") as c["viewers"], gr.Tabs():
         with gr.Tab("Where"):
             where(c)

@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "customcontrast"
 RANK = {  # a module may import only from modules of its own rank or below
     "config": 0,
+    "precision": 0,
     "autoencoder": 0,
     "encoder": 1,
     "attention": 1,
@@ -31,7 +32,7 @@ RANK = {  # a module may import only from modules of its own rank or below
     "diffusers_inputs": 3,
     "diffusers_pipeline": 3,
 }
-PICTURES = {"segmentation", "imageio", "visualize"}  # arrays and pictures only
+PICTURES = {"segmentation", "imageio", "visualize", "precision"}  # arrays and pictures only
 
 
 def imports(file: Path) -> set[str]:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from customcontrast.imageio import PictureError
+from customcontrast.precision import autocast
 from customcontrast.segmentation import (
     SAM_VARIABLE,
     Segmentation,
@@ -398,7 +399,7 @@ def test_sam_embeds_a_picture_once(sam_file: Path, monkeypatch: pytest.MonkeyPat
     assert len(calls) == 2
     assert (alone[0] == again[0]).all() and alone[1] == again[1]
     reference = sam_module.SamPredictor(clicks._sam)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         original(reference, np.asarray(first))
     reference.features = reference.features.float()
     masks, _, _ = reference.predict(np.array([[85, 90], [10, 10]]), np.array([1, 0]), multimask_output=False)

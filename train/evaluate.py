@@ -197,8 +197,11 @@ def pictures(
 
 
 def base_digest(base: BaseModel) -> str:
-    """The UNet's last layer in a few letters: another base makes other pictures."""
-    return hashlib.sha256(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:12]
+    """The UNet's last layer and the scheduler in a few letters: another base or sampler makes other pictures."""
+    sampler = sorted((k, v) for k, v in base.scheduler.config.items() if not k.startswith("_"))
+    total = hashlib.sha256(repr((type(base.scheduler).__name__, sampler)).encode())
+    total.update(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()[:12]
 
 
 def digest(path: object, custom: CustomContrast) -> str:

@@ -18,7 +18,7 @@ PROMPTS = (
     "S*", "S* S*", "a S* S* S*", "S1* S2* S3* S4* S5*", "S9*", "S0*", "S999999999999999999999*", "s*", "*S", "S**",
     "S\u00b2*", "S\u0661*", "a bear S* and a bear S*", "S*S*S*", "S* " * 500, "(S*)", "S*, S1*. S*!",
     "<bear>", "<>", "< >", "<<bear>>", "<bear", "bear>", "<bear><bear>", "<S*>", "S<bear>*", "<a|b>", "<bear> S*",
-    "<bear " * 200, "<" * 3000, "<" * 3000 + ">" * 3000, "{subject}", "{S*}", "%s %n %d", "{0.__class__}",
+    "<bear " * 200, "<" + " " * 20_000, "<" + "S*" * 10_000, "a bear" + " " * 20_000 + "!", "<" * 3000, "<" * 3000 + ">" * 3000, "{subject}", "{S*}", "%s %n %d", "{0.__class__}",
     "<|endoftext|>", "<|startoftext|> a bear <|endoftext|>", "\ue000 bear", "\ue000\ue001\ue0ff",
     "\u202ea bear on the beach", "\u05d3\u05d5\u05d1 \u05e2\u05dc \u05d4\u05d7\u05d5\u05e3",
     "\u062f\u0628 S* \u0639\u0644\u0649", "\U0001f43b", "\U0001f43b\u200d\u2744\ufe0f S* \U0001f468\u200d\U0001f469",
