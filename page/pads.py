@@ -12,6 +12,7 @@ CSS = """
   max-width: 480px; margin: 0 auto} .cc-pad[hidden] {display: none}
 .cc-pad img {width: 100%; height: auto; margin: 0 !important; user-select: none; -webkit-user-drag: none}
 .cc-pad canvas {position: absolute; inset: 0; width: 100%; height: 100%; cursor: crosshair}
+.cc-pad canvas:focus-visible {outline: 3px solid var(--primary-600); outline-offset: -3px}
 .cc-size {display: flex; align-items: center; gap: .6rem; font-size: .92rem; margin: 0 0 .5rem}
 .cc-size input {flex: 1; accent-color: var(--primary-600); min-width: 0}
 .cc-empty {font-size: .92rem; color: var(--body-text-color-subdued)} .cc-empty[hidden] {display: none}
@@ -24,7 +25,9 @@ CSS = """
 BRUSH = """
 <label class="cc-size">Brush size <input type="range" min="3" max="40" value="12" aria-label="Brush size"></label>
 <p class="cc-empty">Give a picture first; then you can paint on its cut-out.</p>
-<div class="cc-pad" hidden><img alt="The cut-out, to paint on"><canvas aria-hidden="true"></canvas></div>
+<div class="cc-pad" hidden><img alt="The cut-out, to paint on"><canvas tabindex="0" role="application"
+aria-label="Paint on the cut-out: arrow keys move the brush, space starts and ends a stroke, Escape drops it"
+></canvas></div>
 """
 # The label of a stroke is the one chosen at “A click means”, which the server reads; here it only chooses the colour.
 BRUSH_SCRIPT = """
@@ -98,6 +101,25 @@ canvas.addEventListener('pointermove', (event) => {
 canvas.addEventListener('pointerup', end);
 canvas.addEventListener('pointercancel', () => { path = null; paint(); });
 canvas.addEventListener('pointerleave', () => { cursor = null; paint(); });
+const arrows = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]};
+const middle = () => [canvas.clientWidth / 2, canvas.clientHeight / 2];
+canvas.addEventListener('keydown', (event) => {
+  const arrow = arrows[event.key], at = cursor || middle();
+  if (!image.naturalWidth || !(arrow || event.key === ' ' || event.key === 'Escape')) return;
+  event.preventDefault();
+  if (arrow) {
+    const far = event.shiftKey ? 20 : 5;
+    cursor = [0, 1].map((k) => Math.min(Math.max(at[k] + far * arrow[k], 0), 2 * middle()[k]));
+    if (path && path.places.length < 4000) path.places.push(cursor);
+  } else if (event.key === 'Escape') path = null;
+  else if (path) end();
+  else path = {places: [cursor = at], radius: Number(size.value), color: color()};
+  paint();
+});
+canvas.addEventListener('focus', () => {
+  if (canvas.matches(':focus-visible')) { cursor = cursor || middle(); paint(); }
+});
+canvas.addEventListener('blur', () => { end(); cursor = null; paint(); });
 image.addEventListener('load', () => { clearTimeout(timer); clear(); });
 watch('value', show);
 show();

@@ -101,7 +101,12 @@ def test_the_brush_and_the_place_of_a_subject(browser: sync_api.Browser, url: st
     drag(page, "#brush-1 canvas", (0.5, 0.2), (0.5, 0.9))
     third = visitor.cutout_after(second)
     page.locator("#slot-1 button", has_text="Undo").click()
-    visitor.cutout_after(third)
+    undone = visitor.cutout_after(third)
+    page.focus("#brush-1 canvas")  # the same with keys alone: from the middle up, then a stroke to the left
+    for key in [*["Shift+ArrowUp"] * 3, "Space", *["Shift+ArrowLeft"] * 4, "Space"]:
+        page.keyboard.press(key)
+    visitor.cutout_after(undone)
+    page.locator("#slot-1 button", has_text="Undo").click()
 
     page.locator("#placing-1 button").first.click()
     page.locator("#place-1 label", has_text="Left").click()
