@@ -181,6 +181,14 @@ def test_readers_learn_are_measured_and_read_back(quick_readers: Path) -> None:
         readers.load_readers(quick_readers.with_name("none.safetensors"))
 
 
+def test_the_shipped_readers_are_as_good_as_their_file_says() -> None:
+    judge = readers.load_readers()
+    found = readers.measure(judge, World.small())
+    for name, value in judge.quality.items():
+        assert found[name] == pytest.approx(value, abs=0.05)
+    assert found["identity_among_50"] > 0.9 and found["mask_iou"] > 0.85
+
+
 def test_readers_may_learn_from_a_pool(tmp_path: Path) -> None:
     config = DataConfig(path=str(tmp_path), reference_size=48, subjects=3, targets=1, references=2)
     sources.build_pool(config, 32, 24, progress=False)

@@ -173,7 +173,7 @@ def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
     parser.add_argument("--benchmark", default="toyland")
     parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
-    parser.add_argument("--readers", type=Path, default=evaluate.DEFAULT)
+    parser.add_argument("--readers", type=Path, default=evaluate.SHIPPED)
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
     parser.add_argument("--dino", default="facebook/dinov2-base")
     parser.add_argument("--out", type=Path, default=out)

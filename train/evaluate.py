@@ -42,7 +42,7 @@ from train.metrics import (
     to_json,
     toyland_backbones,
 )
-from train.readers import DEFAULT, Readers, load_readers
+from train.readers import SHIPPED, Readers, load_readers
 from train.sources import reference_scene, render_references
 from train.toyland import World, sample_subject
 
@@ -108,7 +108,7 @@ def adapter_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--benchmark", default="toyland", help="toyland, or a folder with a sub-folder per subject")
     parser.add_argument("--limit", type=int, default=20, help="subjects")
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
-    parser.add_argument("--readers", type=Path, default=DEFAULT, help="Toyland's judges, from train.readers")
+    parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.readers)")
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="CT and CI of real pictures")
     parser.add_argument("--dino", default="facebook/dinov2-base", help="DI of real pictures")
     parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")

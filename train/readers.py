@@ -1,7 +1,8 @@
 """Toyland's own judges, trained on renders: who is this (in DINO's place), and where is it (in Grounded SAM's place).
 
-    python -m train.readers --minutes 8 --pool runs/adapter-pool      → runs/readers/toyland.safetensors
+    python -m train.readers --minutes 26      → runs/readers/toyland.safetensors
 
+Readers trained in this way stand beside the base's weights, so that scores can be compared from one day to the next.
 `IdentityReader` embeds a segmented subject so that frames of one subject are near over views, poses, light and places,
 and look-alikes (same species, same colours) are not. `MaskReader` finds the subject in a picture of any style. Both
 are judged on held-out subjects, and their scores are printed beside every evaluation.
@@ -29,13 +30,15 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+from customcontrast.bases import WEIGHTS
 from customcontrast.segmentation import Segmentation
 from train.sources import read_records, reference_scene, render_references, target_scene
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
 
 IDENTITY_SIDE, MASK_SIDE = 64, 96  # px the readers see
-DEFAULT = Path("runs/readers/toyland.safetensors")
+DEFAULT = Path("runs/readers/toyland.safetensors")  # where new ones go
+SHIPPED = WEIGHTS / "toyland" / "readers.safetensors"  # the ones that judge where no others are named
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -317,7 +320,7 @@ def save_readers(readers: Readers, path: Path, world: str) -> None:
     save_file(weights, path, metadata={"quality": json.dumps(readers.quality), "world": world})
 
 
-def load_readers(path: Path = DEFAULT) -> Readers:
+def load_readers(path: Path = SHIPPED) -> Readers:
     """Read them back. Raises FileNotFoundError with the command that makes them."""
     if not path.is_file():
         raise FileNotFoundError(f"there are no readers in {path}; make them with `python -m train.readers --minutes 8`")
