@@ -116,6 +116,9 @@ class LocationConfig:
     freeze_step: int | None = None  # last step whose map makes a new mask; None = all of them
     mask_visual: bool = True  # M multiplies the visual branch's output
     mask_text: bool = True  # M multiplies the S* columns of the text map, then the row is renormalised
+    apart: bool = (
+        False  # several subjects: each in a pass of its own (`passes.SeparatePasses`), K times the UNet's work
+    )
 
     def __post_init__(self) -> None:
         if not _is(self.threshold, int | float) or not 0.0 <= self.threshold < 1.0:
@@ -124,7 +127,7 @@ class LocationConfig:
             raise ValueError(f"LocationConfig: start_step={self.start_step!r} must be 2 or more; step 1 has no mask.")
         if self.freeze_step is not None and (not _is(self.freeze_step, int) or self.freeze_step < 1):
             raise ValueError(f"LocationConfig: freeze_step={self.freeze_step!r} must be 1 or more, or None.")
-        _check_switches(self, "enabled", "mask_visual", "mask_text")
+        _check_switches(self, "enabled", "mask_visual", "mask_text", "apart")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import Adapter, AdapterOutput
 from customcontrast.conditioning import TextContext, encode_contexts, encode_prompt
-from customcontrast.prompt import TokenizedPrompt
+from customcontrast.prompt import ParsedPrompt, TokenizedPrompt
 from customcontrast.subject import Subject
 from customcontrast.text_encoder import encode_rows
 
@@ -101,10 +101,15 @@ class Conditioner:
         self.adapter = adapter
         self.kept = Kept()
 
-    def conditions(self, prompt: str, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
-        """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
+    def tokenized(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> TokenizedPrompt:
+        """The prompt as the text encoders read it, with S* of each subject."""
         n = self.adapter.config.placeholder_tokens if subjects else 0
-        tokenized = encode_prompt(self.base, prompt, [subject.noun for subject in subjects], n)
+        return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], n)
+
+    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+        """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
+        tokenized = self.tokenized(prompt, subjects)
+        n = tokenized.positions.shape[1]
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
         encoders = self.fingerprint()
         if not subjects:
@@ -160,11 +165,15 @@ class VisualConditioner(Conditioner):
     """`Conditions` of the visual branch alone: the prompt holds no S*, each subject comes through Eq. 3's second term
     only. This is how IP-Adapter brings a picture in, with the weights of this adapter."""
 
-    def conditions(self, prompt: str, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+    def tokenized(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> TokenizedPrompt:
+        """The prompt without S*."""
+        return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], 0)
+
+    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
         """As `Conditioner.conditions`, with the plain text context in place of C(t, l)."""
         if not subjects:
             return super().conditions(prompt, subjects, timesteps)
-        plain = encode_prompt(self.base, prompt, [subject.noun for subject in subjects], 0)
+        plain = self.tokenized(prompt, subjects)
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
         encoders = self.fingerprint()
         outputs = [self._outputs(subject, distinct) for subject in subjects]

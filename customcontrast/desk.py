@@ -52,6 +52,7 @@ CONTROLS = (  # fields of a Request that have a control of the same name
     "size",
     "scheduler",
     "text_tokens",
+    "apart",
 )
 PREVIEW_EVERY = 2  # denoising steps between two live previews
 TELL_EVERY = 0.2  # seconds between two messages of a run, at least; it can be stopped at each

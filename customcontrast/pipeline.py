@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.attention import Masker, aggregate, install_processors, unet_forward
+from customcontrast.attention import Masker, install_processors
 from customcontrast.attention.state import level_size
 from customcontrast.bases import BaseModel, load_base
 from customcontrast.checkpoint import Adapter, load_adapter
-from customcontrast.conditioning import subject_state
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.contexts import Conditioner
 from customcontrast.encoder import token_sources
+from customcontrast.passes import make_passes
 from customcontrast.placement import Placement
 from customcontrast.plan import OnStep, Plan
 from customcontrast.prompt import check_text
@@ -182,15 +182,11 @@ class CustomContrast:
         install_processors(base.unet)  # diffusers' own switches, attention slicing among them, take ours away
         scheduler.set_timesteps(plan.num_inference_steps, device=base.device)
         timesteps = scheduler.timesteps
-        guided, unconditional = plan.guidance_scale > 1, None
+        size = (plan.height // base.scale_factor, plan.width // base.scale_factor)
         with on_device(base.device, *base.text_encoders, self.adapter):
-            conditions = self.conditioner.conditions(plan.prompt, plan.subjects, timesteps)
-            if guided:
-                unconditional = self.conditioner.unconditional(plan.negative_prompt, conditions.encoders)
-        strengths = [plan.subject_scale * subject.strength for subject in plan.subjects]
+            passes = make_passes(base, self.conditioner, plan, timesteps, size)
         clock.lap("conditioning")
 
-        size = (plan.height // base.scale_factor, plan.width // base.scale_factor)
         generators = plan.generator or [torch.Generator().manual_seed(plan.seed + i) for i in range(N)]
         if plan.latents is None:
             z = starting_noise(generators, base.unet.config.in_channels, size, base.device, base.dtype)
@@ -200,43 +196,20 @@ class CustomContrast:
         options = step_options(scheduler, generators)
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
         layers = len(base.cross_attention_layers)
-        notebook = Notebook(plan.record, conditions.prompt, N, len(plan.subjects), grid, layers)
-        kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        notebook = Notebook(plan.record, passes.prompt, N, len(plan.subjects), grid, layers)
         located = [subject.placement.location for subject in plan.subjects]
         masker = Masker(plan.location, plan.layouts(grid, base.device), located, N)
         masks_wanted = any(located) and plan.location.enabled or bool(plan.subjects) and plan.record.maps
 
         for step, t in enumerate(timesteps, start=1):
-            context, outputs = conditions.at(t.item())
             asked = masks_wanted and masker.asks(step)
             sources = self._sources(plan, t) if notebook.looks(step) else ()
-            recorder = notebook.recorder(step, asked, sources)
-            masks, masked = masker.at(step)
-            state = subject_state(
-                base,
-                context,
-                [conditions.prompt],
-                outputs,
-                size=size,
-                strengths=strengths,
-                unconditional=unconditional,
-                repeat=N,
-                masks=masks,
-                masked=masked,
-                location=plan.location,
-                recorder=recorder,
-                steady=conditions.steady,
-                kept=kept,
-            )
-            z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
-            prediction = unet_forward(base, z_in, t, state)
-            if guided:
-                without, with_prompt = prediction.chunk(2)
-                prediction = without + plan.guidance_scale * (with_prompt - without)
+            recorder = passes.recorder(notebook, step, asked, sources)
+            prediction = passes.predict(scheduler, z, t, recorder, *masker.at(step))
             stepped = scheduler.step(prediction, t, z, **options)
 
-            masker.take(aggregate(recorder) if asked else None)
-            arrays = notebook.write(step, recorder, masker.masks)
+            masker.take(passes.aggregate(recorder) if asked else None)
+            arrays = notebook.write(step, recorder, passes.owned(masker.masks))
             preview = None
             if plan.preview_every and step % plan.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
@@ -256,13 +229,13 @@ class CustomContrast:
         )
         yield Result(
             images=images,
-            prompt=conditions.prompt.text,
-            tokens=list(conditions.prompt.tokens),
-            words=[(word, list(places)) for word, places in conditions.prompt.words],
+            prompt=passes.prompt.text,
+            tokens=list(passes.prompt.tokens),
+            words=[(word, list(places)) for word, places in passes.prompt.words],
             timesteps=[int(t) for t in timesteps[:step]],
             recipe=plan.recipe() | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
-            truncated=conditions.prompt.truncated,
-            notes=list(conditions.prompt.notes),
+            truncated=passes.prompt.truncated,
+            notes=list(passes.prompt.notes),
             seconds=clock.laps,
             looked_at=notebook.looked_at(base.image_patches),
             **notebook.arrays(),

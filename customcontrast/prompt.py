@@ -24,6 +24,8 @@ _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
 _ARTICLES = frozenset("a an the my your his her our their this that".split())
 _JOINERS = frozenset("of and with on in at by near under over behind beside".split())
+_LINKS = frozenset("and with next to beside near by behind plus & + ,".split())  # between two subjects
+_PLACES = frozenset("in on at under over inside outside near by behind beside next during".split())  # begin a place
 _JOINS = re.compile(r"(?:\w+ing|in|on|at|with|as|by|under|near|over|behind|beside|inside|made|and)\b", re.IGNORECASE)
 
 
@@ -191,6 +193,59 @@ def _words(text: str, nouns: Sequence[str]) -> tuple[Word, ...]:
     return tuple(words)
 
 
+def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
+    """For each subject the prompt that speaks of it alone, and which words of `parsed` that is.
+
+    "a cat S1* wearing a hat and a dog S2* in the snow" -> "a cat S* wearing a hat in the snow", "a dog S* in the snow".
+    A subject's own words are its phrase, from the article to S*, and what it wears or does; words that link two
+    subjects are nobody's; all others are everybody's.
+    """
+    words = parsed.words
+    at = {word.subject: i for i, word in enumerate(words) if word.subject is not None}
+    owner: dict[int, int | None] = {}  # word -> subject, or None for nobody
+    before = -1
+    for k, i in sorted(at.items(), key=lambda pair: pair[1]):
+        start = _phrase_start(words, before, i)
+        owner |= dict.fromkeys(range(start, i + 1), k)
+        while before >= 0 and start - 1 > before and _bare(words[start - 1]) in _LINKS:
+            start -= 1
+            owner[start] = None
+        before = i
+    for k, i in at.items():
+        follows = range(i + 1, len(words))
+        if i + 1 < len(words) and re.fullmatch(r"\w+ing|with|who|that", _bare(words[i + 1])):
+            for m in follows:
+                if m in owner or _bare(words[m]) in _PLACES:
+                    break
+                owner[m] = k
+                if words[m].text[-1] in ",.;:!?":
+                    break
+    each = []
+    for k in sorted(at):
+        kept = [i for i in range(len(words)) if owner.get(i, k) == k]
+        own = [Word("S*", 0, True) if words[i].subject == k else words[i] for i in kept]
+        each.append((ParsedPrompt(tuple(own)), kept))
+    return each
+
+
+def _bare(word: Word) -> str:
+    """A word in lower case, without the marks at its end; a mark alone is itself."""
+    return word.text.lower().rstrip(",.;:!?") or word.text
+
+
+def _phrase_start(words: Sequence[Word], before: int, end: int) -> int:
+    """Where the noun phrase that ends at the placeholder `end` begins, after the placeholder `before`."""
+    start = end
+    while start - 1 > before and words[start - 1].keep:
+        start -= 1
+    for i in range(start - 1, max(before, start - 9), -1):
+        if _bare(words[i]) in _LINKS or words[i].text[-1] in ",.;:!?":
+            break
+        if _bare(words[i]) in _ARTICLES:
+            return i
+    return start
+
+
 @dataclass(frozen=True, eq=False)
 class TokenizedPrompt:
     """Token ids for each text encoder, and where the S* tokens are. S = the tokenizer's full length."""
@@ -202,6 +257,7 @@ class TokenizedPrompt:
     text: str  # the prompt as read, without what was cut off
     truncated: str = ""  # words cut off, because the text encoder takes no more
     notes: tuple[str, ...] = ()
+    places: tuple[tuple[int, ...], ...] = ()  # token positions of each parsed word; () for one that was cut off
 
     @property
     def end(self) -> int:
@@ -234,12 +290,14 @@ def tokenize(
     n = placeholder_tokens
     positions = torch.full((num_subjects, n), -1, dtype=torch.long)
     tokens, words, place = ["<start>"], [], 1
+    places: list[tuple[int, ...]] = [()] * len(parsed.words)
     for i in kept:
         word, count = parsed.words[i], len(encoded[0][i])
         if word.subject is not None:
             positions[word.subject] = torch.arange(place, place + n)
+        places[i] = tuple(range(place, place + count))
         if count:
-            words.append((word.text, tuple(range(place, place + count))))
+            words.append((word.text, places[i]))
         tokens += _readable(tokenizers[0], word, encoded[0][i])
         place += count
     ids = tuple(
@@ -248,7 +306,9 @@ def tokenize(
     )
     text = " ".join(parsed.words[i].text for i in kept)
     truncated = " ".join(parsed.words[i].text for i in cut)
-    return TokenizedPrompt(ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes)
+    return TokenizedPrompt(
+        ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes, tuple(places)
+    )
 
 
 def _encode_words(tokenizer: CLIPTokenizer, words: Sequence[Word], n: int) -> list[list[int]]:

@@ -103,6 +103,7 @@ class Request:
     size: str = ""  # "WIDTHxHEIGHT" in px; "" = the size the base was trained at
     scheduler: str = ""  # key of SCHEDULER_TITLES; "" = the base's own
     text_tokens: bool = True  # S* in the prompt; False = the visual branch alone, in the manner of IP-Adapter
+    apart: bool = False  # several subjects: each is drawn in a pass of its own
     contrast: bool = True  # False = the adapter that was trained without CSCL and MACL, to compare with
 
     @property
@@ -164,6 +165,7 @@ def check(request: Request) -> Request:
         size="{}x{}".format(*size) if (size := read_size(request.size)) else "",
         scheduler=_one_of("scheduler", request.scheduler or "", ("", *SCHEDULER_TITLES)),
         text_tokens=bool(request.text_tokens),
+        apart=bool(request.apart),
         contrast=bool(request.contrast),
     )
 

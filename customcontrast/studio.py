@@ -340,7 +340,7 @@ class Studio:
                 subject_scale=request.subject_scale,
                 seed=request.seed,
                 num_images=request.pictures,
-                location=LocationConfig(enabled=request.location_masks),
+                location=LocationConfig(enabled=request.location_masks, apart=request.apart),
                 record=RecordConfig(looked_at=bool(subjects), looked_at_every=LOOK_EVERY),
                 preview_every=preview_every,
                 width=width,

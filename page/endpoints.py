@@ -84,6 +84,7 @@ class Endpoints:
         text_tokens: bool = True,
         per_subject: str = "",
         places: str = "",
+        apart: bool = True,
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -105,13 +106,14 @@ class Endpoints:
             per_subject: how many of the references belong to each subject, such as "2, 1"; empty for one each.
             places: where each subject stands, separated by semicolons: left, middle, right, anywhere (no mask), or a
                 box as "left, top, right, bottom" in percent, such as "left; 50, 20, 90, 100"; empty for automatic.
+            apart: draw each of several subjects in a pass of its own, so that they do not mix.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
         """
         with api_errors():
             values = (prompt, negative_prompt, steps, guidance, subject_scale, seed, pictures, location_masks, base)
-            values = (*values, size, scheduler, text_tokens)
+            values = (*values, size, scheduler, text_tokens, apart)
             shown = self.desk.run(
                 references or [], nouns, per_subject, places, **dict(zip(CONTROLS, values, strict=True))
             )

@@ -111,6 +111,8 @@ def settings(c: dict[str, Any], desk: Desk) -> None:
                                           info="Keep each subject to the place found for it, step by step.")
         c["text_tokens"] = gr.Checkbox(True, label="Subject in the text",
                                        info="Off: the subject's picture alone speaks, as with IP-Adapter.")
+        c["apart"] = gr.Checkbox(True, label="Several subjects: draw each by itself", elem_id="apart",
+                                 info="So that they do not mix. Takes the time of one picture for each.")
         titles = [(choice.title if desk.studio.offers(name) else f"{choice.title}: not here yet", name)
                   for name, choice in CHOICES.items()]
         c["base"] = gr.Dropdown(titles, value=config.base, label="Model", elem_id="base",

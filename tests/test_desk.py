@@ -36,6 +36,7 @@ DEFAULTS = {
     "size": "",
     "scheduler": "",
     "text_tokens": True,
+    "apart": False,
 }
 
 
@@ -383,7 +384,7 @@ def test_several_pictures_of_one_subject_and_back(desk: Desk, bear: Cut, cat: Cu
     assert "at most 4" in desk.another(1, bear, (cat, cat, cat))["note1"]["value"]
     assert "picture first" in desk.another(1, None, ())["note1"]["value"] and desk.swap(1, 5, cat, ()) == {}
     album = [(cat,), (), (), ()]
-    settings = {"steps": 2, "size": "32 x 64", "scheduler": "euler", "text_tokens": False}
+    settings = {"steps": 2, "size": "32 x 64", "scheduler": "euler", "text_tokens": False, "apart": True}
     both = list(desk.generate(*values([(bear, "bear")], album, **settings)))[-1]
     alone = list(desk.generate(*values([(bear, "bear")], **settings)))[-1]
     file = both["gallery"]["value"][0]
@@ -391,6 +392,7 @@ def test_several_pictures_of_one_subject_and_back(desk: Desk, bear: Cut, cat: Cu
     assert not np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(alone["gallery"]["value"][0])))
     loaded = desk.load(file)
     assert loaded["size"]["value"] == "32x64" and loaded["scheduler"] == "euler" and loaded["text_tokens"] is False
+    assert loaded["apart"] is True
     assert len(loaded["rest1"]) == 1 and np.array_equal(loaded["rest1"][0].mask, cat.mask)
     again = values([(loaded["cut1"], "bear")], [loaded["rest1"], (), (), ()], **settings)
     same = list(desk.generate(*again))[-1]["gallery"]["value"][0]

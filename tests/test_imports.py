@@ -28,6 +28,7 @@ RANK = {  # a module may import only from modules of its own rank or below
     "plan": 2,
     "result": 2,
     "subject": 2,
+    "passes": 3,
     "pipeline": 3,
     "diffusers_inputs": 3,
     "diffusers_pipeline": 3,

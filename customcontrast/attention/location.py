@@ -25,6 +25,7 @@ def location_mask(
     previous: Tensor | None = None,
     drawn: Mapping[int, Tensor] | None = None,
     free: Collection[int] = (),
+    rivalry: bool = True,
 ) -> Tensor:
     """M_t: min–max, values <= threshold to 0, min–max again; soft, not binary.
 
@@ -33,13 +34,14 @@ def location_mask(
     is replaced by the previous one (by ones, which mask nothing, at the start).
     drawn: layouts (h, w) of the subjects k that have one: they are their masks, and the others leave these pixels.
     free: subjects that are not masked; their A takes no pixel from those that are.
+    rivalry: False = masks may overlap; who a pixel belongs to is settled elsewhere.
     """
     K, drawn = maps.shape[1], drawn or {}
     masks = minmax(maps.float())
     masks = minmax(torch.where(masks <= config.threshold, torch.zeros_like(masks), masks))
     rivals = [k for k in range(K) if k not in drawn and k not in free] or [k for k in range(K) if k not in drawn]
     owned, left = masks, torch.ones_like(masks[:1, :1])
-    if len(rivals) > 1 or len(rivals) < K - len(drawn):
+    if rivalry and (len(rivals) > 1 or len(rivals) < K - len(drawn)):
         owned = masks * (maps >= maps[:, rivals].amax(dim=1, keepdim=True)).to(masks.dtype)
     if drawn:
         left = 1 - sum(drawn.values()).clamp(0, 1)[None, None].to(masks)
@@ -98,7 +100,8 @@ class Masker:
         """The maps A (images, K, h, w) of the step just done; None where this adapter makes no map."""
         if A is not None:
             previous = self.masks if self.found else None
-            self.masks = location_mask(A, self.config, previous, self.drawn, self.free)
+            rivalry = not self.config.apart  # in passes of their own, `SeparatePasses.weights` settles it
+            self.masks = location_mask(A, self.config, previous, self.drawn, self.free, rivalry)
             self.found = True
 
 

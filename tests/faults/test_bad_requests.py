@@ -26,7 +26,7 @@ from tests.faults.makers import FEW, NO_TEXT, NOUNS, NUMBERS, PROMPTS, broken_by
 GOOD = {
     "prompt": "a bear on the beach", "negative_prompt": "", "steps": 1, "guidance": 1.0, "subject_scale": 1.0,
     "seed": 5, "pictures": 1, "location_masks": True, "base": "toyland",
-    "size": "", "scheduler": "", "text_tokens": True,
+    "size": "", "scheduler": "", "text_tokens": True, "apart": True,
 }  # fmt: skip
 MAPS = {"branch": "text", "word": 1, "who": 0, "step": 0, "layers": ""}
 
