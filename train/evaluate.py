@@ -2,6 +2,8 @@
 
     python -m train.evaluate adapter --base toyland --benchmark toyland --limit 20
     python -m train.evaluate adapter --base sd15 --adapter FILE --benchmark /path/to/dreambench
+    python -m train.evaluate base                (train.base_evaluation)
+    python -m train.evaluate pairs               (train.pairs: two subjects in one picture)
 
 `adapter` makes one picture per subject and task with the adapter, and again from the text alone (the floor); on
 Toyland it also scores the real render of what was asked (the ceiling). It writes pictures/, scores.json, table.md and
@@ -42,6 +44,7 @@ from train.metrics import (
     to_json,
     toyland_backbones,
 )
+from train.pairs import pairs_command
 from train.readers import SHIPPED, Readers, load_readers
 from train.sources import reference_scene, render_references
 from train.toyland import World, sample_subject
@@ -293,7 +296,11 @@ def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> 
 
 # ----------------------------------------------------------------------------------------------------- commands
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"adapter": adapter_command, "base": base_command}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "adapter": adapter_command,
+    "base": base_command,
+    "pairs": pairs_command,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
