@@ -95,8 +95,8 @@ def walk_one(visitor: Visitor, shoot: Shoot, name: str) -> None:
 
 
 def walk_two(visitor: Visitor, shoot: Shoot, name: str) -> None:
-    """Two subjects, each at its side."""
-    make(visitor, ("cat", "robot"), "a cat and a robot in the snow", ("Left", "Right"))
+    """Two subjects."""
+    make(visitor, ("cat", "robot"), "a cat and a robot in the snow")
     shoot(visitor.page, name)
 
 
