@@ -8,6 +8,7 @@ nothing heavy is imported before a model is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -37,7 +38,7 @@ from customcontrast.request import (
     check,
     place_box,
 )
-from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter, Stroke, painted
+from customcontrast.segmentation import SAM_VARIABLE, Segmentation, SegmentationError, Segmenter, Stroke, painted
 from customcontrast.segmentation.segmenter import NOTHING_FOUND
 from customcontrast.wording import names, sentence, shortened
 
@@ -95,6 +96,11 @@ CHOICES = {
         "stabilityai/stable-diffusion-xl-base-1.0",
     ),
 }
+
+
+# The heavy libraries load their parts lazily, and two threads that import them at once find them half made. The thread
+# that loads the model imports them; everyone else waits for the model before importing what needs them.
+IMPORTS = threading.Lock()
 
 
 class Studio:
@@ -162,7 +168,8 @@ class Studio:
             raise StudioError(f"The model “{name}” could not be loaded: {sentence(error)}") from error
 
     def _load(self, name: str) -> CustomContrast:
-        from customcontrast.pipeline import CustomContrast  # heavy: torch, diffusers, transformers
+        with IMPORTS:
+            from customcontrast.pipeline import CustomContrast  # heavy: torch, diffusers, transformers
 
         own = name == self.config.base
         model = CustomContrast.load(
@@ -261,7 +268,9 @@ class Studio:
 
     def _get_segmenter(self) -> Segmenter:
         if self._segmenter is None:
-            self._segmenter = Segmenter(sam_checkpoint=self.config.sam_checkpoint, device=self.config.device)
+            heavy = self.config.sam_checkpoint or os.environ.get(SAM_VARIABLE)  # segment-anything, torch
+            with IMPORTS if heavy else contextlib.nullcontext():
+                self._segmenter = Segmenter(sam_checkpoint=self.config.sam_checkpoint, device=self.config.device)
         return self._segmenter
 
     def subject(self, model: CustomContrast, base: str, picked: Picked) -> Subject:
@@ -299,9 +308,9 @@ class Studio:
 
     def atlas(self, base: str | None = None) -> tuple[Atlas, CustomContrast]:
         """Features of the training run's subjects, from beside the adapter. Raises AtlasError, StudioError."""
-        from customcontrast.features import FILE, Atlas
-
         model, folder = self.model(base), self._folder(base)
+        from customcontrast.features import FILE, Atlas  # after the model, see IMPORTS
+
         with self._lock:
             known = self._atlases.get(folder)
         if known is None:
@@ -314,12 +323,12 @@ class Studio:
 
     def stream(self, request: Request, preview_every: int = 0) -> Iterator[Step | Result]:
         """Run a request: yields a `Step` per denoising step and the `Result` last."""
-        from customcontrast.config import LocationConfig, RecordConfig
-        from customcontrast.contexts import VisualConditioner
-
         request = check(request)
         base = request.base or self.config.base
         model = self.model(base) if request.contrast or not request.subjects else self._without_contrast(base)
+        from customcontrast.config import LocationConfig, RecordConfig  # after the model, see IMPORTS
+        from customcontrast.contexts import VisualConditioner
+
         if request.subjects and model.adapter is None:
             raise StudioError(
                 "This server has no adapter for this model, so it draws from words alone: "

@@ -69,8 +69,8 @@ def keep(page: Page, path: Path) -> None:
     whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
 
 
-def make(visitor: Visitor, names: tuple[str, ...], prompt: str, places: tuple[str, ...] = ()) -> None:
-    """Examples into the slots, each at its place, a prompt, and one picture."""
+def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
+    """Examples into the slots, a prompt, and one picture."""
     page = visitor.page
     for k, name in enumerate(names, start=1):
         if k > 1:
@@ -79,9 +79,6 @@ def make(visitor: Visitor, names: tuple[str, ...], prompt: str, places: tuple[st
         visitor.give(k, EXAMPLES / f"{name}.png")
         visitor.cutout(k)
         visitor.write(f"#noun-{k}", name)
-    for k, place in enumerate(places, start=1):
-        page.locator(f"#placing-{k} button").first.click()
-        page.locator(f"#place-{k} label", has_text=place).click()
     visitor.write("#prompt", prompt)
     visitor.generate()
     page.wait_for_selector("#film")

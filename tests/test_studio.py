@@ -232,3 +232,34 @@ def test_nouns_are_guessed_from_example_names(name: str, noun: str):
 def test_wrong_points_get_one_sentence(points: object):
     with pytest.raises(StudioError, match="points"):
         points_from(points)
+
+
+EARLY = """
+import sys, threading
+from customcontrast.request import Request
+from customcontrast.studio import Studio
+
+studio, gate = Studio(), threading.Event()
+load = studio._load
+studio._load = lambda name: gate.wait() and load(name)
+picture, notes = (lambda: next(studio.stream(Request("a bear", steps=1)))), (lambda: studio.prompt_notes("a bear", []))
+asked = [picture, studio.atlas, notes]
+threads = [threading.Thread(target=ask, daemon=True) for ask in asked]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(1.0)
+print([m for m in ("torch", "diffusers", "transformers") if m in sys.modules])
+gate.set()
+for thread in threads:
+    thread.join(120.0)
+print([thread.is_alive() for thread in threads])
+"""
+
+
+def test_who_asks_before_the_model_is_there_imports_nothing_beside_its_loader():
+    """Two threads that import diffusers at once find it half made."""
+    command = [sys.executable, "-c", EARLY]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240, cwd=ROOT)
+    assert found.stdout.split("\n")[:2] == ["[]", "[False, False, False]"]
+    assert "Traceback" not in found.stderr

@@ -172,7 +172,8 @@ def pictures(
 ) -> list[Image.Image]:
     """One picture a prompt, seed options.seed + its number; those in `folder` made the same way are read instead."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings, made = (digest(custom.base), options.steps, options.guidance, options.seed), []
+    sampler = (type(custom.base.scheduler).__name__, sorted(map(repr, custom.base.scheduler.config.items())))
+    settings, made = (digest(custom.base), sampler, options.steps, options.guidance, options.seed), []
     for number, prompt in enumerate(tqdm(prompts, desc=what, unit="picture")):
         key = hashlib.sha256(repr((settings, number, prompt)).encode()).hexdigest()[:12]
         path = folder / f"{key}.png"
