@@ -101,7 +101,6 @@ class SeparatePasses:
     places: tuple[dict[int, int], ...]  # for each pass, which token of `prompt` each of its own tokens is
     shifts: tuple[int, ...]  # latent cells to the right that bring subject k into the middle
     prior: Tensor  # (K, h, w) in [0, 1]: whose part of the picture a latent cell is
-    shared: dict[str, Tensor] = field(default_factory=dict)  # the latest step's weights
 
     def recorder(self, notebook: Notebook, step: int, asked: bool, sources: Sequence[Tensor]) -> JoinedRecorder | None:
         """One recorder for each pass, read as one; None if nobody wants this step's maps."""
@@ -128,7 +127,9 @@ class SeparatePasses:
         masked: Sequence[bool],
     ) -> Tensor:
         """As `OnePass.predict`."""
-        weights = self.shared["weights"] = self.weights(masks, len(z))
+        weights = self.weights(masks, len(z))
+        if recorder is not None:
+            recorder.weights = weights
         masks, total = self.owned(masks), torch.zeros_like(z)
         for k, (one, cells) in enumerate(zip(self.passes, self.shifts, strict=True)):
             own = None if masks is None else shifted(masks[:, k : k + 1], cells, z.shape[-1])
@@ -164,6 +165,7 @@ class JoinedRecorder:
         self.whole = whole
         self.parts = parts
         self.tokens = list(tokens)
+        self.weights: Tensor | None = None  # whose each place is (N, K, h, w); set by the step that is recorded
 
     @property
     def grid(self) -> Size:
@@ -182,8 +184,7 @@ class JoinedRecorder:
             return None
         example = next(x for x in maps if x is not None)
         total = example.new_zeros(len(example), len(self.tokens), *size)
-        weights, width = resize(self.whole.shared["weights"], size), self.whole.prior.shape[-1]
-        K = len(self.parts)
+        weights, width = resize(self.weights, size), self.whole.prior.shape[-1]
         for k, (part, x) in enumerate(zip(self.parts, maps, strict=True)):
             if x is None:
                 continue
@@ -191,7 +192,7 @@ class JoinedRecorder:
             for column, own in enumerate(part.tokens):
                 place = self.whole.places[k][own]
                 common = all(place in places.values() for places in self.whole.places)
-                total[:, self.tokens.index(place)] += x[:, column] * (weights[:, k].to(x) if common and K > 1 else 1)
+                total[:, self.tokens.index(place)] += x[:, column] * (weights[:, k].to(x) if common else 1)
         return total
 
     def mean(self, kind: str, grid: Size | None = None) -> Tensor | None:
@@ -245,12 +246,8 @@ def make_passes(
         places.append(dict(sorted((ends | same).items())))
     prior = parts_of_picture(plan, whole, size).to(base.device)
     step = 1 << min(layer.level for layer in base.cross_attention_layers)  # whole cells of the finest maps
-    shifts = tuple(_shift(part, drawn, step) for part, drawn in zip(prior, _drawn(plan), strict=True))
+    shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, plan.subjects, strict=True))
     return SeparatePasses(whole, tuple(passes), tuple(places), shifts, prior)
-
-
-def _drawn(plan: Plan) -> list[bool]:
-    return [subject.placement.drawn for subject in plan.subjects]
 
 
 def parts_of_picture(plan: Plan, prompt: TokenizedPrompt, size: Size) -> Tensor:
