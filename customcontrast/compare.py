@@ -195,10 +195,12 @@ class Comparing:
             yield {"grid_status": note(said(error), "error"), "grid_stop": Set(interactive=False)}
 
     def stop_compare(self) -> Changes:
-        return {"compare_status": note("Stopped."), "compare_stop": Set(interactive=False)}
+        on, off = Set(interactive=True), Set(interactive=False)
+        return {"compare_status": note("Stopped."), "compare_stop": off, "compare": on}
 
     def stop_grid(self) -> Changes:
-        return {"grid_status": note("Stopped."), "grid_stop": Set(interactive=False)}
+        on, off = Set(interactive=True), Set(interactive=False)
+        return {"grid_status": note("Stopped."), "grid_stop": off, "make_grid": on}
 
     def _each(self, requests: Sequence[tuple[Any, Request]]) -> Iterator[tuple[Any, str | Image.Image]]:
         """Run requests one after the other: (key, progress as HTML) now and then, and (key, picture) for each."""

@@ -116,9 +116,7 @@ class LocationConfig:
     freeze_step: int | None = None  # last step whose map makes a new mask; None = all of them
     mask_visual: bool = True  # M multiplies the visual branch's output
     mask_text: bool = True  # M multiplies the S* columns of the text map, then the row is renormalised
-    apart: bool = (
-        False  # several subjects: each in a pass of its own (`passes.SeparatePasses`), K times the UNet's work
-    )
+    apart: bool = False  # several subjects: each in a pass of its own (`passes`), K times the UNet's work
 
     def __post_init__(self) -> None:
         if not _is(self.threshold, int | float) or not 0.0 <= self.threshold < 1.0:

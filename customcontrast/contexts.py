@@ -101,9 +101,14 @@ class Conditioner:
         self.adapter = adapter
         self.kept = Kept()
 
+    @property
+    def placeholder_tokens(self) -> int:
+        """n, tokens of S* in the prompt of a subject."""
+        return self.adapter.config.placeholder_tokens
+
     def tokenized(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> TokenizedPrompt:
         """The prompt as the text encoders read it, with S* of each subject."""
-        n = self.adapter.config.placeholder_tokens if subjects else 0
+        n = self.placeholder_tokens if subjects else 0
         return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], n)
 
     def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
@@ -165,9 +170,10 @@ class VisualConditioner(Conditioner):
     """`Conditions` of the visual branch alone: the prompt holds no S*, each subject comes through Eq. 3's second term
     only. This is how IP-Adapter brings a picture in, with the weights of this adapter."""
 
-    def tokenized(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> TokenizedPrompt:
-        """The prompt without S*."""
-        return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], 0)
+    @property
+    def placeholder_tokens(self) -> int:
+        """0: the prompt is read without S*."""
+        return 0
 
     def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
         """As `Conditioner.conditions`, with the plain text context in place of C(t, l)."""

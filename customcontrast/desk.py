@@ -240,7 +240,7 @@ class Desk(Cutting, Seeing, Comparing):
         return paths
 
     def stop(self) -> Changes:
-        return {"status": note("Stopped."), "stop": Set(interactive=False)}
+        return {"status": note("Stopped."), "stop": Set(interactive=False), "go": Set(interactive=True)}
 
     def load(self, path: str) -> Changes:
         """Put the recipe of a downloaded PNG into every control."""

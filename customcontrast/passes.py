@@ -8,8 +8,9 @@ predictions, moved back, are mixed pixel by pixel (their Eq. 5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from customcontrast.bases import BaseModel
 from customcontrast.conditioning import TextContext, subject_state
 from customcontrast.contexts import Conditioner, Conditions
 from customcontrast.plan import Plan
-from customcontrast.prompt import TokenizedPrompt, parse_prompt, words_of_each
+from customcontrast.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
 from customcontrast.result import Notebook
+from customcontrast.subject import Subject
 
 SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest
 PRIOR = 0.6  # what a subject's part of the picture counts, in masks
@@ -102,16 +104,18 @@ class SeparatePasses:
     shifts: tuple[int, ...]  # latent cells to the right that bring subject k into the middle
     prior: Tensor  # (K, h, w) in [0, 1]: whose part of the picture a latent cell is
 
+    @cached_property
+    def common(self) -> set[int]:
+        """The tokens of `prompt` that every pass has."""
+        return set.intersection(*(set(places.values()) for places in self.places))
+
     def recorder(self, notebook: Notebook, step: int, asked: bool, sources: Sequence[Tensor]) -> JoinedRecorder | None:
         """One recorder for each pass, read as one; None if nobody wants this step's maps."""
-        record, keeps, parts = notebook.record, notebook.record.keeps(step), []
-        if not keeps and not asked:
-            return None
+        parts = []
         for k, places in enumerate(self.places):
-            wanted = [own for own, place in places.items() if place in notebook.tokens] if keeps else []
-            looked = sources[k : k + 1]
-            parts.append(MapRecorder(wanted, record.layers, asked, looked) if keeps else MapRecorder())
-        return JoinedRecorder(self, parts, notebook.tokens)
+            wanted = [own for own, place in places.items() if place in notebook.tokens]
+            parts.append(notebook.recorder(step, asked, sources[k : k + 1], wanted))
+        return None if parts[0] is None else JoinedRecorder(self, parts, notebook.tokens)
 
     def aggregate(self, recorder: JoinedRecorder) -> Tensor | None:
         """A of Eq. 8 for each subject, from its own pass, (N, K, h, w)."""
@@ -130,7 +134,7 @@ class SeparatePasses:
         weights = self.weights(masks, len(z))
         if recorder is not None:
             recorder.weights = weights
-        masks, total = self.owned(masks), torch.zeros_like(z)
+        masks, total = _within(masks, weights), torch.zeros_like(z)
         for k, (one, cells) in enumerate(zip(self.passes, self.shifts, strict=True)):
             own = None if masks is None else shifted(masks[:, k : k + 1], cells, z.shape[-1])
             part = None if recorder is None else recorder.parts[k]
@@ -140,9 +144,7 @@ class SeparatePasses:
 
     def owned(self, masks: Tensor | None) -> Tensor | None:
         """The masks (N, K, h, w), each where the place is its subject's."""
-        if masks is None:
-            return None
-        return masks * resize(self.weights(masks, len(masks)), tuple(masks.shape[-2:])).to(masks)
+        return None if masks is None else _within(masks, self.weights(masks, len(masks)))
 
     def weights(self, masks: Tensor | None, images: int) -> Tensor:
         """Whose a latent cell is: softmax over the subjects of M_k + PRIOR · prior_k, sharpened -> (images, K, h, w).
@@ -167,10 +169,6 @@ class JoinedRecorder:
         self.tokens = list(tokens)
         self.weights: Tensor | None = None  # whose each place is (N, K, h, w); set by the step that is recorded
 
-    @property
-    def grid(self) -> Size:
-        return self.parts[0].grid
-
     def joined(self, maps: Sequence[Tensor | None]) -> Tensor | None:
         """One map (N, 1, h, w) of each subject -> (N, K, h, w); None where there are none."""
         if any(x is None for x in maps):
@@ -191,36 +189,39 @@ class JoinedRecorder:
             x = shifted(x, -self.whole.shifts[k], width)
             for column, own in enumerate(part.tokens):
                 place = self.whole.places[k][own]
-                common = all(place in places.values() for places in self.whole.places)
-                total[:, self.tokens.index(place)] += x[:, column] * (weights[:, k].to(x) if common else 1)
+                share = weights[:, k].to(x) if place in self.whole.common else 1
+                total[:, self.tokens.index(place)] += x[:, column] * share
         return total
 
-    def mean(self, kind: str, grid: Size | None = None) -> Tensor | None:
+    def mean(self, kind: str, grid: Size) -> Tensor | None:
         """As `MapRecorder.mean`."""
-        found, grid = [part.mean(kind, grid) for part in self.parts], grid or self.grid
+        found = [part.mean(kind, grid) for part in self.parts]
         return self._text(found, grid) if kind == "text" else self.joined(found)
 
-    def looked(self, subject: int, grid: Size | None = None) -> Tensor | None:
+    def looked(self, subject: int, grid: Size) -> Tensor | None:
         """As `MapRecorder.looked`, from the subject's own pass."""
         found = self.parts[subject].looked(0, grid)
-        if found is None:
-            return None
-        columns = round(self.whole.shifts[subject] * found.shape[2] / self.whole.prior.shape[-1])
-        return found.roll(-columns, 2)
+        width = self.whole.prior.shape[-1]
+        return None if found is None else shifted(found, -self.whole.shifts[subject], width, dim=2)
 
-    def by_resolution(self, convert: Callable[[Tensor], object] = lambda maps: maps) -> dict[Size, dict[str, object]]:
+    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
         """As `MapRecorder.by_resolution`."""
         found, result = [part.by_resolution() for part in self.parts], {}
         for size in found[0]:
             kinds = {kind: [part[size].get(kind) for part in found] for kind in ("text", "subject", "visual")}
             both = {kind: self._text(x, size) if kind == "text" else self.joined(x) for kind, x in kinds.items()}
-            result[size] = {kind: convert(x) for kind, x in both.items() if x is not None}
+            result[size] = {kind: x for kind, x in both.items() if x is not None}
         return result
 
 
-def shifted(maps: Tensor, cells: int, width: int) -> Tensor:
-    """Maps (…, h, w) rolled along their width by `cells` of `width` latent cells, to their own nearest cell."""
-    return maps.roll(round(cells * maps.shape[-1] / width), -1)
+def shifted(maps: Tensor, cells: int, width: int, dim: int = -1) -> Tensor:
+    """Maps rolled along their width (dim) by `cells` of `width` latent cells, to their own nearest cell."""
+    return maps.roll(round(cells * maps.shape[dim] / width), dim)
+
+
+def _within(masks: Tensor | None, weights: Tensor) -> Tensor | None:
+    """Masks (N, K, h, w) of any size, each where the place is its subject's."""
+    return None if masks is None else masks * resize(weights, tuple(masks.shape[-2:])).to(masks)
 
 
 def make_passes(
@@ -229,7 +230,7 @@ def make_passes(
     """Conditions of all timesteps (T,), and how they are put to the UNet. size: (h, w) of the latents."""
     guided = plan.guidance_scale > 1
 
-    def one(prompt: Any, subjects: Sequence[Any]) -> OnePass:
+    def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> OnePass:
         conditions = conditioner.conditions(prompt, subjects, timesteps)
         without = conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
         return OnePass(base, plan, conditions, without, [plan.subject_scale * s.strength for s in subjects])
@@ -244,23 +245,23 @@ def make_passes(
         same = {mine: theirs for ours, full in pairs for mine, theirs in zip(ours, full, strict=False)}
         ends = {0: 0, passes[-1].prompt.end: whole.end}
         places.append(dict(sorted((ends | same).items())))
-    prior = parts_of_picture(plan, whole, size).to(base.device)
+    order = [word.subject for word in parsed.words if word.subject is not None]
+    prior = parts_of_picture(plan, order, size).to(base.device)
     step = 1 << min(layer.level for layer in base.cross_attention_layers)  # whole cells of the finest maps
     shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, plan.subjects, strict=True))
     return SeparatePasses(whole, tuple(passes), tuple(places), shifts, prior)
 
 
-def parts_of_picture(plan: Plan, prompt: TokenizedPrompt, size: Size) -> Tensor:
+def parts_of_picture(plan: Plan, order: Sequence[int], size: Size) -> Tensor:
     """Each subject's part of the picture, (K, h, w) in [0, 1]: what the user drew for it, else its place in a row.
 
-    The row is in the order of the prompt, from left to right; who has a drawing takes its place in it too, so that two
-    subjects of which one is drawn on the left do not meet there.
+    order: the subjects as the prompt names them; the row is in this order from left to right. Who has a drawing takes
+    its place in it too, so that two subjects of which one is drawn on the left do not meet there.
     """
     layouts, K, (h, w) = plan.layouts(size, torch.device("cpu")), len(plan.subjects), size
     x = (torch.arange(w, dtype=torch.float32) + 0.5) / w
     centres = [_centre(layout) if layout is not None else None for layout in layouts]
-    first = {k: min((int(p) for p in prompt.positions[k] if p >= 0), default=k) for k in range(K)}
-    free = [k for k in sorted(first, key=first.__getitem__) if centres[k] is None]
+    free = [k for k in order if centres[k] is None]
     taken = sorted(min(int(c * K), K - 1) for c in centres if c is not None)
     slots = [i for i in range(K) if i not in taken]
     parts = []

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
 _ARTICLES = frozenset("a an the my your his her our their this that".split())
 _JOINERS = frozenset("of and with on in at by near under over behind beside".split())
+_MARKS = ",.;:!?"
 _LINKS = frozenset("and with next to beside near by behind plus & + ,".split())  # between two subjects
 _PLACES = frozenset("in on at under over inside outside near by behind beside next during".split())  # begin a place
 _JOINS = re.compile(r"(?:\w+ing|in|on|at|with|as|by|under|near|over|behind|beside|inside|made|and)\b", re.IGNORECASE)
@@ -204,7 +205,7 @@ def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
     at = {word.subject: i for i, word in enumerate(words) if word.subject is not None}
     owner: dict[int, int | None] = {}  # word -> subject, or None for nobody
     before = -1
-    for k, i in sorted(at.items(), key=lambda pair: pair[1]):
+    for k, i in at.items():  # from left to right
         start = _phrase_start(words, before, i)
         owner |= dict.fromkeys(range(start, i + 1), k)
         while before >= 0 and start - 1 > before and _bare(words[start - 1]) in _LINKS:
@@ -212,14 +213,7 @@ def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
             owner[start] = None
         before = i
     for k, i in at.items():
-        follows = range(i + 1, len(words))
-        if i + 1 < len(words) and re.fullmatch(r"\w+ing|with|who|that", _bare(words[i + 1])):
-            for m in follows:
-                if m in owner or _bare(words[m]) in _PLACES:
-                    break
-                owner[m] = k
-                if words[m].text[-1] in ",.;:!?":
-                    break
+        owner |= dict.fromkeys(_attributes(words, i + 1, owner), k)
     each = []
     for k in sorted(at):
         kept = [i for i in range(len(words)) if owner.get(i, k) == k]
@@ -230,7 +224,7 @@ def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
 
 def _bare(word: Word) -> str:
     """A word in lower case, without the marks at its end; a mark alone is itself."""
-    return word.text.lower().rstrip(",.;:!?") or word.text
+    return word.text.lower().rstrip(_MARKS) or word.text
 
 
 def _phrase_start(words: Sequence[Word], before: int, end: int) -> int:
@@ -239,11 +233,25 @@ def _phrase_start(words: Sequence[Word], before: int, end: int) -> int:
     while start - 1 > before and words[start - 1].keep:
         start -= 1
     for i in range(start - 1, max(before, start - 9), -1):
-        if _bare(words[i]) in _LINKS or words[i].text[-1] in ",.;:!?":
+        if _bare(words[i]) in _LINKS or words[i].text[-1] in _MARKS:
             break
         if _bare(words[i]) in _ARTICLES:
             return i
     return start
+
+
+def _attributes(words: Sequence[Word], start: int, taken: Collection[int]) -> list[int]:
+    """Which words from `start` on say what the subject before them wears or does: up to a place, a mark, or `taken`."""
+    found: list[int] = []
+    if start == len(words) or not re.fullmatch(r"\w+ing|with|who|that", _bare(words[start])):
+        return found
+    for m in range(start, len(words)):
+        if m in taken or _bare(words[m]) in _PLACES:
+            break
+        found.append(m)
+        if words[m].text[-1] in _MARKS:
+            break
+    return found
 
 
 @dataclass(frozen=True, eq=False)

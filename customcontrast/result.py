@@ -77,11 +77,17 @@ class Notebook:
         asked = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
         return asked and self.record.keeps(step)
 
-    def recorder(self, step: int, maps_needed: bool, sources: Sequence[Tensor] = ()) -> MapRecorder | None:
+    def recorder(
+        self,
+        step: int,
+        maps_needed: bool,
+        sources: Sequence[Tensor] = (),
+        tokens: Sequence[int] | None = None,
+    ) -> MapRecorder | None:
         """A recorder for this step (from 1): the tokens asked for if it is kept, the subjects alone if only a mask
-        needs them. sources: see MapRecorder."""
+        needs them. sources: see MapRecorder. tokens: their places in the prompt of a pass of its own."""
         if self.record.keeps(step):
-            return MapRecorder(self.tokens, self.record.layers, maps_needed, sources)
+            return MapRecorder(self.tokens if tokens is None else tokens, self.record.layers, maps_needed, sources)
         return MapRecorder() if maps_needed else None
 
     def write(self, step: int, recorder: MapRecorder | None, masks: Tensor | None) -> np.ndarray | None:

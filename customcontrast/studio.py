@@ -38,8 +38,8 @@ from customcontrast.request import (
     check,
     place_box,
 )
-from customcontrast.segmentation import SAM_VARIABLE, Segmentation, SegmentationError, Segmenter, Stroke, painted
-from customcontrast.segmentation.segmenter import NOTHING_FOUND
+from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter, Stroke, painted
+from customcontrast.segmentation.segmenter import NOTHING_FOUND, chosen_checkpoint
 from customcontrast.wording import names, sentence, shortened
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class Studio:
 
     def _get_segmenter(self) -> Segmenter:
         if self._segmenter is None:
-            heavy = self.config.sam_checkpoint or os.environ.get(SAM_VARIABLE)  # segment-anything, torch
+            heavy = chosen_checkpoint(self.config.sam_checkpoint)  # segment-anything imports torch
             with IMPORTS if heavy else contextlib.nullcontext():
                 self._segmenter = Segmenter(sam_checkpoint=self.config.sam_checkpoint, device=self.config.device)
         return self._segmenter

@@ -243,13 +243,14 @@ def enlarged(image: Image.Image, side: int = VIEW_SIDE) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
 
 
-def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below one another, on white."""
-    whole = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+def stack(pictures: Sequence[Image.Image], gap: int = 0) -> Image.Image:
+    """Pictures below one another, `gap` px between them, on white."""
+    high = sum(p.height + gap for p in pictures) - gap
+    whole = Image.new("RGB", (max(p.width for p in pictures), high), "white")
     top = 0
     for picture in pictures:
         whole.paste(picture, (0, top))
-        top += picture.height
+        top += picture.height + gap
     return whole
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from customcontrast import CustomContrast, Segmenter, visualize  # noqa: E402
 from customcontrast.config import LocationConfig  # noqa: E402
+from customcontrast.views import stack  # noqa: E402
 from customcontrast.visualize.canvas import label  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -36,6 +36,7 @@ SEVERAL = (
 )
 SEEDS = 4  # pictures of each row of samples-two.png
 LINE = 22  # px of a prompt above its row
+GAP = 8  # px between rows
 CELL = 160
 
 
@@ -47,16 +48,6 @@ def titled(prompt: str, picture: Image.Image) -> Image.Image:
     return page
 
 
-def stacked(rows: Sequence[Image.Image], gap: int = 8) -> Image.Image:
-    """Rows below each other."""
-    page = Image.new("RGB", (max(r.width for r in rows), sum(r.height + gap for r in rows) - gap), "white")
-    y = 0
-    for row in rows:
-        page.paste(row, (0, y))
-        y += row.height + gap
-    return page
-
-
 def main() -> None:
     """Generate, lay out, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -65,8 +56,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "shots")
     options = parser.parse_args()
     model, segmenter = CustomContrast.load("toyland"), Segmenter()
-    found = {name: segmenter.auto(HERE / f"{name}.png") for two, _ in SEVERAL for name in two}
-    found |= {name: segmenter.auto(HERE / f"{name}.png") for name, _ in ONE if name not in found}
+    names = {name for name, _ in ONE} | {name for several, _ in SEVERAL for name in several}
+    found = {name: segmenter.auto(HERE / f"{name}.png") for name in sorted(names)}
 
     rows = [(found[name], name, prompt) for name, prompt in ONE]
     if options.photo:
@@ -77,7 +68,7 @@ def main() -> None:
         result = model.generate(prompt, [model.subject(segmentation, noun)])
         strip = visualize.location_strip(segmentation.on_plain(), result.location_masks[0, :, 0], result.images[0])
         strips.append(titled(prompt, strip))
-    stacked(strips).save(options.out / "samples.png", optimize=True)
+    stack(strips, GAP).save(options.out / "samples.png", optimize=True)
 
     apart, pages = LocationConfig(apart=True), []
     for i, (names, prompt) in enumerate(SEVERAL):
@@ -96,7 +87,7 @@ def main() -> None:
             words = enumerate(made[0].words, start=1)
             maps = {f"{n}. {word}": mean[places].mean(axis=0) for n, (word, places) in words if mean[places].any()}
             visualize.token_grid(made[0].images[0], maps).save(options.out / "words.png", optimize=True)
-    stacked(pages).save(options.out / "samples-two.png", optimize=True)
+    stack(pages, GAP).save(options.out / "samples-two.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ spaces = importlib.import_module("spaces") if importlib.util.find_spec("spaces")
 import gradio as gr  # noqa: E402
 
 from customcontrast.compare import axis_hint  # noqa: E402
-from customcontrast.desk import CONTROLS, ROW, SLOTS, Desk, Set, notice, said  # noqa: E402
+from customcontrast.desk import CONTROLS, ROW, SLOTS, Desk, Set, note, notice, said  # noqa: E402
 from customcontrast.studio import Studio  # noqa: E402
 from page import results, subjects  # noqa: E402
 from page.endpoints import Endpoints  # noqa: E402
@@ -78,6 +79,10 @@ class Page:
         handler = self._handler(fn, place, kw.pop("chosen", False), kw.pop("told", False))
         options = {"api_visibility": "private", **kw}
         return event(handler, [self.c[n] for n in inputs.split()], [self.c[n] for n in names], **options)
+
+    def _any(self, names: str, event: str) -> Handler:
+        """One event of many components, so that an answer that is late is never shown over a newer one."""
+        return functools.partial(gr.on, [getattr(self.c[name], event) for name in names.split()])
 
     def _handler(self, fn: Handler, place: str, chosen: bool, told: bool) -> Handler:
         """chosen: what was selected comes first. told: what the event itself tells comes first."""
@@ -142,10 +147,10 @@ class Page:
             preset = functools.partial(desk.preset, kind)
             self._on(c[f"preset-{kind}"].click, preset, f"preset-{kind} {each('noun')}", "prompt", **QUIET)
         said_of = f"prompt base {each('noun')}"
-        for name in said_of.split():
-            self._on(c[name].change, desk.prompt_notes, said_of, "notes", "notes", queue=False, **LIVELY)
+        self._on(self._any(said_of, "change"), desk.prompt_notes, said_of, "notes", "notes", queue=False, **LIVELY)
+        nouns, chips = each("noun"), f"chips {each('chip')}"
+        self._on(self._any(nouns, "change"), desk.chips, nouns, chips, queue=False, **LIVELY)
         for k in SLOTS:
-            self._on(c[f"noun{k}"].change, desk.chips, each("noun"), f"chips {each('chip')}", queue=False, **LIVELY)
             self._on(
                 c[f"chip{k}"].click, functools.partial(desk.chip, k), f"prompt noun{k}", "prompt", "notes", **QUIET
             )
@@ -154,34 +159,44 @@ class Page:
         chosen = "base steps guidance scheduler size base_note"
         self._on(c["base"].input, desk.choose_base, "base", chosen, **QUIET)
 
-    def _streamed(self, button: str, fn: Handler, before: str, outputs: str, over: str) -> Any:
-        """Wire a button to a run of the model. before: inputs ahead of those of `Desk.generate`."""
+    def _streamed(
+        self, button: str, fn: Handler, before: str, outputs: str, stop: str, stopped: Handler, place: str, over: str
+    ) -> Any:
+        """Wire a button to a run of the model, and the button that stops it, from the press on.
+
+        before: inputs ahead of those of `Desk.generate`; over: what the browser covers with the place in the queue.
+        A run ends in its own time, after a step; until then the browser drops another press of `button`, so that is
+        off for as long. A run that was stopped counts as failed.
+        """
         c = self.c
         inputs = f"{before} {' '.join(CONTROLS)} {each(' '.join(ROW))}"
 
         def press(*values: Any) -> Iterator[dict[Any, Any]]:
             yield from map(self._updates, fn(*values))
 
-        return c[button].click(
-            press, [c[n] for n in inputs.split()], [c[n] for n in outputs.split()],
+        on, off = ({"__type__": "update", "interactive": able} for able in (True, False))
+        c[button].click(None, None, c[stop], js=f"() => ({json.dumps(on)})", **QUIET)  # the next waits for its own end
+        run = c[button].click(
+            press, [c[n] for n in inputs.split()], [c[n] for n in f"{outputs} {stop} {place}".split()],
             concurrency_id="model", concurrency_limit=1, show_progress_on=c[over], api_visibility="private",
         )  # fmt: skip
+        at_once = f"() => {json.dumps([note('Stopping …'), off, off])}"
+        c[stop].click(None, None, [c[place], c[stop], c[button]], js=at_once, cancels=[run], **QUIET)
+        self._on(run.failure, stopped, "", f"{stop} {button}", place, queue=False, **QUIET)
+        return run
 
     def _wire_run(self) -> None:
-        c, desk = self.c, self.desk
-        run = self._streamed("go", desk.generate, "", "status gallery shown stop", "gallery")
+        desk = self.desk
+        run = self._streamed("go", desk.generate, "", "gallery shown", "stop", desk.stop, "status", "gallery")
         shown = self._on(run.success, desk.show, "shown", VIEWERS, **QUIET)
         self._on(shown.success, desk.show_more, "shown", MORE, **QUIET)
-        c["stop"].click(None, cancels=[run], **QUIET)
-        self._on(c["stop"].click, desk.stop, "", "stop", queue=False, **QUIET)
 
     def _wire_viewers(self) -> None:
         c, desk = self.c, self.desk
         self._on(c["gallery"].select, desk.pick, "shown", f"shown {VIEWERS} {MORE}", chosen=True, **QUIET)
         self._on(c["step"].input, desk.step, "shown step", "overlay", **LIVELY)
-        for name in ("branch", "word", "who", "map_step", "layers"):
-            read = "shown branch word who map_step layers"
-            self._on(c[name].input, desk.map, read, "word who map looked looked_note", **LIVELY)
+        read = "branch word who map_step layers"
+        self._on(self._any(read, "input"), desk.map, f"shown {read}", "word who map looked looked_note", **LIVELY)
         seen = "looked looked_note"
         self._on(c["map"].select, desk.look, "shown branch who", seen, chosen=True, **LIVELY)
         film = {"trigger_mode": "once", "queue": False, **QUIET}
@@ -191,21 +206,15 @@ class Page:
 
     def _wire_compare(self) -> None:
         c, desk = self.c, self.desk
-        told = "compared compare_status compare_stop sides left right slider sheet"
-        four = self._streamed("compare", desk.compare, "", told, "compare_status")
-        c["compare_stop"].click(None, cancels=[four], **QUIET)
-        place = "compare_status"
-        self._on(c["compare_stop"].click, desk.stop_compare, "", "compare_stop", place, queue=False, **QUIET)
-        for name in ("left", "right"):
-            self._on(c[name].input, desk.side_by_side, "compared left right", "slider left right", place, **LIVELY)
+        told, place = "compared sides left right slider sheet", "compare_status"
+        self._streamed("compare", desk.compare, "", told, "compare_stop", desk.stop_compare, place, place)
+        sides = "left right"
+        self._on(self._any(sides, "input"), desk.side_by_side, f"compared {sides}", f"slider {sides}", place, **LIVELY)
         for name in ("x", "y"):
             hint = functools.partial(self._hint, f"{name}_values")
             self._on(c[name].input, hint, name, f"{name}_values", "grid_status", **QUIET)
-        cells = self._streamed(
-            "make_grid", desk.grid, "x x_values y y_values", "made_grid grid_status grid_stop", "grid_status"
-        )
-        c["grid_stop"].click(None, cancels=[cells], **QUIET)
-        self._on(c["grid_stop"].click, desk.stop_grid, "", "grid_stop", "grid_status", queue=False, **QUIET)
+        asked, place = "x x_values y y_values", "grid_status"
+        self._streamed("make_grid", desk.grid, asked, "made_grid", "grid_stop", desk.stop_grid, place, place)
 
     def _hint(self, name: str, axis: str) -> dict[str, Any]:
         return {name: axis_hint(axis)}

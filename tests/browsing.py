@@ -18,6 +18,11 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync"
 )
 PATIENCE = 60_000  # ms, for a machine that does other things too
+STILL = """document.addEventListener('DOMContentLoaded', () => {
+  const style = document.createElement('style');
+  style.textContent = '*, *::before, *::after { animation: none !important; transition: none !important }';
+  document.head.append(style);
+})"""  # drawn without a graphics card, what moves takes a whole core from the server
 LOUD = "error", "assert"  # console messages that a visitor's browser must never show
 
 
@@ -43,6 +48,7 @@ class Visitor:
 
     def __init__(self, browser: sync_api.Browser, url: str, width: int = 1280, height: int = 900, **options: object):
         self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.context.add_init_script(STILL)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
         self.complaints: list[str] = []

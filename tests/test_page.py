@@ -186,6 +186,59 @@ def test_two_subjects_and_stop(browser: sync_api.Browser, url: str):
     visitor.leave()
 
 
+OVERHEAR = """() => {
+  const status = document.querySelector('#status');
+  window.told = '';
+  new MutationObserver(() => window.told += status.innerText + '\\n').observe(status, {childList: true, subtree: true});
+}"""
+
+
+def test_generate_right_after_stop_is_heard(browser: sync_api.Browser, url: str):
+    """The answer to Stop takes its time; "Stopped." comes after it, and Generate waits so long."""
+    visitor = Visitor(browser, url)
+    page = visitor.page
+    visitor.write("#prompt", "a bear on the beach")
+    page.get_by_text("More settings").click()
+    page.locator("#steps input[type=number]").fill("100")
+    page.locator("#steps input[type=number]").blur()
+    held: list[sync_api.Route] = []
+    page.route("**/cancel", lambda route: held.append(route))  # the run goes on meanwhile
+    page.click("#generate")
+    page.wait_for_selector("#status .cc-progress")
+    page.evaluate(OVERHEAR)
+    page.click("#stop")
+    page.wait_for_selector("#generate:disabled")
+    page.wait_for_timeout(500)
+    assert page.locator("#stop").is_disabled()
+    told = page.evaluate("window.told").splitlines()
+    assert "Stopping …" in told and "Stopped." not in told
+    held[0].continue_()
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped')")
+    page.locator("#steps input[type=number]").fill("4")
+    page.locator("#steps input[type=number]").blur()
+    assert "Done" in visitor.generate()
+    visitor.leave()
+
+
+def test_a_run_that_waits_for_its_turn_can_be_stopped(browser: sync_api.Browser, url: str):
+    first, second = (Visitor(browser, url) for _ in range(2))
+    for visitor in (first, second):
+        visitor.write("#prompt", "a bear on the beach")
+    first.page.get_by_text("More settings").click()
+    first.page.locator("#steps input[type=number]").fill("40")
+    first.page.locator("#steps input[type=number]").blur()
+    first.page.click("#generate")
+    first.page.wait_for_selector("#status .cc-progress")
+    second.page.click("#generate")
+    second.page.click("#stop:enabled")
+    second.page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped')")
+    assert first.page.locator("#status .cc-progress").count() == 1
+    assert "Done" in first.ended()
+    assert "Done" in second.generate()
+    first.leave()
+    second.leave()
+
+
 def test_two_visitors_at_once_get_their_own_pictures(browser: sync_api.Browser, url: str, tmp_path: Path):
     visitors = [Visitor(browser, url) for _ in range(2)]
     prompts = ["a red car in the city", "a blue bird in the forest"]

@@ -106,6 +106,10 @@ def test_a_row_of_subjects_stands_in_the_order_of_the_prompt(any_custom: CustomC
     assert cat[:, : width // 2].all() and bear[:, width // 2 :].all() and torch.equal(bear + cat, torch.ones_like(cat))
     assert passes.shifts[0] == -passes.shifts[1] < 0
     assert abs(passes.shifts[1] - INWARD * width / 4) <= 1
+    visual = CustomContrast.from_parts(any_custom.base, any_custom.adapter)
+    visual.conditioner = VisualConditioner(visual.base, visual.adapter)
+    same, _ = passes_of(visual, pair, "a cat and a bear on the beach")
+    assert torch.equal(same.prior, passes.prior), "without S* in the text it is the same row"
 
 
 def test_a_drawn_box_is_a_subjects_place(any_custom: CustomContrast, pair: list[Subject]) -> None:

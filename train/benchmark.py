@@ -17,9 +17,10 @@ from PIL import Image
 
 from customcontrast.segmentation import Segmentation
 from train.metrics import CATEGORIES
-from train.sources import reference_scene
+from train.sources import reference_scene, render_references
 from train.toyland import Placement, ToyScene, ToySubject, World, describe, render, sample_subject
 
+DISTRACTORS = 50  # subjects among which the right one has to be found
 SIDE = 256  # px of a Toyland reference picture, as a visitor would bring it
 EDITS: dict[str, tuple[str, ...]] = {  # prompts for real pictures; {} = the class noun, where S* goes
     "reconstruction": ("a photo of a {}",),
@@ -62,11 +63,16 @@ def toyland_cases(count: int, world: World, seed: int = 0) -> list[Case]:
 
 def _toyland_case(rng: random.Random, world: World) -> Case:
     subject = sample_subject(rng, world, heldout=True)
+    reference = portrait(rng, world, subject)
+    return Case(subject.id, subject.noun, reference, tuple(_toyland_tasks(rng, world, subject)), subject)
+
+
+def portrait(rng: random.Random, world: World, subject: ToySubject) -> Segmentation:
+    """A reference of a subject as a visitor would bring it: in plain shape and bare, in any place."""
     scene = reference_scene(rng, world, subject)
     bare = {"shape": world.shapes[0], "accessory": world.accessories[0]}
     front = {"azimuth": rng.uniform(-45.0, 45.0)}  # so that a reference shows the subject's face
-    scene = replace(scene, placements=tuple(replace(p, **bare, **front) for p in scene.placements))
-    return Case(subject.id, subject.noun, exact(scene), tuple(_toyland_tasks(rng, world, subject)), subject)
+    return exact(replace(scene, placements=tuple(replace(p, **bare, **front) for p in scene.placements)))
 
 
 def _toyland_tasks(rng: random.Random, world: World, subject: ToySubject) -> Iterator[Task]:
@@ -89,9 +95,7 @@ def _toyland_tasks(rng: random.Random, world: World, subject: ToySubject) -> Ite
         elif category == "accessorisation":
             toy = replace(toy, accessory=rng.choice(world.accessories[1:]), accessory_color=rng.choice(colors))
         scene = replace(scene, placements=(toy,))
-        caption = describe(scene, subject_words="noun")
-        start, end = caption.nouns[0]
-        yield Task(category, f"{caption.text[:start]}<{caption.text[start:end]}>{caption.text[end:]}", scene)
+        yield Task(category, describe(scene, subject_words="noun").marked, scene)
 
 
 def exact(scene: ToyScene, side: int = SIDE) -> Segmentation:
@@ -99,6 +103,14 @@ def exact(scene: ToyScene, side: int = SIDE) -> Segmentation:
     rendered = render([scene], side)
     picture = Image.fromarray(rendered.images[0].permute(1, 2, 0).numpy())
     return Segmentation(image=picture, mask=rendered.masks[0, 0].numpy(), score=1.0, method="exact")
+
+
+def toy_distractors(world: World, seed: int, count: int = DISTRACTORS) -> list[Image.Image]:
+    """Segmented references of held-out subjects that are not in the benchmark."""
+    rng = random.Random(f"distractors-{seed}")
+    subjects = [sample_subject(rng, world, heldout=True) for _ in range(count)]
+    crops = render_references([reference_scene(rng, world, subject) for subject in subjects], 128, 96)
+    return [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
 
 
 def folder_cases(folder: Path, count: int | None = None, seed: int = 0) -> list[Case]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,8 @@ from customcontrast.imageio import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
 from customcontrast.visualize.canvas import label
-from train.base_evaluation import base_command
-from train.benchmark import Case, Task, ceiling, folder_cases, toyland_cases
+from train.base_evaluation import base_command, sampler
+from train.benchmark import DISTRACTORS, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
 from train.grounding import DETECTOR, SAM, GroundedSAM
 from train.metrics import (
     Backbones,
@@ -46,11 +45,9 @@ from train.metrics import (
 )
 from train.pairs import pairs_command
 from train.readers import SHIPPED, Readers, load_readers
-from train.sources import reference_scene, render_references
-from train.toyland import World, sample_subject
+from train.toyland import World
 
 RUNS = ("adapter", "text only (floor)", "real render (ceiling)")
-DISTRACTORS = 50
 Find = Callable[[Image.Image, str], Segmentation | None]  # a picture and the class noun of the subject in it
 CELL = 112  # px of a picture in the grid
 
@@ -95,15 +92,15 @@ class Bench:
             f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader",
             *(f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()),
         ]
-        return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed), notes)
+        return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed, DISTRACTORS), notes)
 
 
 def _asked(cases: Sequence[Case], seed: int) -> str:
     return f"{len(cases)} subjects never seen in training, {len(cases[0].tasks)} prompts each, seed {seed}"
 
 
-def adapter_command(arguments: Sequence[str]) -> int:
-    """`python -m train.evaluate adapter …`"""
+def adapter_command(arguments: Sequence[str]) -> str:
+    """`python -m train.evaluate adapter …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate adapter", description=__doc__.split("\n\n")[0])
     parser.add_argument("--base", default="toyland", choices=sorted(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
@@ -130,13 +127,7 @@ def adapter_command(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if options.grounding is not None and len(options.grounding) < 2:
         options.grounding = [*options.grounding, *(DETECTOR, SAM)[len(options.grounding) :]]
-    try:
-        table = evaluate_adapter(options)
-    except (BaseModelError, CheckpointError, OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    print(table)
-    return 0
+    return evaluate_adapter(options)
 
 
 def evaluate_adapter(options: argparse.Namespace) -> str:
@@ -201,8 +192,7 @@ def pictures(
 
 def base_digest(base: BaseModel) -> str:
     """The UNet's last layer and the scheduler in a few letters: another base or sampler makes other pictures."""
-    sampler = sorted((k, v) for k, v in base.scheduler.config.items() if not k.startswith("_"))
-    total = hashlib.sha256(repr((type(base.scheduler).__name__, sampler)).encode())
+    total = hashlib.sha256(repr(sampler(base)).encode())
     total.update(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes())
     return total.hexdigest()[:12]
 
@@ -239,14 +229,6 @@ def real(case: Case, task: Task, side: int) -> Made:
     """The ceiling: the real render, with its exact mask."""
     picture, mask = ceiling(case, task, side)
     return Made(case, task, picture, Segmentation(image=picture, mask=mask, score=1.0, method="exact"))
-
-
-def toy_distractors(world: World, seed: int) -> list[Image.Image]:
-    """Segmented references of held-out subjects that are not in the benchmark."""
-    rng = random.Random(f"distractors-{seed}")
-    subjects = [sample_subject(rng, world, heldout=True) for _ in range(DISTRACTORS)]
-    crops = render_references([reference_scene(rng, world, subject) for subject in subjects], 128, 96)
-    return [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
 
 
 # ------------------------------------------------------------------------------------------------------- scores
@@ -296,7 +278,7 @@ def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> 
 
 # ----------------------------------------------------------------------------------------------------- commands
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], str]] = {
     "adapter": adapter_command,
     "base": base_command,
     "pairs": pairs_command,
@@ -304,13 +286,18 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Dispatch on the first word."""
+    """Dispatch on the first word; prints the command's table, or one sentence and returns 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] not in COMMANDS:
         print(f"usage: python -m train.evaluate {{{','.join(COMMANDS)}}} …\n\n{__doc__}", file=sys.stderr)
         return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
     command, *rest = arguments
-    return COMMANDS[command](rest)
+    try:
+        print(COMMANDS[command](rest))
+    except (BaseModelError, CheckpointError, OSError, ValueError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

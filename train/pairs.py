@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,20 +20,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast import CustomContrast
-from customcontrast.bases import BaseModelError
-from customcontrast.checkpoint import CheckpointError
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.segmentation import Segmentation
-from train.benchmark import exact
+from train.benchmark import DISTRACTORS, portrait, toy_distractors
 from train.metrics import Interval, bootstrap, identity_rank
 from train.readers import SHIPPED, Readers, load_readers
-from train.sources import reference_scene, render_references
-from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
+from train.toyland import World, describe, render, sample_scene, sample_subject
 
-DISTRACTORS = 50
 RUNS = {"in one pass": False, "in passes of their own": True}
 CEILING = "real renders"
 CELL = 112  # px of a picture on the sheet
@@ -65,18 +61,11 @@ def _pair(rng: random.Random, world: World, side: int) -> Pair:
     scene = sample_scene(rng, world, subjects=(first, second), style=world.styles[0], **bare)
     scene = replace(scene, placements=tuple(sorted(scene.placements, key=lambda p: p.x)))
     caption = describe(scene, subject_words="noun")
-    (a, b), (c, d), text = *caption.nouns, caption.text
-    prompt = f"{text[:a]}<{text[a:b]}>{text[b:c]}<{text[c:d]}>{text[d:]}"
+    nouns = tuple(caption.text[start:end] for start, end in caption.nouns)
     shown = render([scene], side)
     picture = Image.fromarray(shown.images[0].permute(1, 2, 0).numpy())
-    references = tuple(exact(_portrait(rng, world, p.subject)) for p in scene.placements)
-    return Pair(references, (text[a:b], text[c:d]), prompt, picture, shown.masks[0].numpy())
-
-
-def _portrait(rng: random.Random, world: World, subject: object) -> ToyScene:
-    bare = {"shape": world.shapes[0], "accessory": world.accessories[0], "azimuth": rng.uniform(-45.0, 45.0)}
-    scene = reference_scene(rng, world, subject)
-    return replace(scene, placements=tuple(replace(p, **bare) for p in scene.placements))
+    references = tuple(portrait(rng, world, p.subject) for p in scene.placements)
+    return Pair(references, nouns, caption.marked, picture, shown.masks[0].numpy())
 
 
 def halves(picture: Image.Image, readers: Readers) -> tuple[Segmentation, Segmentation]:
@@ -91,19 +80,18 @@ def halves(picture: Image.Image, readers: Readers) -> tuple[Segmentation, Segmen
     return found[0], found[1]
 
 
-def hits(pairs: Sequence[Pair], found: Sequence[Sequence[Segmentation]], readers: Readers, world: World) -> np.ndarray:
+def hits(
+    pairs: Sequence[Pair], found: Sequence[Sequence[Segmentation]], readers: Readers, others: Tensor
+) -> np.ndarray:
     """Whether each subject is found first among the distractors and its partner, bool (pictures, 2).
 
     found: two segmentations of each picture, left and right; picture i is of pair i modulo their number.
+    others: the distractors as the identity reader sees them, (D, d).
     """
-    rng = random.Random("distractors of pairs")
-    scenes = [reference_scene(rng, world, sample_subject(rng, world, heldout=True)) for _ in range(DISTRACTORS)]
-    crops = render_references(scenes, 128, 96)
-    others = readers.identity([Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops])
+    known = [readers.identity([reference.on_plain() for reference in pair.references]) for pair in pairs]
     rows = []
     for i, two in enumerate(found):
-        pair = pairs[i % len(pairs)]
-        true = readers.identity([reference.on_plain() for reference in pair.references])
+        true = known[i % len(pairs)]
         seen = readers.identity([segmentation.on_plain() for segmentation in two])
         rows.append([identity_rank(seen[k], true[k], torch.cat([others, true[1 - k : 2 - k]])) == 0 for k in range(2)])
     return np.array(rows)
@@ -134,7 +122,8 @@ def evaluate_pairs(options: argparse.Namespace) -> str:
     found[CEILING] = [
         tuple(Segmentation(image=p.picture, mask=m, score=1.0, method="exact") for m in p.masks) for p in pairs
     ]
-    right = {name: hits(pairs, two, readers, world) for name, two in found.items()}
+    others = readers.identity(toy_distractors(world, 0))
+    right = {name: hits(pairs, two, readers, others) for name, two in found.items()}
     options.out.mkdir(parents=True, exist_ok=True)
     sheet(pairs, made).save(options.out / "grid.png")
     lines = ["| run | each subject found | both found |", "|---|---|---|"]
@@ -174,8 +163,8 @@ def sheet(pairs: Sequence[Pair], made: dict[str, list[Image.Image]], rows: int =
     return page
 
 
-def pairs_command(arguments: Sequence[str]) -> int:
-    """`python -m train.evaluate pairs …`"""
+def pairs_command(arguments: Sequence[str]) -> str:
+    """`python -m train.evaluate pairs …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate pairs", description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
@@ -184,11 +173,4 @@ def pairs_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
     parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.readers)")
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
-    options = parser.parse_args(arguments)
-    try:
-        table = evaluate_pairs(options)
-    except (BaseModelError, CheckpointError, OSError, ValueError) as error:
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    print(table)
-    return 0
+    return evaluate_pairs(parser.parse_args(arguments))

@@ -26,6 +26,11 @@ NOTHING_FOUND = "no subject stands out in this picture; click on the subject, or
 NOTHING_LEFT = "these clicks leave nothing of the subject; click on the subject, or start again."
 
 
+def chosen_checkpoint(given: str | Path | None) -> str | Path | None:
+    """SAM's checkpoint: the one given, else the environment's (CUSTOMCONTRAST_SAM_CHECKPOINT), else none."""
+    return given or os.environ.get(SAM_VARIABLE) or None
+
+
 class Segmenter:
     """Finds the subject. One object serves all visitors: it keeps models and caches, nothing of a visitor."""
 
@@ -46,7 +51,7 @@ class Segmenter:
         Raises:
             SegmentationError: the checkpoint is named but is not there.
         """
-        checkpoint = sam_checkpoint or os.environ.get(SAM_VARIABLE) or None
+        checkpoint = chosen_checkpoint(sam_checkpoint)
         if checkpoint and not Path(checkpoint).is_file():
             raise SegmentationError(f"sam_checkpoint: there is no file '{checkpoint}'; check the path.")
         self._net = U2Net(threads)

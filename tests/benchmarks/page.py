@@ -111,7 +111,7 @@ def crowd(url: str, count: int, steps: int, folder: Path) -> dict[str, float]:
                 began, seed = time.perf_counter(), number * EACH + turn
                 files, _, recipe = ask(clients[number], steps, seed=seed)
                 waits[number].append(time.perf_counter() - began)
-                inside, _ = read_png(files[0] if isinstance(files[0], str) else files[0]["image"])
+                inside, _ = read_png(files[0])
                 others.extend(got["seed"] for got in (recipe, inside) if got["seed"] != seed)
             except Exception as error:  # counted; the crowd goes on
                 failed.append(str(error))
@@ -138,16 +138,9 @@ def run(options: Options) -> Report:
         crowds = [crowd(url, count, options.steps, Path(name)) for count in CROWDS]
     lines = [f"{name}: {seconds:.2f} s" for name, seconds in figures.items()]
     lines += table(
-        (
-            "clients at once",
-            "failed",
-            "mixed up",
-            "pictures/s",
-            "median wait s",
-            "longest wait s",
-            "fairness (Jain, 1 = equal)",
-        ),
+        ("clients at once", "failed", "mixed up", "pictures/s", "median wait s", "longest wait s",
+         "fairness (Jain, 1 = equal)"),
         [(*(str(c[k]) for k in list(c)[:3]), *(f"{c[k]:.2f}" for k in list(c)[3:])) for c in crowds],
-    )
+    )  # fmt: skip
     title = f"The page: shipped Toyland, {options.steps} steps, {EACH} pictures a client"
     return Report(title, lines, {"seconds": figures, "crowds": crowds})

@@ -34,6 +34,14 @@ class Caption:
     text: str
     nouns: tuple[tuple[int, int], ...]
 
+    @property
+    def marked(self) -> str:
+        """The text with each class noun in <angle brackets>: where S* goes."""
+        marked = self.text
+        for start, end in sorted(self.nouns, reverse=True):
+            marked = f"{marked[:start]}<{marked[start:end]}>{marked[end:]}"
+        return marked
+
 
 def describe(
     scene: ToyScene, rng: random.Random | None = None, subject_words: Literal["full", "noun"] = "full"
