@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,4 +86,7 @@ def test_differences_are_those_of_paired_pictures() -> None:
         "| 0 | +0.000 [+0.000, +0.000] | -0.010 [-0.010, -0.010] | -0.010 [-0.010, -0.010] | +0.000 [+0.000, +0.000] |"
     )
     assert "+0.020" in last and last.endswith("| +1.000 [+1.000, +1.000] |")
+    seen = {i: [replace(s, edit=float(i == 5)) for s in scores(0, 1)] for i in (2, 5)}
+    *_, head, _, gain = ablate.differences(seen)
+    assert head.endswith("| CT | edits | found |") and "| +1.000 [+1.000, +1.000] |" in gain
     assert "found" not in ablate.differences({2: scores(0, -1), 5: scores(0, -1)})[1]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import to_pil_image
 
-from train.attribute_reader import COLORLESS, IGNORE, AttributeReader, correct, reader_loss, targets
+from train import attribute_reader
+from train.attribute_reader import COLORLESS, IGNORE, AttributeReader, correct, reader_loss, shows, targets
+from train.benchmark import ceiling, toyland_cases
 from train.pretrain_models import label_values
 from train.toyland import World, attributes, render, sample_scene, sample_subject
 
@@ -55,3 +59,28 @@ def test_reader_takes_any_size_and_is_small() -> None:
     reader = AttributeReader(VALUES)
     assert sum(p.numel() for p in reader.parameters()) < 3e6
     assert reader(torch.rand(2, 3, 64, 64))["style"].shape == (2, len(WORLD.styles))
+
+
+def test_what_is_wanted_of_a_picture_is_read_or_not() -> None:
+    reader = AttributeReader(VALUES).eval()
+    for name, head in reader.heads.items():
+        torch.nn.init.zeros_(head.weight)
+        head.bias.data = torch.arange(len(VALUES[name]), 0, -1.0)  # whatever it sees, it says the first value
+    first, other = ({name: values[i] for name, values in VALUES.items()} for i in (0, 1))
+    pictures = [to_pil_image(torch.rand(3, 40, 40)) for _ in range(4)]
+    style, both = {"style": first["style"]}, {"style": first["style"], "shape": other["shape"]}
+    assert shows(reader, pictures, [style, both, {}, {"shape": first["shape"]}]) == [1.0, 0.0, None, 1.0]
+    with pytest.raises(ValueError, match="never taught style 'claymation'"):
+        shows(reader, pictures[:1], [{"style": "claymation"}])
+
+
+def test_the_shipped_reader_sees_the_edits_of_the_benchmark() -> None:
+    reader = attribute_reader.load_reader()
+    assert reader.values == VALUES
+    rows = [(case, task) for case in toyland_cases(12, WORLD) for task in case.tasks if task.edit]
+    renders = [ceiling(case, task, 96)[0] for case, task in rows]
+    asked = [task.edit for _, task in rows]
+    assert np.mean(shows(reader, renders, asked)) > 0.7
+    others = asked[-4:] + asked[:-4]  # what was asked of another subject
+    wrong = [v for v, a, b in zip(shows(reader, renders, others), asked, others, strict=True) if a != b]
+    assert np.mean(wrong) < 0.2

@@ -17,7 +17,7 @@ from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import save_adapter
 from customcontrast.segmentation import Segmentation
 from train import evaluate, metrics, readers, sources
-from train.benchmark import EDITS, ceiling, folder_cases, toyland_cases
+from train.benchmark import EDITED, EDITS, ceiling, folder_cases, toyland_cases
 from train.config import DataConfig
 from train.metrics import CATEGORIES, Score, bootstrap, by_category, cosine, identity_rank, markdown, paired, summarise
 from train.toyland import World, is_heldout
@@ -132,6 +132,9 @@ def test_toyland_cases_are_held_out_repeatable_and_ask_one_edit_each() -> None:
             assert [k for k, v in changed.items() if v] == (
                 [] if task.category == "reconstruction" else [task.category]
             )
+            assert tuple(task.edit) == EDITED.get(task.category, ())
+            assert task.edit.get("style", task.scene.style) == task.scene.style
+            assert task.edit.get("shape", toy.shape) == toy.shape and "none" not in task.edit.values()
     picture, mask = ceiling(cases[0], cases[0].tasks[1], 64)
     assert picture.size == (64, 64) and mask.any()
 
@@ -230,9 +233,11 @@ def test_a_whole_evaluation(
     assert evaluate.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert all(name in table for name in evaluate.RUNS) and "identity reader" in table
+    assert "| edits | retrieval |" in table and "attribute reader" in table
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert scores["about"]["step"] == 7 and {len(rows) for rows in scores["scores"].values()} == {10}
     real = scores["summary"][evaluate.RUNS[2]]
+    assert real["edits"]["mean"] > 0.6 and real["edits"]["count"] == 8
     assert real["R-DI"]["mean"] > scores["summary"][evaluate.RUNS[1]]["R-DI"]["mean"]  # the ceiling is above the floor
     assert (tmp_path / "out" / "grid.png").is_file()
 
@@ -269,3 +274,14 @@ def test_image_reward_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "ImageReward", None)
     with pytest.raises(ValueError, match="pip install image-reward"):
         metrics.image_reward("ImageReward-v1.0", torch.device("cpu"))
+
+
+def test_edits_are_counted_where_something_was_asked() -> None:
+    rows = [Score(f"s{i}", "style", "a bear", 0.1, 0.2, 0.3, edit=float(i > 0)) for i in range(4)]
+    rows += [Score(f"s{i}", "reconstruction", "a bear", 0.1, 0.2, 0.3) for i in range(4)]
+    assert summarise(rows)["edits"].mean == 0.75 and summarise(rows)["edits"].count == 4
+    parts = by_category(rows)
+    assert parts["style"]["edits"].mean == 0.75 and "edits" not in parts["reconstruction"]
+    table = markdown({"ours": rows}, {})
+    assert "| edits |" in table and "| category | CT | CI | DI | edits |" in table
+    assert "edits" not in markdown({"ours": rows[4:]}, {})

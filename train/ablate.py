@@ -21,7 +21,7 @@ from typing import Any
 
 from train import evaluate
 from train.config import AdapterTrainConfig, ConfigError, load_config
-from train.metrics import COLUMNS, Interval, Score, asked, paired, summarise
+from train.metrics import COLUMNS, Score, asked, paired, summarise
 from train.state import ResumeError
 from train.train import train
 
@@ -107,6 +107,7 @@ def evaluated(
         limit=options.limit,
         world=config.data.world,
         readers=options.readers,
+        attributes=options.attributes,
         clip=options.clip,
         dino=options.dino,
         steps=options.denoising,
@@ -124,36 +125,36 @@ def evaluated(
 
 
 SHOWN = {"E-CI": "E-CI", "E-DI": "E-DI", "CT": "CT"}  # column of `metrics.COLUMNS`: its heading
-FOUND = {"retrieval": "found"}  # where there are distractors
+TOY = {"edits": "edits", "retrieval": "found"}  # where there are readers of Toyland
 
 
-def columns(scores: Sequence[Score]) -> dict[str, Interval]:
-    """E-CI, E-DI and CT, as the paper's tables have them."""
-    found = summarise(scores)
-    return {name: found[name] for name in SHOWN}
+def shown(scores: dict[int, list[Score]]) -> dict[str, str]:
+    """Columns of the tables: the paper's, and those of `TOY` that all methods have. {column: its heading}."""
+    return SHOWN | {column: head for column, head in TOY.items() if all(asked(s, column) for s in scores.values())}
 
 
 def differences(scores: dict[int, list[Score]]) -> list[str]:
     """Markdown: every ID less the baseline, over pairs of pictures of one subject, prompt and seed; [] without it."""
     if BASELINE not in scores or len(scores) < 2:
         return []
-    ranked = all(len(asked(rows, "retrieval")) == len(rows) for rows in scores.values())
-    shown = SHOWN | (FOUND if ranked else {})
-    lines = ["", f"| ID | less ID {BASELINE}: {' | '.join(shown.values())} |", "|---|" + "---|" * len(shown)]
+    heads = shown(scores)
+    lines = ["", f"| ID | less ID {BASELINE}: {' | '.join(heads.values())} |", "|---|" + "---|" * len(heads)]
     for number, rows in sorted(scores.items()):
         if number == BASELINE:
             continue
-        gains = [paired(asked(rows, c), asked(scores[BASELINE], c), COLUMNS[c][1]) for c in shown]
+        gains = [paired(asked(rows, c), asked(scores[BASELINE], c), COLUMNS[c][1]) for c in heads]
         lines.append(f"| {number} | {' | '.join(f'{gain:+}' for gain in gains)} |")
     return lines
 
 
 def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
     """Markdown: ours with intervals, the paper's beside."""
-    lines = ["| ID | what | E-CI | E-DI | CT | paper: E-CI | E-DI | CT |", "|---|---|---|---|---|---|---|---|"]
+    heads = shown(scores)
+    lines = [f"| ID | what | {' | '.join(heads.values())} | paper: E-CI | E-DI | CT |", "|---" * (len(heads) + 5) + "|"]
     for number, rows in sorted(scores.items()):
         variant = VARIANTS[number]
-        ours = " | ".join(str(value) for value in columns(rows).values())
+        found = summarise(rows)
+        ours = " | ".join(str(found[name]) for name in heads)
         paper = " | ".join(f"{value:.3f}" for value in variant.paper)
         lines.append(f"| {number} | {variant.name} | {ours} | {paper} |")
     lines += differences(scores)
@@ -174,6 +175,7 @@ def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--benchmark", default="toyland")
     parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
     parser.add_argument("--readers", type=Path, default=evaluate.SHIPPED)
+    parser.add_argument("--attributes", type=Path, default=evaluate.attribute_reader.SHIPPED)
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
     parser.add_argument("--dino", default="facebook/dinov2-base")
     parser.add_argument("--out", type=Path, default=out)

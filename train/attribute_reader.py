@@ -2,6 +2,7 @@
 
     python -m train.attribute_reader --minutes 12 --pool runs/base-cpu/pool    → runs/readers/attributes.safetensors
 
+A reader trained in this way stands beside the base's weights, so that scores can be compared from one day to the next.
 Place, style and the set of species are read off every picture; the other attributes off pictures of one subject, where
 it is plain whose they are, and colours only where the style shows any. The network never sees a generated picture, so
 its readings of one are evidence; its own accuracy on renders of held-out subjects is kept in the file.
@@ -20,17 +21,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+from customcontrast.bases import WEIGHTS
 from customcontrast.precision import autocast
 from train.pool import read_shard, shard_paths
 from train.pretrain_models import label_values
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 
-DEFAULT = Path("runs/readers/attributes.safetensors")
+DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
+SHIPPED = WEIGHTS / "toyland" / "attributes.safetensors"  # the one that judges where no other is named
 SIDE = 96  # px the reader looks at
 COLORLESS = ("sketch",)  # styles that show no colours
 COLORS = ("color_1", "color_2", "accessory_color")
@@ -137,6 +142,24 @@ def read(reader: AttributeReader, images: Tensor, labels: Sequence[Labels]) -> d
     return correct(logits, targets(labels, reader.values))
 
 
+@torch.no_grad()
+def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> list[float | None]:
+    """For each picture 1.0 where all of {attribute: value} wanted of it is read off it, else 0.0; None for {}.
+
+    Raises ValueError for a value that the reader was not taught.
+    """
+    for name, value in {item for row in wanted for item in row.items()}:
+        if value not in reader.values.get(name, ()):
+            raise ValueError(
+                f"attributes: the reader was never taught {name} {value!r}, so it cannot say whether a picture shows "
+                "it; train one on this world: python -m train.attribute_reader --world …"
+            )
+    sized = [picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for picture in pictures]
+    parts = [reader(torch.stack([TF.to_tensor(p) for p in sized[i : i + 64]])) for i in range(0, len(sized), 64)]
+    told = {name: [of[i] for part in parts for i in part[name].argmax(1)] for name, of in reader.values.items()}
+    return [float(all(told[k][i] == v for k, v in row.items())) if row else None for i, row in enumerate(wanted)]
+
+
 # ------------------------------------------------------------------------------------------------- training
 
 
@@ -228,7 +251,7 @@ def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
 
 
-def load_reader(path: Path = DEFAULT) -> AttributeReader:
+def load_reader(path: Path = SHIPPED) -> AttributeReader:
     """Read it back. Raises FileNotFoundError with the command that makes it."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no reader in {path}; make it with `python -m train.attribute_reader`")

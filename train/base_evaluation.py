@@ -32,7 +32,7 @@ from customcontrast.config import RecordConfig
 from customcontrast.imageio import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
-from train.attribute_reader import DEFAULT, AttributeReader, heldout_scenes, load_reader, read, rendered
+from train.attribute_reader import SHIPPED, AttributeReader, heldout_scenes, load_reader, read, rendered
 from train.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
 
@@ -110,7 +110,7 @@ def options_parser() -> argparse.ArgumentParser:
     """The command line of `python -m train.evaluate base`."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate base", description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
-    parser.add_argument("--reader", type=Path, default=DEFAULT, help="from train.attribute_reader")
+    parser.add_argument("--reader", type=Path, default=SHIPPED, help="another of train.attribute_reader")
     parser.add_argument("--count", type=int, default=500, help="prompts")
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")

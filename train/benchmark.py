@@ -18,9 +18,15 @@ from PIL import Image
 from customcontrast.segmentation import Segmentation
 from train.metrics import CATEGORIES
 from train.sources import reference_scene, render_references
-from train.toyland import Placement, ToyScene, ToySubject, World, describe, render, sample_subject
+from train.toyland import Placement, ToyScene, ToySubject, World, attributes, describe, render, sample_subject
 
 DISTRACTORS = 50  # subjects among which the right one has to be found
+EDITED = {  # what a Toyland prompt of a category asks for, as the attribute reader calls it
+    "style": ("style",),
+    "shape": ("shape",),
+    "scene": ("background",),
+    "accessorisation": ("accessory", "accessory_color"),
+}
 SIDE = 256  # px of a Toyland reference picture, as a visitor would bring it
 EDITS: dict[str, tuple[str, ...]] = {  # prompts for real pictures; {} = the class noun, where S* goes
     "reconstruction": ("a photo of a {}",),
@@ -43,6 +49,15 @@ class Task:
     def text(self) -> str:
         """The prompt for a reader: without the mark."""
         return self.prompt.replace("<", "").replace(">", "")
+
+    @property
+    def edit(self) -> dict[str, str]:
+        """What is asked beyond the subject, {attribute: value}; {} for a reconstruction and outside Toyland."""
+        if self.scene is None:
+            return {}
+        labels = attributes(self.scene)
+        values = {**labels["subjects"][0], **labels}
+        return {name: values[name] for name in EDITED.get(self.category, ())}
 
 
 @dataclass(frozen=True, eq=False)

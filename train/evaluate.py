@@ -13,10 +13,11 @@ grid.png. Pictures that are there already are not made again, so a stopped run g
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from customcontrast.imageio import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
 from customcontrast.visualize.canvas import label
+from train import attribute_reader
 from train.base_evaluation import base_command, sampler
 from train.benchmark import DISTRACTORS, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
 from train.grounding import DETECTOR, SAM, GroundedSAM
@@ -74,7 +76,7 @@ class Bench:
 
     @classmethod
     def of(cls, base: BaseModel, options: argparse.Namespace) -> Bench:
-        """options: benchmark, limit, world, readers, clip, dino, weights and seed, as `adapter` has them."""
+        """options: benchmark, limit, world, readers, attributes, clip, dino, weights, seed, as `adapter` has them."""
         if options.limit < 1:
             raise ValueError(f"--limit {options.limit}: give 1 subject or more")
         world = World.named(options.world)
@@ -85,12 +87,17 @@ class Bench:
             notes = [_asked(cases, options.seed), f"subjects found by: {' and '.join(grounding) or 'our segmentation'}"]
             return cls(cases, backbones, finder(None, grounding, base.device), [], notes)
         readers = load_readers(options.readers)
+        attributes = attribute_reader.load_reader(options.attributes)
         cases = toyland_cases(options.limit, world, options.seed)
         backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity)
+        backbones = replace(backbones, edits=functools.partial(attribute_reader.shows, attributes))
+        asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
             _asked(cases, options.seed),
             f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader",
             *(f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()),
+            "edits: the share of edits seen by the attribute reader, which on held-out renders reads rightly: "
+            + ", ".join(f"{name} {attributes.quality[name]:.3f}" for name in asked if name in attributes.quality),
         ]
         return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed, DISTRACTORS), notes)
 
@@ -109,6 +116,9 @@ def adapter_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--limit", type=int, default=20, help="subjects")
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
     parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.readers)")
+    parser.add_argument(
+        "--attributes", type=Path, default=attribute_reader.SHIPPED, help="who sees edits (train.attribute_reader)"
+    )
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="CT and CI of real pictures")
     parser.add_argument("--dino", default="facebook/dinov2-base", help="DI of real pictures")
     parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")
@@ -243,13 +253,15 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
     true, found = backbones.identity(references), backbones.identity(subjects)
     di = cosine(true, found)
     others = backbones.identity(distractors) if distractors else None
+    edits = backbones.edits([m.picture for m in made], [m.task.edit for m in made]) if backbones.edits else None
     ir = backbones.reward([m.task.text for m in made], [m.picture for m in made]) if backbones.reward else None
     rows = []
     for i, m in enumerate(made):
         rank = identity_rank(found[i], true[i], others) if others is not None else -1
         cosines = float(ct[i]), float(ci[i]), float(di[i])
         reward = None if ir is None else float(ir[i])
-        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, ir=reward, rank=rank))
+        edit = None if edits is None else edits[i]
+        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, ir=reward, rank=rank, edit=edit))
     return rows
 
 

@@ -3,6 +3,10 @@
 CT is the cosine of prompt and picture in a text–image space. CI and DI are cosines of *segmented* reference and
 *segmented* generation, in CLIP's image space and in an identity space: DINO's at SD scale, an identity reader's on
 Toyland (`train.readers`). A prefix says which prompts: R- only name the subject (reconstruction), E- edit it.
+
+CT cannot tell a picture that does what was asked from one of an average subject: on Toyland real renders of the prompts
+score lower than pictures from text alone. There "edits" says it outright: the share of E- pictures off which an
+attribute reader (`train.attribute_reader`) reads the style, shape, place or thing to wear that was asked for.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ class Score:
     di: float
     rank: int = -1  # place of the true subject among the distractors in identity space, 0 = first; −1 = not asked
     ir: float | None = None  # ImageReward of prompt and picture, unbounded, about −2 … 2; None = not asked
+    edit: float | None = None  # 1 where the picture shows the edit that was asked for, 0 where not; None = not asked
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Backbones:
     image: Callable[[Sequence[Image.Image]], Tensor]  # pictures → the same space; also CI
     identity: Callable[[Sequence[Image.Image]], Tensor]  # segmented subjects → DI's space
     reward: Callable[[Sequence[str], Sequence[Image.Image]], Tensor] | None = None  # prompts, pictures → IR (N,)
+    edits: Callable[[Sequence[Image.Image], Sequence[dict[str, str]]], list[float | None]] | None = None  # Score.edit
     names: dict[str, str] = field(default_factory=dict)  # {"CT": …, "CI": …, "DI": …}
 
 
@@ -138,6 +144,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Score], float | None]]] = {  # name: (wh
     "R-DI": ("R-", lambda s: s.di),
     "E-DI": ("E-", lambda s: s.di),
     "IR": ("", lambda s: s.ir),
+    "edits": ("E-", lambda s: s.edit),
     "retrieval": ("", lambda s: float(s.rank == 0) if s.rank >= 0 else None),
 }
 
@@ -150,10 +157,10 @@ def asked(scores: Iterable[Score], column: str) -> list[Score]:
 
 
 def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
-    """The paper's columns, each with its interval over subjects: CT, R-CT, E-CT, R-CI, E-CI, R-DI, E-DI, IR, retrieval.
+    """COLUMNS, each with its interval over subjects: the paper's, and on Toyland edits and retrieval.
 
-    CT is over all prompts. Retrieval is the share of pictures whose subject is found first. A column without pictures
-    is left out.
+    CT is over all prompts. Edits is the share of edits that are seen, retrieval the share of pictures whose subject is
+    found first. A column without pictures is left out.
     """
     scores = list(scores)
     table: dict[str, Interval] = {}
@@ -165,7 +172,7 @@ def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
 
 
 def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
-    """CT, CI and DI of each category that has pictures."""
+    """CT, CI, DI and, where it was asked, the share of edits seen, of each category that has pictures."""
     scores, table = list(scores), {}
     for category in CATEGORIES:
         rows = [s for s in scores if s.category == category]
@@ -176,17 +183,21 @@ def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
                 "CI": bootstrap([s.ci for s in rows], subjects),
                 "DI": bootstrap([s.di for s in rows], subjects),
             }
+            if all(s.edit is not None for s in rows):
+                table[category]["edits"] = bootstrap([s.edit for s in rows], subjects)
     return table
 
 
 def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str] = ()) -> str:
     """One table over all runs (rows) and one per category; mean and interval in every cell."""
     tables = {run: summarise(scores) for run, scores in runs.items()}
-    shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "retrieval")
+    shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "edits", "retrieval")
     columns = [column for column in shown if any(column in table for table in tables.values())]
     lines = [*_rows(tables, columns, "run")]
     for run, scores in runs.items():
-        lines += ["", f"**{run}, by category**", "", *_rows(by_category(scores), ["CT", "CI", "DI"], "category")]
+        parts = by_category(scores)
+        names_of = ["CT", "CI", "DI", *(["edits"] if any("edits" in row for row in parts.values()) else [])]
+        lines += ["", f"**{run}, by category**", "", *_rows(parts, names_of, "category")]
     lines += ["", *(f"- {metric}: {name}" for metric, name in names.items())]
     lines += [f"- {note}" for note in notes]
     lines += ["- in brackets: 95 % bootstrap interval over subjects"]
