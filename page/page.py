@@ -162,7 +162,7 @@ class Page:
     def _streamed(
         self, button: str, fn: Handler, before: str, outputs: str, stop: str, stopped: Handler, place: str, over: str
     ) -> Any:
-        """Wire a button to a run of the model, and the button that stops it, from the press on.
+        """Wire a button to a run of the model, and the button that stops it.
 
         before: inputs ahead of those of `Desk.generate`; over: what the browser covers with the place in the queue.
         A run ends in its own time, after a step; until then the browser drops another press of `button`, so that is
@@ -174,12 +174,11 @@ class Page:
         def press(*values: Any) -> Iterator[dict[Any, Any]]:
             yield from map(self._updates, fn(*values))
 
-        on, off = ({"__type__": "update", "interactive": able} for able in (True, False))
-        c[button].click(None, None, c[stop], js=f"() => ({json.dumps(on)})", **QUIET)  # the next waits for its own end
         run = c[button].click(
             press, [c[n] for n in inputs.split()], [c[n] for n in f"{outputs} {stop} {place}".split()],
             concurrency_id="model", concurrency_limit=1, show_progress_on=c[over], api_visibility="private",
         )  # fmt: skip
+        off = {"__type__": "update", "interactive": False}
         at_once = f"() => {json.dumps([note('Stopping …'), off, off])}"
         c[stop].click(None, None, [c[place], c[stop], c[button]], js=at_once, cancels=[run], **QUIET)
         self._on(run.failure, stopped, "", f"{stop} {button}", place, queue=False, **QUIET)

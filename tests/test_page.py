@@ -220,25 +220,6 @@ def test_generate_right_after_stop_is_heard(browser: sync_api.Browser, url: str)
     visitor.leave()
 
 
-def test_a_run_that_waits_for_its_turn_can_be_stopped(browser: sync_api.Browser, url: str):
-    first, second = (Visitor(browser, url) for _ in range(2))
-    for visitor in (first, second):
-        visitor.write("#prompt", "a bear on the beach")
-    first.page.get_by_text("More settings").click()
-    first.page.locator("#steps input[type=number]").fill("40")
-    first.page.locator("#steps input[type=number]").blur()
-    first.page.click("#generate")
-    first.page.wait_for_selector("#status .cc-progress")
-    second.page.click("#generate")
-    second.page.click("#stop:enabled")
-    second.page.wait_for_function("document.querySelector('#status').innerText.includes('Stopped')")
-    assert first.page.locator("#status .cc-progress").count() == 1
-    assert "Done" in first.ended()
-    assert "Done" in second.generate()
-    first.leave()
-    second.leave()
-
-
 def test_two_visitors_at_once_get_their_own_pictures(browser: sync_api.Browser, url: str, tmp_path: Path):
     visitors = [Visitor(browser, url) for _ in range(2)]
     prompts = ["a red car in the city", "a blue bird in the forest"]
