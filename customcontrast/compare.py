@@ -194,14 +194,6 @@ class Comparing:
         except Exception as error:
             yield {"grid_status": note(said(error), "error"), "grid_stop": Set(interactive=False)}
 
-    def stop_compare(self) -> Changes:
-        on, off = Set(interactive=True), Set(interactive=False)
-        return {"compare_status": note("Stopped."), "compare_stop": off, "compare": on}
-
-    def stop_grid(self) -> Changes:
-        on, off = Set(interactive=True), Set(interactive=False)
-        return {"grid_status": note("Stopped."), "grid_stop": off, "make_grid": on}
-
     def _each(self, requests: Sequence[tuple[Any, Request]]) -> Iterator[tuple[Any, str | Image.Image]]:
         """Run requests one after the other: (key, progress as HTML) now and then, and (key, picture) for each."""
         for number, (key, request) in enumerate(requests, start=1):

@@ -239,8 +239,9 @@ class Desk(Cutting, Seeing, Comparing):
             paths.append(str(path))
         return paths
 
-    def stop(self) -> Changes:
-        return {"status": note("Stopped."), "stop": Set(interactive=False), "go": Set(interactive=True)}
+    def stop(self, button: str = "go", stop: str = "stop", place: str = "status") -> Changes:
+        """A run that `button` started was stopped: it can be started again."""
+        return {place: note("Stopped."), stop: Set(interactive=False), button: Set(interactive=True)}
 
     def load(self, path: str) -> Changes:
         """Put the recipe of a downloaded PNG into every control."""

@@ -159,9 +159,7 @@ class Page:
         chosen = "base steps guidance scheduler size base_note"
         self._on(c["base"].input, desk.choose_base, "base", chosen, **QUIET)
 
-    def _streamed(
-        self, button: str, fn: Handler, before: str, outputs: str, stop: str, stopped: Handler, place: str, over: str
-    ) -> Any:
+    def _streamed(self, button: str, fn: Handler, before: str, outputs: str, stop: str, place: str, over: str) -> Any:
         """Wire a button to a run of the model, and the button that stops it.
 
         before: inputs ahead of those of `Desk.generate`; over: what the browser covers with the place in the queue.
@@ -178,7 +176,7 @@ class Page:
             press, [c[n] for n in inputs.split()], [c[n] for n in f"{outputs} {stop} {place}".split()],
             concurrency_id="model", concurrency_limit=1, show_progress_on=c[over], api_visibility="private",
         )  # fmt: skip
-        off = {"__type__": "update", "interactive": False}
+        off, stopped = gr.update(interactive=False), functools.partial(self.desk.stop, button, stop, place)
         at_once = f"() => {json.dumps([note('Stopping …'), off, off])}"
         c[stop].click(None, None, [c[place], c[stop], c[button]], js=at_once, cancels=[run], **QUIET)
         self._on(run.failure, stopped, "", f"{stop} {button}", place, queue=False, **QUIET)
@@ -186,7 +184,7 @@ class Page:
 
     def _wire_run(self) -> None:
         desk = self.desk
-        run = self._streamed("go", desk.generate, "", "gallery shown", "stop", desk.stop, "status", "gallery")
+        run = self._streamed("go", desk.generate, "", "gallery shown", "stop", "status", "gallery")
         shown = self._on(run.success, desk.show, "shown", VIEWERS, **QUIET)
         self._on(shown.success, desk.show_more, "shown", MORE, **QUIET)
 
@@ -206,14 +204,14 @@ class Page:
     def _wire_compare(self) -> None:
         c, desk = self.c, self.desk
         told, place = "compared sides left right slider sheet", "compare_status"
-        self._streamed("compare", desk.compare, "", told, "compare_stop", desk.stop_compare, place, place)
+        self._streamed("compare", desk.compare, "", told, "compare_stop", place, place)
         sides = "left right"
         self._on(self._any(sides, "input"), desk.side_by_side, f"compared {sides}", f"slider {sides}", place, **LIVELY)
         for name in ("x", "y"):
             hint = functools.partial(self._hint, f"{name}_values")
             self._on(c[name].input, hint, name, f"{name}_values", "grid_status", **QUIET)
         asked, place = "x x_values y y_values", "grid_status"
-        self._streamed("make_grid", desk.grid, asked, "made_grid", "grid_stop", desk.stop_grid, place, place)
+        self._streamed("make_grid", desk.grid, asked, "made_grid", "grid_stop", place, place)
 
     def _hint(self, name: str, axis: str) -> dict[str, Any]:
         return {name: axis_hint(axis)}

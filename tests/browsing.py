@@ -80,6 +80,12 @@ class Visitor:
     def write(self, where: str, text: str) -> None:
         self.page.locator(f"{where} textarea, {where} input").first.fill(text)
 
+    def set_steps(self, steps: int) -> None:
+        """Types a number of steps; the panel must be open."""
+        box = self.page.locator("#steps input[type=number]")
+        box.fill(str(steps))
+        box.blur()
+
     def press(self) -> None:
         """Presses Generate; what the page said before counts no more."""
         self.page.evaluate("document.querySelectorAll('#status .cc-note').forEach(n => n.classList.add('old'))")

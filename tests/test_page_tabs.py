@@ -20,15 +20,8 @@ def with_a_picture(visitor: Visitor, steps: int = 3) -> None:
     page.wait_for_selector("#chip-1", state="visible")
     visitor.write("#prompt", "a bear on the beach")
     page.get_by_text("More settings").click()
-    set_steps(visitor, steps)
+    visitor.set_steps(steps)
     assert "Done" in visitor.generate()
-
-
-def set_steps(visitor: Visitor, steps: int) -> None:
-    """Types a number of steps; the panel must be open."""
-    box = visitor.page.locator("#steps input[type=number]")
-    box.fill(str(steps))
-    box.blur()
 
 
 def changed(visitor: Visitor, selector: str, before: str | None) -> None:
@@ -42,13 +35,13 @@ def test_compare_grid_and_features(browser: sync_api.Browser, url: str):
     page = visitor.page
     with_a_picture(visitor)
     page.get_by_role("tab", name="Compare").click()
-    set_steps(visitor, 100)
+    visitor.set_steps(100)
     page.click("#compare")
     page.wait_for_selector("#compare-status .cc-progress")
     page.click("#compare-stop")
     page.wait_for_function("document.querySelector('#compare-status').innerText.includes('Stopped')")
     assert page.locator("#sheet img").count() == 0
-    set_steps(visitor, 3)
+    visitor.set_steps(3)
     page.click("#compare")
     page.wait_for_selector("#sheet img")
     assert page.locator("#slider img").count() >= 2

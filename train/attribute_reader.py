@@ -135,18 +135,21 @@ def correct(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, T
 
 
 @torch.no_grad()
+def _logits(reader: AttributeReader, images: Tensor) -> dict[str, Tensor]:
+    """images (N, 3, H, W) uint8 → {attribute: (N, values)}."""
+    parts = [reader(part.float() / 255) for part in images.split(64)]
+    return {name: torch.cat([p[name] for p in parts]) for name in reader.values}
+
+
 def read(reader: AttributeReader, images: Tensor, labels: Sequence[Labels]) -> dict[str, Tensor]:
     """images (N, 3, H, W) uint8 and what they should show → `correct` of them."""
-    parts = [reader(part.float() / 255) for part in images.split(64)]
-    logits = {name: torch.cat([p[name] for p in parts]) for name in reader.values}
-    return correct(logits, targets(labels, reader.values))
+    return correct(_logits(reader, images), targets(labels, reader.values))
 
 
-@torch.no_grad()
 def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> list[float | None]:
     """For each picture 1.0 where all of {attribute: value} wanted of it is read off it, else 0.0; None for {}.
 
-    Raises ValueError for a value that the reader was not taught.
+    The pictures are of one size. Raises ValueError for a value that the reader was not taught.
     """
     for name, value in {item for row in wanted for item in row.items()}:
         if value not in reader.values.get(name, ()):
@@ -154,9 +157,8 @@ def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequ
                 f"attributes: the reader was never taught {name} {value!r}, so it cannot say whether a picture shows "
                 "it; train one on this world: python -m train.attribute_reader --world …"
             )
-    sized = [picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC) for picture in pictures]
-    parts = [reader(torch.stack([TF.to_tensor(p) for p in sized[i : i + 64]])) for i in range(0, len(sized), 64)]
-    told = {name: [of[i] for part in parts for i in part[name].argmax(1)] for name, of in reader.values.items()}
+    logits = _logits(reader, torch.stack([TF.pil_to_tensor(picture.convert("RGB")) for picture in pictures]))
+    told = {name: [of[i] for i in logits[name].argmax(1)] for name, of in reader.values.items()}
     return [float(all(told[k][i] == v for k, v in row.items())) if row else None for i, row in enumerate(wanted)]
 
 

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -89,8 +89,8 @@ class Bench:
         readers = load_readers(options.readers)
         attributes = attribute_reader.load_reader(options.attributes)
         cases = toyland_cases(options.limit, world, options.seed)
-        backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity)
-        backbones = replace(backbones, edits=functools.partial(attribute_reader.shows, attributes))
+        edits = functools.partial(attribute_reader.shows, attributes)
+        backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity, edits)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
             _asked(cases, options.seed),

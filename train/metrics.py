@@ -28,6 +28,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from customcontrast.bases import BaseModel
 
+Edits = Callable[[Sequence[Image.Image], Sequence[dict[str, str]]], list[float | None]]  # pictures, wanted → Score.edit
 CATEGORIES = ("reconstruction", "style", "shape", "scene", "accessorisation")  # the first is R-, the others are E-
 
 
@@ -71,7 +72,7 @@ class Backbones:
     image: Callable[[Sequence[Image.Image]], Tensor]  # pictures → the same space; also CI
     identity: Callable[[Sequence[Image.Image]], Tensor]  # segmented subjects → DI's space
     reward: Callable[[Sequence[str], Sequence[Image.Image]], Tensor] | None = None  # prompts, pictures → IR (N,)
-    edits: Callable[[Sequence[Image.Image], Sequence[dict[str, str]]], list[float | None]] | None = None  # Score.edit
+    edits: Edits | None = None
     names: dict[str, str] = field(default_factory=dict)  # {"CT": …, "CI": …, "DI": …}
 
 
@@ -192,12 +193,10 @@ def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequenc
     """One table over all runs (rows) and one per category; mean and interval in every cell."""
     tables = {run: summarise(scores) for run, scores in runs.items()}
     shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "edits", "retrieval")
-    columns = [column for column in shown if any(column in table for table in tables.values())]
-    lines = [*_rows(tables, columns, "run")]
+    lines = _rows(tables, shown, "run")
     for run, scores in runs.items():
-        parts = by_category(scores)
-        names_of = ["CT", "CI", "DI", *(["edits"] if any("edits" in row for row in parts.values()) else [])]
-        lines += ["", f"**{run}, by category**", "", *_rows(parts, names_of, "category")]
+        parts = _rows(by_category(scores), ("CT", "CI", "DI", "edits"), "category")
+        lines += ["", f"**{run}, by category**", "", *parts]
     lines += ["", *(f"- {metric}: {name}" for metric, name in names.items())]
     lines += [f"- {note}" for note in notes]
     lines += ["- in brackets: 95 % bootstrap interval over subjects"]
@@ -205,6 +204,8 @@ def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequenc
 
 
 def _rows(table: dict[str, dict[str, Interval]], columns: Sequence[str], head: str) -> list[str]:
+    """A table of the columns that any row has."""
+    columns = [column for column in columns if any(column in row for row in table.values())]
     lines = [f"| {head} | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name, row in table.items():
         lines.append(f"| {name} | " + " | ".join(str(row[c]) if c in row else "–" for c in columns) + " |")
@@ -227,8 +228,10 @@ def to_json(runs: dict[str, list[Score]], names: dict[str, str], about: dict[str
 # -------------------------------------------------------------------------------------------------- backbones
 
 
-def toyland_backbones(base: BaseModel, weights: Path, identity: Callable[[Sequence[Image.Image]], Tensor]) -> Backbones:
-    """The embedded base's own CLIP, and `identity` of `train.readers` in DINO's place.
+def toyland_backbones(
+    base: BaseModel, weights: Path, identity: Callable[[Sequence[Image.Image]], Tensor], edits: Edits | None = None
+) -> Backbones:
+    """The embedded base's own CLIP, `identity` of `train.readers` in DINO's place, and who sees edits.
 
     weights: the base's folder; its clip_head.safetensors holds the text projection that the pipeline does not need.
     Raises FileNotFoundError without it.
@@ -250,7 +253,7 @@ def toyland_backbones(base: BaseModel, weights: Path, identity: Callable[[Sequen
         return base.image_encoder(pixels.to(base.device, base.image_encoder.dtype)).image_embeds.float().cpu()
 
     names = {"CT": "Toyland's CLIP", "CI": "Toyland's CLIP, segmented", "DI": "identity reader, segmented"}
-    return Backbones(text, image, identity, names=names)
+    return Backbones(text, image, identity, edits=edits, names=names)
 
 
 def image_reward(name: str, device: torch.device) -> Callable[[Sequence[str], Sequence[Image.Image]], Tensor]:
