@@ -71,6 +71,9 @@ def test_the_ablation_runs_and_goes_on(
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
     assert ablate.main(arguments) == 0
     assert {p: p.stat().st_mtime_ns for p in made} == made  # nothing was evaluated again
+    assert ablate.main([*arguments, "--references", "edited"]) == 0  # the same adapters, on other references
+    assert "| leaks |" in (tmp_path / "out" / "table-edited.md").read_text()
+    assert {p: p.stat().st_mtime_ns for p in made} == made
     capsys.readouterr()
 
 

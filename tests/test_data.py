@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from customcontrast.bases import BaseModel
@@ -18,6 +19,7 @@ from train import data, folder, sources
 from train.config import AdapterTrainConfig, ConfigError, DataConfig, load_config
 from train.data import Samples, StepSampler, collate, draw_drop, make_loader, with_features
 from train.toyland import World, is_heldout, sample_subject
+from train.train import batches_from
 
 SMALL = DataConfig(source="pool", world="small", size=64, reference_size=48, subjects=5, targets=2, references=3)
 
@@ -150,6 +152,23 @@ def test_samples_depend_on_seed_and_index_alone(pool: DataConfig, tiny_base: Bas
     assert any(not equal(Samples(source, seed=2)[i], ahead[i]) for i in range(5))
     for epoch in range(2):  # every subject once an epoch
         assert len({s.subject for s in ahead[5 * epoch : 5 * epoch + 5]}) == 5
+
+
+def test_captions_of_the_noun_alone(pool: DataConfig, tiny_base: BaseModel) -> None:
+    """data.captions=noun: the same frames in the same order, and "a bear" for every caption."""
+    source = open_pool(pool, tiny_base)
+    config = AdapterTrainConfig(base="toyland", data=replace(pool, captions="noun"), seed=3)
+    config = replace(config, optim=replace(config.optim, batch=4, steps=3))
+    batches = list(batches_from(config, source, 0, Accelerator(cpu=True)))
+    given = [Samples(source, seed=3)[i] for i in range(12)]
+    assert all(torch.equal(b.latents, collate(given[4 * i : 4 * i + 4]).latents) for i, b in enumerate(batches))
+    bare = [pair for b in batches for pair in zip(b.captions, b.nouns, strict=True)]
+    for sample, (caption, (start, end)) in zip(given, bare, strict=True):
+        noun = sample.caption[slice(*sample.noun)]
+        assert caption[start:end] == noun and caption in (f"a {noun}", f"an {noun}")
+    assert data.noun_alone(replace(_plain("none"), caption="two owls", noun=(4, 7))).caption == "an owl"
+    with pytest.raises(ConfigError, match="data.captions is 'none'; choose given or noun"):
+        DataConfig(captions="none")
 
 
 def test_processes_share_one_sequence_and_a_resumed_one_goes_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from dataclasses import replace
@@ -16,8 +17,8 @@ from PIL import Image
 from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import save_adapter
 from customcontrast.segmentation import Segmentation
-from train import evaluate, metrics, readers, sources
-from train.benchmark import EDITED, EDITS, ceiling, folder_cases, toyland_cases
+from train import attribute_reader, evaluate, metrics, readers, sources
+from train.benchmark import EDITED, EDITS, INCIDENTAL, ceiling, folder_cases, toyland_cases
 from train.config import DataConfig
 from train.metrics import CATEGORIES, Score, bootstrap, by_category, cosine, identity_rank, markdown, paired, summarise
 from train.toyland import World, is_heldout
@@ -139,6 +140,38 @@ def test_toyland_cases_are_held_out_repeatable_and_ask_one_edit_each() -> None:
     assert picture.size == (64, 64) and mask.any()
 
 
+def test_edited_references_show_what_no_task_asks_for() -> None:
+    world = World.small()
+    plain, edited = (toyland_cases(4, world, edited=flag) for flag in (False, True))
+    for case, dressed in zip(plain, edited, strict=True):
+        assert (dressed.subject, dressed.tasks) == (case.subject, case.tasks) and dressed.key != case.key
+        assert np.array_equal(np.asarray(dressed.likeness.image), np.asarray(case.reference.image))
+        assert not np.array_equal(np.asarray(dressed.reference.image), np.asarray(case.reference.image))
+        assert tuple(dressed.incidental) == INCIDENTAL and case.leaks(case.tasks[0]) == {}
+        for task in dressed.tasks:
+            assert dressed.leaks(task) == dressed.incidental and not set(task.edit.values()) & set(
+                dressed.incidental.values()
+            )
+    again = replace(edited[0].tasks[1], scene=replace(edited[0].tasks[1].scene, style=edited[0].incidental["style"]))
+    assert "style" not in edited[0].leaks(again)  # what the picture should show does not leak
+
+
+def test_leaks_are_counted_off_the_pictures() -> None:
+    sees = functools.partial(attribute_reader.shows, attribute_reader.load_reader())
+    cases = toyland_cases(8, World.small(), edited=True)
+
+    def leaked(pictures: list[Image.Image]) -> list[float | None]:
+        rows = zip(cases, pictures, strict=True)
+        return evaluate.leaks([evaluate.Made(case, case.tasks[3], picture, None) for case, picture in rows], sees)
+
+    kept = leaked([case.reference.image.resize((96, 96)) for case in cases])  # the reference itself: all of it
+    free = leaked([ceiling(case, case.tasks[3], 96)[0] for case in cases])  # what was asked for: nothing
+    assert all(0 <= value <= 1 for value in kept + free)
+    assert np.mean(kept) > 0.6 and np.mean(free) < 0.15
+    bare = [evaluate.Made(case, case.tasks[3], case.reference.image, None) for case in toyland_cases(1, World.small())]
+    assert evaluate.leaks(bare, sees) == [None]
+
+
 def test_folder_cases_take_the_class_from_dreambenchs_list(tmp_path: Path) -> None:
     for name in ("dog6", "grey_sloth_plushie"):
         (tmp_path / name / "masks").mkdir(parents=True)
@@ -249,7 +282,15 @@ def test_a_whole_evaluation(
     again = [p.stat().st_mtime_ns for p in pictures]
     assert [a == b for a, b in zip(times, again, strict=True)].count(False) == 1
     assert (tmp_path / "out" / "table.md").read_text() == table
+    shown = ["--references", "edited", "--floor", str(tmp_path / "out" / "pictures" / "text")]
+    assert evaluate.main([*arguments[:-1], str(tmp_path / "edited"), *shown]) == 0
+    edited = json.loads((tmp_path / "edited" / "scores.json").read_text())
+    assert edited["summary"][evaluate.RUNS[0]]["leaks"]["count"] == 10 and "leaks" not in scores["summary"]
+    assert edited["scores"][evaluate.RUNS[1]][3]["ci"] == scores["scores"][evaluate.RUNS[1]][3]["ci"]  # to the portrait
+    assert "| edits | leaks | retrieval |" in (tmp_path / "edited" / "table.md").read_text()
     capsys.readouterr()
+    assert evaluate.main([*arguments, *shown, "--benchmark", str(tmp_path)]) == 2
+    assert "--references edited needs --benchmark toyland" in capsys.readouterr().err
 
 
 def test_the_command_names_its_parts_and_its_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

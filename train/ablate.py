@@ -88,8 +88,13 @@ def run(options: argparse.Namespace) -> str:
             if train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
                 raise KeyboardInterrupt  # asked to stop: the checkpoint is written
             scores.setdefault(number, []).extend(evaluated(folder, config, options))
-            (options.out / "table.md").write_text(table(scores, options), encoding="utf-8")
+            (options.out / f"{named('table', options)}.md").write_text(table(scores, options), encoding="utf-8")
     return table(scores, options)
+
+
+def named(stem: str, options: argparse.Namespace) -> str:
+    """The name of what is about these references: of an evaluation's folder, of a table."""
+    return stem if options.references == "plain" else f"{stem}-{options.references}"
 
 
 def evaluated(
@@ -105,6 +110,7 @@ def evaluated(
         adapter=folder / "adapter.safetensors",
         benchmark=options.benchmark,
         limit=options.limit,
+        references=options.references,
         world=config.data.world,
         readers=options.readers,
         attributes=options.attributes,
@@ -115,7 +121,7 @@ def evaluated(
         subject_scale=subject_scale,
         seed=0,
         floor=options.out / "floor",
-        out=folder / "evaluation",
+        out=folder / named("evaluation", options),
     )
     done = arguments.out / "scores.json"
     if not done.exists() or json.loads(done.read_text())["about"].get("step") != options.steps:
@@ -125,7 +131,7 @@ def evaluated(
 
 
 SHOWN = {"E-CI": "E-CI", "E-DI": "E-DI", "CT": "CT"}  # column of `metrics.COLUMNS`: its heading
-TOY = {"edits": "edits", "retrieval": "found"}  # where there are readers of Toyland
+TOY = {"edits": "edits", "leaks": "leaks", "retrieval": "found"}  # where there are readers of Toyland
 
 
 def shown(scores: dict[int, list[Score]]) -> dict[str, str]:
@@ -163,6 +169,7 @@ def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
         "",
         f"- {options.steps} steps, seeds {seeds}, {options.limit} subjects; 95 % bootstrap intervals over subjects",
     ]
+    lines += [f"- {evaluate.EDITED_REFERENCES}"] * (options.references == "edited")
     lines += ["- the paper's numbers are on real pictures with SD-1.5: compare the order, not the size"]
     return "\n".join(lines) + "\n"
 
@@ -174,6 +181,7 @@ def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
     parser.add_argument("--benchmark", default="toyland")
     parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
+    evaluate.add_references(parser)
     parser.add_argument("--readers", type=Path, default=evaluate.SHIPPED)
     parser.add_argument("--attributes", type=Path, default=evaluate.attribute_reader.SHIPPED)
     parser.add_argument("--clip", default="openai/clip-vit-large-patch14")

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from customcontrast.bases import BaseModel, BaseModelError, load_base
 from customcontrast.imageio import load_picture
 from train import evaluate, finetune
-from train.ablate import Deadline, add_common, evaluated
+from train.ablate import Deadline, add_common, evaluated, named
 from train.config import AdapterTrainConfig, ConfigError, load_config
 from train.evaluate import Bench, Made, base_digest
 from train.finetune import FineTuneConfig
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> str:
         report(scores, {}, [], options)
     tuned = [m for m in options.methods if m not in ENCODERS]
     if not tuned:
-        return (options.out / "table.md").read_text(encoding="utf-8")
+        return (options.out / f"{named('table', options)}.md").read_text(encoding="utf-8")
     base = load_base(config.base, config.weights, "cpu" if options.cpu else None)
     asked = argparse.Namespace(**vars(options), world=config.data.world, weights=config.weights, seed=config.seed)
     bench = Bench.of(base, asked)
@@ -100,7 +100,7 @@ def fine_tuned_pictures(
     settings, made = (config, options.denoising, base_digest(base)), []
     for case in tqdm(bench.cases, desc=config.method, unit="subject"):
         keys = [hashlib.sha256(repr((settings, t.prompt)).encode()).hexdigest()[:10] for t in case.tasks]
-        paths = [folder / f"{case.subject}-{t.category}-{k}.png" for t, k in zip(case.tasks, keys, strict=True)]
+        paths = [folder / f"{case.key}-{t.category}-{k}.png" for t, k in zip(case.tasks, keys, strict=True)]
         if not all(path.exists() for path in paths):
             if deadline.left == 0.0:
                 raise KeyboardInterrupt
@@ -117,15 +117,19 @@ def report(
 ) -> str:
     """table.md and scores.json of the methods that are done."""
     if not names:  # the encoders' own reports say who judged
-        about = json.loads((options.out / next(iter(scores)) / "evaluation" / "scores.json").read_text())
+        about = json.loads(
+            (options.out / next(iter(scores)) / named("evaluation", options) / "scores.json").read_text()
+        )
         names, notes = about["backbones"], about["about"]["notes"]
     notes = [
         *notes,
         f"encoders: {options.steps} steps on the same data; fine-tuned: {options.subject_steps} steps on one picture",
     ]
     table = markdown(scores, names, notes)
-    (options.out / "table.md").write_text(table, encoding="utf-8")
-    (options.out / "scores.json").write_text(to_json(scores, names, {"notes": notes}), encoding="utf-8")
+    (options.out / f"{named('table', options)}.md").write_text(table, encoding="utf-8")
+    (options.out / f"{named('scores', options)}.json").write_text(
+        to_json(scores, names, {"notes": notes}), encoding="utf-8"
+    )
     return table
 
 

@@ -3,22 +3,36 @@
 Toyland: held-out subjects; for each one reconstruction prompt and one edit of each kind (style, shape, scene,
 accessorisation), each with the real render of what was asked, which is the ceiling. A folder of pictures (DreamBench's
 layout): a sub-folder per subject, and prompts made for its class noun.
+
+References of Toyland are portraits, or "edited": the subject in another style and shape and wearing something, none of
+which is asked for. What a picture shows of that has leaked: the paper's irrelevant attributes, counted.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from customcontrast.segmentation import Segmentation
+from train.attribute_reader import COLORLESS
 from train.metrics import CATEGORIES
 from train.sources import reference_scene, render_references
-from train.toyland import Placement, ToyScene, ToySubject, World, attributes, describe, render, sample_subject
+from train.toyland import (
+    Placement,
+    ToyScene,
+    ToySubject,
+    World,
+    attributes,
+    describe,
+    render,
+    sample_scene,
+    sample_subject,
+)
 
 DISTRACTORS = 50  # subjects among which the right one has to be found
 EDITED = {  # what a Toyland prompt of a category asks for, as the attribute reader calls it
@@ -27,6 +41,7 @@ EDITED = {  # what a Toyland prompt of a category asks for, as the attribute rea
     "scene": ("background",),
     "accessorisation": ("accessory", "accessory_color"),
 }
+INCIDENTAL = ("style", "shape", "accessory")  # what a reference may show that is not the subject's own
 SIDE = 256  # px of a Toyland reference picture, as a visitor would bring it
 EDITS: dict[str, tuple[str, ...]] = {  # prompts for real pictures; {} = the class noun, where S* goes
     "reconstruction": ("a photo of a {}",),
@@ -55,8 +70,7 @@ class Task:
         """What is asked beyond the subject, {attribute: value}; {} for a reconstruction and outside Toyland."""
         if self.scene is None:
             return {}
-        labels = attributes(self.scene)
-        values = {**labels["subjects"][0], **labels}
+        values = labels_of(self.scene)
         return {name: values[name] for name in EDITED.get(self.category, ())}
 
 
@@ -66,14 +80,46 @@ class Case:
 
     subject: str
     noun: str
-    reference: Segmentation
+    reference: Segmentation  # what a method is shown
     tasks: tuple[Task, ...]
     toy: ToySubject | None = None
+    portrait: Segmentation | None = None  # of an edited reference: the subject as it is, which pictures are held to
+    incidental: dict[str, str] = field(default_factory=dict)  # of an edited reference: {attribute of INCIDENTAL: value}
+
+    @property
+    def likeness(self) -> Segmentation:
+        """What a picture of the subject is compared with."""
+        return self.portrait or self.reference
+
+    @property
+    def key(self) -> str:
+        """Subject and reference in a word."""
+        return self.subject + ("-edited" if self.incidental else "")
+
+    def leaks(self, task: Task) -> dict[str, str]:
+        """What `reference` shows and the picture should not, {attribute: value}; {} for a portrait."""
+        if task.scene is None:
+            return {}
+        wanted = labels_of(task.scene)
+        return {name: value for name, value in self.incidental.items() if value != wanted[name]}
 
 
-def toyland_cases(count: int, world: World, seed: int = 0) -> list[Case]:
-    """`count` held-out subjects of `world` with five tasks each, the same for the same seed."""
-    return [_toyland_case(random.Random(f"benchmark-{seed}-{i}"), world) for i in range(count)]
+def labels_of(scene: ToyScene) -> dict[str, str]:
+    """Attributes of a scene and of its first subject, {name: value}."""
+    labels = attributes(scene)
+    return {**labels["subjects"][0], **labels}
+
+
+def toyland_cases(count: int, world: World, seed: int = 0, edited: bool = False) -> list[Case]:
+    """`count` held-out subjects of `world` with five tasks each, the same for the same seed.
+
+    edited: their references are in another style and shape and wear something; subjects and tasks are the same.
+    """
+    names = [f"benchmark-{seed}-{i}" for i in range(count)]
+    cases = [_toyland_case(random.Random(name), world) for name in names]
+    if not edited:
+        return cases
+    return [_edited(random.Random(f"{name}-edited"), world, c) for name, c in zip(names, cases, strict=True)]
 
 
 def _toyland_case(rng: random.Random, world: World) -> Case:
@@ -88,6 +134,22 @@ def portrait(rng: random.Random, world: World, subject: ToySubject) -> Segmentat
     bare = {"shape": world.shapes[0], "accessory": world.accessories[0]}
     front = {"azimuth": rng.uniform(-45.0, 45.0)}  # so that a reference shows the subject's face
     return exact(replace(scene, placements=tuple(replace(p, **bare, **front) for p in scene.placements)))
+
+
+def _edited(rng: random.Random, world: World, case: Case) -> Case:
+    """The case with a reference in a style that shows colours, a shape and a thing to wear, none of them asked for."""
+    asked = [value for task in case.tasks for value in task.edit.values()]
+
+    def another(values: Sequence[str]) -> str:
+        return rng.choice([value for value in values[1:] if value not in asked and value not in COLORLESS])
+
+    style = another(world.styles)
+    worn = {"shape": another(world.shapes), "accessory": another(world.accessories)}
+    scene = sample_scene(rng, world, subjects=(case.toy,), style=style, **worn)
+    front = {"azimuth": rng.uniform(-45.0, 45.0)}
+    scene = replace(scene, placements=tuple(replace(p, **front) for p in scene.placements))
+    incidental = {name: labels_of(scene)[name] for name in INCIDENTAL}
+    return replace(case, reference=exact(scene), portrait=case.reference, incidental=incidental)
 
 
 def _toyland_tasks(rng: random.Random, world: World, subject: ToySubject) -> Iterator[Task]:

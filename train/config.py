@@ -40,6 +40,7 @@ class DataConfig:
     targets: int = 3  # frames of each subject that can be x, in every scene, style, shape and accessory
     references: int = 3  # frames of each subject that can be r or r⁺ (at least 2)
     same_frame: bool = False  # r is cut out of x itself, as where a subject has one picture; needs references = targets
+    captions: str = "given"  # given = as the source words them; noun = "a bear" alone, as of pictures without any
     drop: float = 0.05  # p of dropping the text, the subject, or both: each of the three
     workers: int = 0  # loader processes; 0 = load in the training process
     cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
@@ -47,6 +48,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.source not in ("pool", "toyland", "folder", "shards"):
             raise ConfigError(f"data.source is {self.source!r}; choose pool, toyland, folder or shards")
+        if self.captions not in ("given", "noun"):
+            raise ConfigError(f"data.captions is {self.captions!r}; choose given or noun")
         if self.references < 2:
             raise ConfigError(f"data.references is {self.references}; MACL needs r and another r⁺, so at least 2")
         if self.same_frame and (self.source != "pool" or self.references != self.targets):

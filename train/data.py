@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from train.config import ConfigError
+from train.toyland.captions import article
 
 if TYPE_CHECKING:
     from customcontrast.bases import BaseModel
@@ -97,13 +98,13 @@ class Samples(Dataset):
     """An endless, shuffled sequence of samples: item `index` depends on (source, seed, index) alone.
 
     Each run of len(source) indices is one epoch: a permutation of all subjects, so that a batch holds no subject
-    twice (but where it straddles two epochs).
+    twice (but where it straddles two epochs). captions "noun" leaves nothing of a caption but its class noun.
     """
 
-    def __init__(self, source: Source, seed: int = 0, drop: float = 0.05) -> None:
+    def __init__(self, source: Source, seed: int = 0, drop: float = 0.05, captions: str = "given") -> None:
         if len(source) == 0:
             raise ValueError("source holds no subject; see train.sources for what a source needs")
-        self.source, self.seed, self.drop = source, seed, drop
+        self.source, self.seed, self.drop, self.captions = source, seed, drop, captions
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, index: int) -> Sample:
@@ -114,7 +115,15 @@ class Samples(Dataset):
             self._order = (epoch, order)
         rng = random.Random(f"{self.seed}-sample-{index}")
         drop = draw_drop(rng, self.drop)
-        return replace(self.source.draw(self._order[1][place], rng), drop=drop)
+        sample = replace(self.source.draw(self._order[1][place], rng), drop=drop)
+        return noun_alone(sample) if self.captions == "noun" else sample
+
+
+def noun_alone(sample: Sample) -> Sample:
+    """The sample with "a bear" for its caption: what a picture without a caption can say of its subject."""
+    noun = sample.caption[slice(*sample.noun)]
+    text = article(noun)
+    return replace(sample, caption=text, noun=(len(text) - len(noun), len(text)))
 
 
 def draw_drop(rng: random.Random, p: float) -> str:
@@ -291,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="photographs: folder of the shards")
     parser.add_argument("--size", type=int, default=768, help="photographs: shorter side that is kept, px")
     parser.add_argument("--views", type=int, help="photographs: usable views a subject needs (openimages: 1, else 2)")
+    parser.add_argument("--captions", metavar="BLIP", help="photographs: hub id or folder of a BLIP that words them")
     options = parser.parse_args(arguments)
     if options.source == "toyland":
         try:
@@ -304,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--source {options.source} needs --input FOLDER and --output FOLDER")
     views = options.views or (1 if options.source == "openimages" else 2)
     try:
-        return _prepare_shards(options.source, options.input, options.output, options.size, views)
+        return _prepare_shards(options.source, options.input, options.output, options.size, views, options.captions)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -320,12 +330,14 @@ def _prepare_pool(name: str, settings: list[str]) -> int:
     return 0
 
 
-def _prepare_shards(source: str, folder: Path, output: Path, size: int, views: int) -> int:
+def _prepare_shards(source: str, folder: Path, output: Path, size: int, views: int, captions: str | None) -> int:
     from train import photos, shards
+    from train.captioning import Captioner
 
     subjects = photos.list_subjects(source, folder)
+    captioner = Captioner.load(captions) if captions else None
     filters = shards.FilterConfig(views=views)
-    tars = shards.write_shards(subjects, output, filters, shards.ShardConfig(size=size))
+    tars = shards.write_shards(subjects, output, filters, shards.ShardConfig(size=size), captioner=captioner)
     left_out = list(shards.skipped_views(output))
     for row in left_out[:20]:
         print(f"left out: {row['subject']} {row['picture']}: {row['why']}")

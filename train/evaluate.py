@@ -33,10 +33,11 @@ from customcontrast.segmentation import Segmentation, SegmentationError, Segment
 from customcontrast.visualize.canvas import label
 from train import attribute_reader
 from train.base_evaluation import base_command, sampler
-from train.benchmark import DISTRACTORS, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
+from train.benchmark import DISTRACTORS, INCIDENTAL, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
 from train.grounding import DETECTOR, SAM, GroundedSAM
 from train.metrics import (
     Backbones,
+    Edits,
     Score,
     cosine,
     identity_rank,
@@ -51,6 +52,7 @@ from train.toyland import World
 
 RUNS = ("adapter", "text only (floor)", "real render (ceiling)")
 Find = Callable[[Image.Image, str], Segmentation | None]  # a picture and the class noun of the subject in it
+EDITED_REFERENCES = "references in a style and shape and wearing something, none of it asked for"
 CELL = 112  # px of a picture in the grid
 
 
@@ -80,7 +82,10 @@ class Bench:
         if options.limit < 1:
             raise ValueError(f"--limit {options.limit}: give 1 subject or more")
         world = World.named(options.world)
+        edited = getattr(options, "references", "plain") == "edited"
         if options.benchmark != "toyland":
+            if edited:
+                raise ValueError(f"--references edited needs --benchmark toyland, not {options.benchmark}")
             cases = folder_cases(Path(options.benchmark), options.limit)
             backbones = pretrained_backbones(options.clip, options.dino, base.device, getattr(options, "reward", None))
             grounding = getattr(options, "grounding", None) or ()
@@ -88,7 +93,7 @@ class Bench:
             return cls(cases, backbones, finder(None, grounding, base.device), [], notes)
         readers = load_readers(options.readers)
         attributes = attribute_reader.load_reader(options.attributes)
-        cases = toyland_cases(options.limit, world, options.seed)
+        cases = toyland_cases(options.limit, world, options.seed, edited)
         edits = functools.partial(attribute_reader.shows, attributes)
         backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity, edits)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
@@ -99,6 +104,9 @@ class Bench:
             "edits: the share of edits seen by the attribute reader, which on held-out renders reads rightly: "
             + ", ".join(f"{name} {attributes.quality[name]:.3f}" for name in asked if name in attributes.quality),
         ]
+        if edited:
+            notes.append(f"{EDITED_REFERENCES}; leaks: the share of it that is read off the picture")
+            notes.append("CI, DI and retrieval: against a portrait of the subject")
         return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed, DISTRACTORS), notes)
 
 
@@ -114,6 +122,7 @@ def adapter_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
     parser.add_argument("--benchmark", default="toyland", help="toyland, or a folder with a sub-folder per subject")
     parser.add_argument("--limit", type=int, default=20, help="subjects")
+    add_references(parser)
     parser.add_argument("--world", default="small", help="part of Toyland: small or full")
     parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.readers)")
     parser.add_argument(
@@ -138,6 +147,16 @@ def adapter_command(arguments: Sequence[str]) -> str:
     if options.grounding is not None and len(options.grounding) < 2:
         options.grounding = [*options.grounding, *(DETECTOR, SAM)[len(options.grounding) :]]
     return evaluate_adapter(options)
+
+
+def add_references(parser: argparse.ArgumentParser) -> None:
+    """The option --references."""
+    parser.add_argument(
+        "--references",
+        choices=["plain", "edited"],
+        default="plain",
+        help="Toyland's: portraits, or subjects in another style and shape and wearing something (what of it leaks?)",
+    )
 
 
 def evaluate_adapter(options: argparse.Namespace) -> str:
@@ -182,7 +201,8 @@ def pictures(
     weights = (digest(options.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
     rows = [(case, task) for case in cases for task in case.tasks]
     for case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
-        key = hashlib.sha256(repr((settings, weights, task.prompt, case.subject)).encode()).hexdigest()[:10]
+        shown = case.key if with_subject else case.subject
+        key = hashlib.sha256(repr((settings, weights, task.prompt, shown)).encode()).hexdigest()[:10]
         path = folder / f"{case.subject}-{task.category}-{key}.png"
         if not path.exists():
             subjects = [custom.subject(case.reference, case.noun)] if with_subject else []
@@ -246,7 +266,7 @@ def real(case: Case, task: Task, side: int) -> Made:
 
 def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Image.Image] = ()) -> list[Score]:
     """CT, CI, DI and rank of every picture. CT reads the whole picture; CI and DI segmented against segmented."""
-    references = [m.case.reference.on_plain() for m in made]
+    references = [m.case.likeness.on_plain() for m in made]
     subjects = [m.segmentation.on_plain() if m.segmentation else m.picture for m in made]
     ct = cosine(backbones.text([m.task.text for m in made]), backbones.image([m.picture for m in made]))
     ci = cosine(backbones.image(references), backbones.image(subjects))
@@ -254,15 +274,27 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
     di = cosine(true, found)
     others = backbones.identity(distractors) if distractors else None
     edits = backbones.edits([m.picture for m in made], [m.task.edit for m in made]) if backbones.edits else None
+    leaked = leaks(made, backbones.edits) if backbones.edits else [None] * len(made)
     ir = backbones.reward([m.task.text for m in made], [m.picture for m in made]) if backbones.reward else None
     rows = []
     for i, m in enumerate(made):
         rank = identity_rank(found[i], true[i], others) if others is not None else -1
         cosines = float(ct[i]), float(ci[i]), float(di[i])
-        reward = None if ir is None else float(ir[i])
-        edit = None if edits is None else edits[i]
-        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, ir=reward, rank=rank, edit=edit))
+        told = {
+            "ir": None if ir is None else float(ir[i]),
+            "edit": None if edits is None else edits[i],
+            "leak": leaked[i],
+        }
+        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, rank=rank, **told))
     return rows
+
+
+def leaks(made: Sequence[Made], sees: Edits) -> list[float | None]:
+    """Of each picture the share of `Case.leaks` that is seen in it; None where there is nothing to leak."""
+    pictures, unasked = [m.picture for m in made], [m.case.leaks(m.task) for m in made]
+    by_name = [sees(pictures, [{k: v for k, v in row.items() if k == name} for row in unasked]) for name in INCIDENTAL]
+    seen = [[x for x in row if x is not None] for row in zip(*by_name, strict=True)]
+    return [sum(row) / len(row) if row else None for row in seen]
 
 
 def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> Image.Image:

@@ -97,10 +97,15 @@ def segment(path: Path, segmenter: Segmenter) -> Segmentation:
     return found
 
 
+def has_caption(path: Path) -> bool:
+    """Whether a caption lies beside a picture."""
+    return path.with_suffix(".txt").is_file()
+
+
 def caption_of(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
     """The caption beside a picture (NAME.txt), or "a photo of a NOUN", and the span of the class noun in it."""
     text = f"a photo of a <{noun}>"
-    if path.with_suffix(".txt").is_file():
+    if has_caption(path):
         text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
     marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text)
     if marked is None:

@@ -6,7 +6,8 @@ Toyland (`train.readers`). A prefix says which prompts: R- only name the subject
 
 CT cannot tell a picture that does what was asked from one of an average subject: on Toyland real renders of the prompts
 score lower than pictures from text alone. There "edits" says it outright: the share of E- pictures off which an
-attribute reader (`train.attribute_reader`) reads the style, shape, place or thing to wear that was asked for.
+attribute reader (`train.attribute_reader`) reads the style, shape, place or thing to wear that was asked for. Where the
+reference itself was in some style and shape and wore something, "leaks" is the share of that, unasked, in the picture.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Score:
     rank: int = -1  # place of the true subject among the distractors in identity space, 0 = first; −1 = not asked
     ir: float | None = None  # ImageReward of prompt and picture, unbounded, about −2 … 2; None = not asked
     edit: float | None = None  # 1 where the picture shows the edit that was asked for, 0 where not; None = not asked
+    leak: float | None = None  # share in [0, 1] of the reference's own style, shape, … seen though not asked for
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Score], float | None]]] = {  # name: (wh
     "E-DI": ("E-", lambda s: s.di),
     "IR": ("", lambda s: s.ir),
     "edits": ("E-", lambda s: s.edit),
+    "leaks": ("", lambda s: s.leak),
     "retrieval": ("", lambda s: float(s.rank == 0) if s.rank >= 0 else None),
 }
 
@@ -160,8 +163,8 @@ def asked(scores: Iterable[Score], column: str) -> list[Score]:
 def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
     """COLUMNS, each with its interval over subjects: the paper's, and on Toyland edits and retrieval.
 
-    CT is over all prompts. Edits is the share of edits that are seen, retrieval the share of pictures whose subject is
-    found first. A column without pictures is left out.
+    CT is over all prompts. Edits is the share of edits that are seen, leaks that of what the reference shows unasked,
+    retrieval the share of pictures whose subject is found first. A column without pictures is left out.
     """
     scores = list(scores)
     table: dict[str, Interval] = {}
@@ -192,7 +195,7 @@ def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
 def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str] = ()) -> str:
     """One table over all runs (rows) and one per category; mean and interval in every cell."""
     tables = {run: summarise(scores) for run, scores in runs.items()}
-    shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "edits", "retrieval")
+    shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "edits", "leaks", "retrieval")
     lines = _rows(tables, shown, "run")
     for run, scores in runs.items():
         parts = _rows(by_category(scores), ("CT", "CI", "DI", "edits"), "category")

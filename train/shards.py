@@ -29,9 +29,10 @@ from tqdm import tqdm
 
 from customcontrast.imageio import PictureError, load_picture
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from train.captioning import Captioner
 from train.config import ConfigError
 from train.data import Sample
-from train.folder import MAX_SIDE, Frame, caption_of, square
+from train.folder import MAX_SIDE, Frame, caption_of, has_caption, square
 from train.photos import Subject, View
 from train.sources import segmented
 
@@ -90,23 +91,25 @@ def write_shards(
     filters: FilterConfig | None = None,
     config: ShardConfig | None = None,
     progress: bool = True,
+    captioner: Captioner | None = None,
 ) -> list[Path]:
     """Pack `subjects` into output/shard-NNNNN.tar; finished shards are left alone, so a killed run goes on.
 
     Beside each shard NNNNN.json lists what was left out and why. Shard k depends on the k-th run of subjects and the
-    settings alone. Returns the shards that hold anything.
+    settings alone. captioner: words the kept pictures that have no caption beside them; without it they are "a photo of
+    a NOUN". Returns the shards that hold anything.
 
     Raises ValueError when `output` was made with other settings or from other subjects.
     """
     filters, config = filters or FilterConfig(), config or ShardConfig()
     output.mkdir(parents=True, exist_ok=True)
-    _same_settings(output / "shards.json", subjects, filters, config)
+    _same_settings(output / "shards.json", subjects, filters, config, captioner)
     segmenter: list[Segmenter] = []  # made when the first view without a mask comes
     starts = range(0, len(subjects), config.subjects)
     for index, start in enumerate(tqdm(starts, desc="pack shards", unit="shard", disable=not progress)):
         tar = output / f"shard-{index:05d}.tar"
         if not tar.exists():
-            _write_shard(tar, subjects[start : start + config.subjects], filters, config, segmenter)
+            _write_shard(tar, subjects[start : start + config.subjects], filters, config, segmenter, captioner)
     return [tar for tar in sorted(output.glob("shard-*.tar")) if json.loads(_report(tar).read_text())["kept"]]
 
 
@@ -114,23 +117,31 @@ def _report(tar: Path) -> Path:
     return tar.with_suffix(".json")
 
 
-def _same_settings(path: Path, subjects: Sequence[Subject], filters: FilterConfig, config: ShardConfig) -> None:
+def _same_settings(
+    path: Path, subjects: Sequence[Subject], filters: FilterConfig, config: ShardConfig, captioner: Captioner | None
+) -> None:
     ids = [subject.id for subject in subjects]
     settings = {"filters": vars(filters), "shards": vars(config), "first": ids[0], "count": len(ids)}
+    settings |= {"captions": captioner.name} if captioner else {}
     if path.exists() and json.loads(path.read_text()) != settings:
         raise ValueError(f"output {path.parent} was made with other settings or data; choose another folder")
     path.write_text(json.dumps(settings))
 
 
 def _write_shard(
-    tar: Path, subjects: Sequence[Subject], filters: FilterConfig, config: ShardConfig, segmenter: list[Segmenter]
+    tar: Path,
+    subjects: Sequence[Subject],
+    filters: FilterConfig,
+    config: ShardConfig,
+    segmenter: list[Segmenter],
+    captioner: Captioner | None,
 ) -> None:
     skipped: list[dict[str, str]] = []
     kept = 0
     part = tar.with_suffix(".part")
     with webdataset.TarWriter(str(part), mtime=0) as writer:
         for subject in subjects:
-            sample = _pack(subject, filters, config, segmenter, skipped)
+            sample = _pack(subject, filters, config, segmenter, captioner, skipped)
             if sample is not None:
                 writer.write(sample)
                 kept += 1
@@ -139,9 +150,14 @@ def _write_shard(
 
 
 def _pack(
-    subject: Subject, filters: FilterConfig, config: ShardConfig, segmenter: list[Segmenter], skipped: list[dict]
+    subject: Subject,
+    filters: FilterConfig,
+    config: ShardConfig,
+    segmenter: list[Segmenter],
+    captioner: Captioner | None,
+    skipped: list[dict],
 ) -> dict[str, Any] | None:
-    good: list[tuple[Segmentation, str, tuple[int, int]]] = []
+    good: list[tuple[Segmentation, str, tuple[int, int], bool]] = []  # whether the caption is the default one
     for view in subject.views:
         try:
             found = _segmentation(view, segmenter)
@@ -152,16 +168,22 @@ def _pack(
         if fault:
             skipped.append({"subject": subject.id, "picture": view.picture.name, "why": fault})
         else:
-            good.append((found, caption, span))
+            good.append((found, caption, span, not has_caption(view.picture)))
     if len(good) < filters.views:
         why = f"{len(good)} usable views, {filters.views} needed"
         skipped.append({"subject": subject.id, "picture": "", "why": why})
         return None
     picks = np.unique(np.linspace(0, len(good) - 1, min(len(good), filters.max_views)).round().astype(int))
     kept = [good[i] for i in picks]
-    record = {"subject": subject.id, "noun": subject.noun, "captions": [[text, list(span)] for _, text, span in kept]}
+    captions = [[text, list(span)] for _, text, span, _ in kept]
+    bare = [i for i, (*_, default) in enumerate(kept) if default]
+    if captioner and bare:
+        written = captioner.captions([kept[i][0].image for i in bare], subject.noun)
+        for i, (text, span) in zip(bare, written, strict=True):
+            captions[i] = [text, list(span)]
+    record = {"subject": subject.id, "noun": subject.noun, "captions": captions}
     sample: dict[str, Any] = {"__key__": re.sub(r"[^\w-]", "_", subject.id), "json": record}
-    for i, (found, _, _) in enumerate(kept):
+    for i, (found, *_) in enumerate(kept):
         sample |= {f"{i:03d}.jpg": _jpeg(found.image, config.size), f"{i:03d}.mask.png": _mask_png(found, config.size)}
     return sample
 

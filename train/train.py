@@ -146,7 +146,8 @@ def batches_from(config: AdapterTrainConfig, source: Source, step: int, accelera
     sampler = StepSampler(
         o.batch, step * o.accumulation, o.steps * o.accumulation, accelerator.process_index, accelerator.num_processes
     )
-    return in_order(make_loader(Samples(source, config.seed, config.data.drop), sampler, config.data.workers))
+    samples = Samples(source, config.seed, config.data.drop, config.data.captions)
+    return in_order(make_loader(samples, sampler, config.data.workers))
 
 
 def set_learning_rate(optimizer: AdamW, rate: float) -> float:
