@@ -109,6 +109,21 @@ def test_the_report_is_markdown_and_json() -> None:
     assert read["summary"]["floor"]["E-DI"]["mean"] == pytest.approx(0.1)
 
 
+def test_leaks_are_averaged_over_a_picture_and_counted_by_attribute() -> None:
+    rows = [
+        replace(s, leaks={"style": 1.0, "shape": 0.0} if i % 2 else {"style": 0.0})
+        for i, s in enumerate(made_up(4, 0.3, 0.1))
+    ]
+    assert [r.leak for r in rows[:2]] == [0.0, 0.5] and made_up(1, 0.3, 0.1)[0].leak is None
+    found = metrics.by_leak(rows)
+    assert (found["style"].mean, found["style"].count) == (0.5, 20) and found["shape"].mean == 0.0
+    assert metrics.summarise(rows)["leaks"].mean == pytest.approx(0.25) and "leaks" not in markdown(
+        {"a": made_up(2, 0, 0)}, {}
+    )
+    read = json.loads(metrics.to_json({"a": rows}, {}, {}))["scores"]["a"]
+    assert [Score(**row) for row in read] == rows
+
+
 # ---- benchmark
 
 
@@ -160,13 +175,15 @@ def test_leaks_are_counted_off_the_pictures() -> None:
     sees = functools.partial(attribute_reader.shows, attribute_reader.load_reader())
     cases = toyland_cases(8, World.small(), edited=True)
 
-    def leaked(pictures: list[Image.Image]) -> list[float | None]:
+    def leaked(pictures: list[Image.Image]) -> list[float]:
         rows = zip(cases, pictures, strict=True)
-        return evaluate.leaks([evaluate.Made(case, case.tasks[3], picture, None) for case, picture in rows], sees)
+        found = evaluate.leaks([evaluate.Made(case, case.tasks[3], picture, None) for case, picture in rows], sees)
+        assert all(tuple(row) == INCIDENTAL for row in found)
+        return [value for row in found for value in row.values()]
 
     kept = leaked([case.reference.image.resize((96, 96)) for case in cases])  # the reference itself: all of it
     free = leaked([ceiling(case, case.tasks[3], 96)[0] for case in cases])  # what was asked for: nothing
-    assert all(0 <= value <= 1 for value in kept + free)
+    assert set(kept + free) <= {0.0, 1.0}
     assert np.mean(kept) > 0.6 and np.mean(free) < 0.15
     bare = [evaluate.Made(case, case.tasks[3], case.reference.image, None) for case in toyland_cases(1, World.small())]
     assert evaluate.leaks(bare, sees) == [None]
@@ -287,7 +304,8 @@ def test_a_whole_evaluation(
     edited = json.loads((tmp_path / "edited" / "scores.json").read_text())
     assert edited["summary"][evaluate.RUNS[0]]["leaks"]["count"] == 10 and "leaks" not in scores["summary"]
     assert edited["scores"][evaluate.RUNS[1]][3]["ci"] == scores["scores"][evaluate.RUNS[1]][3]["ci"]  # to the portrait
-    assert "| edits | leaks | retrieval |" in (tmp_path / "edited" / "table.md").read_text()
+    table = (tmp_path / "edited" / "table.md").read_text()
+    assert "| edits | leaks | retrieval |" in table and "| run | style | shape | accessory |" in table
     capsys.readouterr()
     assert evaluate.main([*arguments, *shown, "--benchmark", str(tmp_path)]) == 2
     assert "--references edited needs --benchmark toyland" in capsys.readouterr().err

@@ -283,18 +283,17 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
         told = {
             "ir": None if ir is None else float(ir[i]),
             "edit": None if edits is None else edits[i],
-            "leak": leaked[i],
+            "leaks": leaked[i],
         }
         rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, rank=rank, **told))
     return rows
 
 
-def leaks(made: Sequence[Made], sees: Edits) -> list[float | None]:
-    """Of each picture the share of `Case.leaks` that is seen in it; None where there is nothing to leak."""
+def leaks(made: Sequence[Made], sees: Edits) -> list[dict[str, float] | None]:
+    """Which of `Case.leaks` is seen in each picture, {attribute: 1.0 or 0.0}; None where there is nothing to leak."""
     pictures, unasked = [m.picture for m in made], [m.case.leaks(m.task) for m in made]
-    by_name = [sees(pictures, [{k: v for k, v in row.items() if k == name} for row in unasked]) for name in INCIDENTAL]
-    seen = [[x for x in row if x is not None] for row in zip(*by_name, strict=True)]
-    return [sum(row) / len(row) if row else None for row in seen]
+    seen = {n: sees(pictures, [{n: row[n]} if n in row else {} for row in unasked]) for n in INCIDENTAL}
+    return [{n: seen[n][i] for n in row} or None for i, row in enumerate(unasked)]
 
 
 def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> Image.Image:

@@ -46,7 +46,12 @@ class Score:
     rank: int = -1  # place of the true subject among the distractors in identity space, 0 = first; −1 = not asked
     ir: float | None = None  # ImageReward of prompt and picture, unbounded, about −2 … 2; None = not asked
     edit: float | None = None  # 1 where the picture shows the edit that was asked for, 0 where not; None = not asked
-    leak: float | None = None  # share in [0, 1] of the reference's own style, shape, … seen though not asked for
+    leaks: dict[str, float] | None = None  # {attribute the reference shows unasked: 1 where it is seen, 0 where not}
+
+    @property
+    def leak(self) -> float | None:
+        """The share of `leaks` that is seen, in [0, 1]; None where there is nothing to leak."""
+        return sum(self.leaks.values()) / len(self.leaks) if self.leaks else None
 
 
 @dataclass(frozen=True)
@@ -192,14 +197,25 @@ def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
     return table
 
 
+def by_leak(scores: Iterable[Score]) -> dict[str, Interval]:
+    """How often each attribute of the references is seen unasked, {attribute: share}."""
+    rows = [(name, seen, s.subject) for s in scores for name, seen in (s.leaks or {}).items()]
+    names = dict.fromkeys(name for name, *_ in rows)
+    return {k: bootstrap([v for n, v, _ in rows if n == k], [s for n, _, s in rows if n == k]) for k in names}
+
+
 def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str] = ()) -> str:
-    """One table over all runs (rows) and one per category; mean and interval in every cell."""
+    """One table over all runs (rows), one per category, one of leaks; mean and interval in every cell."""
     tables = {run: summarise(scores) for run, scores in runs.items()}
     shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "edits", "leaks", "retrieval")
     lines = _rows(tables, shown, "run")
     for run, scores in runs.items():
         parts = _rows(by_category(scores), ("CT", "CI", "DI", "edits"), "category")
         lines += ["", f"**{run}, by category**", "", *parts]
+    leaked = {run: found for run, scores in runs.items() if (found := by_leak(scores))}
+    if leaked:
+        parts = _rows(leaked, tuple(dict.fromkeys(name for row in leaked.values() for name in row)), "run")
+        lines += ["", "**leaks, by what the reference shows**", "", *parts]
     lines += ["", *(f"- {metric}: {name}" for metric, name in names.items())]
     lines += [f"- {note}" for note in notes]
     lines += ["- in brackets: 95 % bootstrap interval over subjects"]
