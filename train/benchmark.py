@@ -132,8 +132,13 @@ def portrait(rng: random.Random, world: World, subject: ToySubject) -> Segmentat
     """A reference of a subject as a visitor would bring it: in plain shape and bare, in any place."""
     scene = reference_scene(rng, world, subject)
     bare = {"shape": world.shapes[0], "accessory": world.accessories[0]}
-    front = {"azimuth": rng.uniform(-45.0, 45.0)}  # so that a reference shows the subject's face
-    return exact(replace(scene, placements=tuple(replace(p, **bare, **front) for p in scene.placements)))
+    return exact(_faced(rng, scene, **bare))
+
+
+def _faced(rng: random.Random, scene: ToyScene, **changes: str) -> ToyScene:
+    """The scene with its subjects turned so that a reference shows their faces, and these changes of them."""
+    azimuth = rng.uniform(-45.0, 45.0)
+    return replace(scene, placements=tuple(replace(p, azimuth=azimuth, **changes) for p in scene.placements))
 
 
 def _edited(rng: random.Random, world: World, case: Case) -> Case:
@@ -145,9 +150,7 @@ def _edited(rng: random.Random, world: World, case: Case) -> Case:
 
     style = another(world.styles)
     worn = {"shape": another(world.shapes), "accessory": another(world.accessories)}
-    scene = sample_scene(rng, world, subjects=(case.toy,), style=style, **worn)
-    front = {"azimuth": rng.uniform(-45.0, 45.0)}
-    scene = replace(scene, placements=tuple(replace(p, **front) for p in scene.placements))
+    scene = _faced(rng, sample_scene(rng, world, subjects=(case.toy,), style=style, **worn))
     incidental = {name: labels_of(scene)[name] for name in INCIDENTAL}
     return replace(case, reference=exact(scene), portrait=case.reference, incidental=incidental)
 

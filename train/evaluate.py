@@ -33,7 +33,7 @@ from customcontrast.segmentation import Segmentation, SegmentationError, Segment
 from customcontrast.visualize.canvas import label
 from train import attribute_reader
 from train.base_evaluation import base_command, sampler
-from train.benchmark import DISTRACTORS, INCIDENTAL, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
+from train.benchmark import DISTRACTORS, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
 from train.grounding import DETECTOR, SAM, GroundedSAM
 from train.metrics import (
     Backbones,
@@ -291,9 +291,10 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
 
 def leaks(made: Sequence[Made], sees: Edits) -> list[dict[str, float] | None]:
     """Which of `Case.leaks` is seen in each picture, {attribute: 1.0 or 0.0}; None where there is nothing to leak."""
-    pictures, unasked = [m.picture for m in made], [m.case.leaks(m.task) for m in made]
-    seen = {n: sees(pictures, [{n: row[n]} if n in row else {} for row in unasked]) for n in INCIDENTAL}
-    return [{n: seen[n][i] for n in row} or None for i, row in enumerate(unasked)]
+    unasked = [m.case.leaks(m.task) for m in made]
+    rows = [(m.picture, {name: value}) for m, row in zip(made, unasked, strict=True) for name, value in row.items()]
+    seen = iter(sees(*zip(*rows, strict=True)) if rows else ())
+    return [{name: next(seen) for name in row} or None for row in unasked]
 
 
 def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> Image.Image:
