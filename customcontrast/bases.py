@@ -1,4 +1,4 @@
-"""Base models: toyland | sd15 | sdxl. Only what differs between them, in one registry."""
+"""Base models: toyland | toyland2 | sd15 | sdxl. Only what differs between them, in one registry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.autoencoder import PatchAutoencoder
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
+from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
 
+FACTS = "base.json"  # beside an embedded base's weights: what its training tells of its use
 WEIGHTS = Path(__file__).parent / "weights"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -47,6 +49,7 @@ class BaseSpec:
     guidance: float  # default classifier-free guidance scale
     encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields that suit this size
     image_encoder: str | None = None  # hub id of the CLIP image encoder where the weights bring none
+    embedded: bool = False  # its weights come with the package
 
     @property
     def pooled(self) -> bool:
@@ -57,10 +60,13 @@ class BaseSpec:
 _CLIP = ("tokenizer", "text_encoder", CLIPTextModel)
 _CLIP_2 = ("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection)
 
+_SMALL = {"width": 192, "heads": 6}
+
 BASES: dict[str, BaseSpec] = {
     spec.name: spec
     for spec in (
-        BaseSpec("toyland", str(WEIGHTS / "toyland"), (_CLIP,), -1, 20, 4.0, {"width": 192, "heads": 6}),
+        BaseSpec("toyland", str(WEIGHTS / "toyland"), (_CLIP,), -1, 20, 4.0, _SMALL, embedded=True),
+        BaseSpec("toyland2", str(WEIGHTS / "toyland2"), (_CLIP,), -1, 20, 4.0, _SMALL, embedded=True),
         BaseSpec(
             "sd15",
             "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -103,10 +109,22 @@ class BaseModel:
     device: torch.device
     vocabulary: frozenset[str] | None = None  # words the base was trained on; None = no list
     zero_empty_prompt: bool = False  # the unconditional text is all zeros, not the empty prompt's (SDXL)
+    masks_padding: bool = False  # trained with the prompt's own tokens alone: text attention sees no padding
+    layout_prior: LayoutPrior | None = None  # layouts where nobody asks for one; None = it takes none, or has none
 
     @property
     def spec(self) -> BaseSpec:
         return BASES[self.name]
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return self.unet.config.out_channels
+
+    @property
+    def layout_channels(self) -> int:
+        """Input channels of the UNet beside the latents: `layout.LAYOUT_CHANNELS`, or 0."""
+        return self.unet.config.in_channels - self.unet.config.out_channels
 
     @property
     def scale_factor(self) -> int:
@@ -179,9 +197,9 @@ def load_base(
         raise BaseModelError(f"load_base: there is no base model {name!r}; choose one of {', '.join(BASES)}.")
     spec = BASES[name]
     source = str(weights or spec.weights)
-    if weights is None and name == "toyland" and not Path(source).is_dir():
+    if weights is None and spec.embedded and not Path(source).is_dir():
         raise BaseModelError(
-            "load_base: the toyland weights are missing from customcontrast/weights/toyland; "
+            f"load_base: the {name} weights are missing from customcontrast/weights/{name}; "
             "train them with train/pretrain.py, or pass weights=FOLDER."
         )
     if weights is not None and (len(source) > 1000 or not _is_folder(source)) and not _HUB_ID.fullmatch(source):
@@ -209,6 +227,13 @@ def load_base(
     vae_class = PatchAutoencoder if vae_config.get("_class_name") == "PatchAutoencoder" else AutoencoderKL
     vae = diffuser(vae_class, "vae", torch.float32 if upcast else dtype)
     unet = diffuser(UNet2DConditionModel, "unet", dtype)
+    facts = _json(Path(source) / FACTS, dict) if (Path(source) / FACTS).is_file() else {}
+    takes, gives = unet.config.in_channels, unet.config.out_channels
+    if takes - gives not in (0, LAYOUT_CHANNELS):
+        raise BaseModelError(
+            f"load_base: the UNet of {source!r} takes {takes} channels for {gives} of latents (for inpainting, "
+            "editing?); pass weights=FOLDER of a text-to-image model."
+        )
     vision_source, vision_folder, processor_folder = source, "image_encoder", "feature_extractor"
     if image_encoder is not None or (not _has(source, "image_encoder") and spec.image_encoder):
         vision_source, vision_folder, processor_folder = str(image_encoder or spec.image_encoder), "", ""
@@ -227,6 +252,8 @@ def load_base(
         dtype=dtype,
         device=device,
         vocabulary=_vocabulary(Path(source)),
+        masks_padding=facts.get("masks_padding", False) is True,
+        layout_prior=LayoutPrior.from_dict(facts["layout"]) if facts.get("layout") else None,
         zero_empty_prompt=spec.pooled and _zero_empty_prompt(source),
     )
 
@@ -241,6 +268,7 @@ def encoder_config(base: BaseModel, **overrides: Any) -> EncoderConfig:
         "text_scales": tuple(float(table.detach().float().pow(2).mean().sqrt()) for table in tables),
         "num_layers": len(base.cross_attention_layers),
         "num_train_timesteps": base.scheduler.config.num_train_timesteps,
+        "fusion": "pa",
     }
     return EncoderConfig.from_dict(facts | base.spec.encoder | overrides)
 

@@ -6,7 +6,7 @@ Training and inference both go: parse_prompt -> tokenize -> Adapter -> encode_co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "TokenizedPrompt",
     "encode_contexts",
     "encode_prompt",
+    "joined",
     "parse_prompt",
     "subject_state",
     "tokenize",
@@ -43,10 +44,37 @@ class TextContext:
 
     hidden: Tensor  # C(t, l): (B, L, S, d_text), widths of several text encoders joined; (B, 1, S, d_text) without S*
     pooled: Tensor | None = None  # SDXL's pooled text (B, P): the mean over the layers' contexts
+    lengths: Tensor | None = None  # (B,), on the CPU: tokens of a prompt that the UNet sees; None = all, padding too
 
     def row(self, i: int) -> TextContext:
         """The i-th prompt (or timestep) alone."""
-        return TextContext(self.hidden[i : i + 1], None if self.pooled is None else self.pooled[i : i + 1])
+        return self.rows(slice(i, i + 1))
+
+    def rows(self, index: slice | Tensor) -> TextContext:
+        """These prompts (or timesteps)."""
+        own = index if isinstance(index, slice) else index.cpu()
+        return TextContext(
+            self.hidden[index],
+            None if self.pooled is None else self.pooled[index],
+            None if self.lengths is None else self.lengths[own],
+        )
+
+    def padded(self, tokens: int) -> TextContext:
+        """The same with S = tokens; what is added is zeros that no `lengths` counts in."""
+        more = tokens - self.hidden.shape[2]
+        return self if more == 0 else replace(self, hidden=F.pad(self.hidden, (0, 0, 0, more)))
+
+
+def joined(contexts: Sequence[TextContext]) -> TextContext:
+    """Contexts of one number of layers, row after row; shorter ones are padded to the longest."""
+    longest = max(c.hidden.shape[2] for c in contexts)
+    padded = [c.padded(longest) for c in contexts]
+    first = padded[0]
+    return TextContext(
+        torch.cat([c.hidden for c in padded]),
+        None if first.pooled is None else torch.cat([c.pooled for c in padded]),
+        None if first.lengths is None else torch.cat([c.lengths for c in padded]),
+    )
 
 
 def encode_prompt(
@@ -72,15 +100,19 @@ def encode_contexts(
     rows: how many (prompt, layer) rows go through the encoder at once; None = what suits the device.
     shared: where all prompts are one and the same (a run's timesteps), compute what its rows share only once. False is
         the plain way, every row in full: the same numbers, up to rounding.
+    A base that was trained without padding (`BaseModel.masks_padding`) gets contexts as long as the longest prompt,
+    with `TextContext.lengths`; the encoders are causal, so what stays is what it would be beside its padding.
     """
     rows = rows or ROWS.get(base.device.type, 64)
     positions = torch.stack([prompt.positions for prompt in prompts]).to(base.device)  # (B, K, n)
     given = [tokens for tokens in text_tokens if len(tokens)]
     hidden, pooled = [], None
+    ends = [prompt.end for prompt in prompts]
+    seen = max(ends) + 1 if base.masks_padding else None
     places = positions[0].flatten().tolist()
     together = shared and bool(given) and max(places) > 0 and all(prompt is prompts[0] for prompt in prompts)
     for i, encoder in enumerate(base.text_encoders):
-        ids = torch.stack([prompt.ids[i] for prompt in prompts]).to(base.device)
+        ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts]).to(base.device)
         embeds = encoder.get_input_embeddings()(ids[:1] if together else ids)[:, None]  # (B or 1, 1, S, d_text)
         tokens = [tokens[i] for tokens in given]
         way = _encode_together if together else _encode_each
@@ -88,7 +120,8 @@ def encode_contexts(
         hidden.append(h)
         if hasattr(encoder, "text_projection"):
             pooled = p.mean(dim=1)
-    return TextContext(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled)
+    lengths = torch.tensor(ends) + 1 if base.masks_padding else None
+    return TextContext(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled, lengths)
 
 
 def _encode_each(
@@ -176,7 +209,12 @@ def subject_state(
     """
     strengths = strengths if strengths is not None else [1.0] * len(outputs)
     masked = masked or [True] * len(outputs)
-    places = torch.stack([prompt.position_rows for prompt in prompts]).to(base.device) if outputs else None
+    groups = [context] if unconditional is None else [unconditional, context]
+    longest = max(group.hidden.shape[2] for group in groups)
+    groups = [group.padded(longest) for group in groups]
+    places = None
+    if outputs:
+        places = torch.stack([prompt.position_rows[:, :longest] for prompt in prompts]).to(base.device)
     branches = tuple(
         SubjectBranch(
             keys=[_spread(key, repeat) for key in out.keys],
@@ -188,7 +226,9 @@ def subject_state(
         )
         for k, (out, strength, on) in enumerate(zip(outputs, strengths, masked, strict=True))
     )
-    groups = (context,) if unconditional is None else (unconditional, context)
+    lengths = None
+    if context.lengths is not None:
+        lengths = torch.cat([group.lengths for group in groups]).repeat_interleave(repeat)
     pooled = None
     if context.pooled is not None:
         pooled = torch.cat([group.pooled for group in groups]).repeat_interleave(repeat, dim=0)
@@ -203,6 +243,7 @@ def subject_state(
         recorder=recorder,
         steady=(steady,) if unconditional is None else (True, steady),
         kept=kept,
+        lengths=lengths,
         added_conditions=base.added_conditions(pooled, size[0] * base.scale_factor, size[1] * base.scale_factor),
     )
 

@@ -46,6 +46,8 @@ class EncoderConfig:
     feedforward: int = 4  # the feed-forward part is this many times as wide as d
     fourier_bands: int = 8  # frequencies of the Fourier mapping of (t/T, l/L)
     textual: bool = True  # False = the paper's ablation 0: the visual branch alone, no S* in the prompt
+    fusion: str = "pa"  # TV Fusion: pa = Eq. 2, then a norm; block = a Q-Former block, which carries f_t past it
+    fusion_values: bool = True  # Eq. 2's V = W_v [f, q]; False: f_t only asks, all that TV Fusion says comes from f_v
     tv_fusion: bool = True  # False = the paper's ablation 1: the visual branch sees f_v, not f_tv
     sink: bool = True  # a null key in front of K_v: the mass on the other keys says where the subject is
 
@@ -62,7 +64,9 @@ class EncoderConfig:
         scales = self.text_scales
         if not isinstance(scales, list | tuple) or not all(_is(s, int | float) and abs(s) < MAX_SIZE for s in scales):
             raise ValueError(f"EncoderConfig: text_scales={scales!r} must be a tuple of numbers.")
-        _check_switches(self, "textual", "tv_fusion", "sink")
+        _check_switches(self, "textual", "tv_fusion", "sink", "fusion_values")
+        if self.fusion not in ("pa", "block"):
+            raise ValueError(f"EncoderConfig: fusion={self.fusion!r} must be 'pa' or 'block'.")
         if self.width % self.heads:
             raise ValueError(f"EncoderConfig: width={self.width} is not a multiple of heads={self.heads}.")
         if self.tv_fusion and not self.textual:
@@ -103,6 +107,7 @@ class EncoderConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"EncoderConfig has no field {', '.join(unknown)}; its fields are {sorted(known)}.")
+        values = {"fusion": "block"} | values  # of a file older than the field
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
 
 

@@ -133,7 +133,7 @@ class Conditioner:
         """The empty (or negative) prompt, without any subject. encoders: `Conditions.encoders` of the run, if known."""
         context = self._text(encode_prompt(self.base, negative_prompt), encoders or self.fingerprint())
         if self.base.zero_empty_prompt and not negative_prompt:
-            return TextContext(torch.zeros_like(context.hidden), torch.zeros_like(context.pooled))
+            return replace(context, hidden=torch.zeros_like(context.hidden), pooled=torch.zeros_like(context.pooled))
         return context
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.bases import BASES
+from customcontrast.bases import BASES, FACTS
 from customcontrast.checkpoint import Adapter, read_metadata
 from customcontrast.subject import Subject
 
@@ -22,7 +22,8 @@ ADAPTER, VOCABULARY, BASE_KEY = "adapter.safetensors", "vocabulary.json", "_cust
 def infer_base(source: str, adapter: str | Path | Adapter | None = None) -> str:
     """Name of the base in a diffusers folder or hub id: what it says, else its adapter, else what it looks like.
 
-    Two text encoders: "sdxl"; a list of known words or Toyland's own autoencoder: "toyland"; else "sd15".
+    Two text encoders: "sdxl"; facts of an embedded base: "toyland2"; a list of known words or Toyland's own
+    autoencoder: "toyland"; else "sd15".
     Raises ValueError where it is no Stable Diffusion.
     """
     try:
@@ -47,6 +48,8 @@ def infer_base(source: str, adapter: str | Path | Adapter | None = None) -> str:
     if (index.get("text_encoder_2") or [None])[0] is not None:
         return "sdxl"
     own = index.get("vae", ["", ""])[1] == "PatchAutoencoder"
+    if (Path(source) / FACTS).is_file():
+        return "toyland2"
     return "toyland" if own or (Path(source) / VOCABULARY).is_file() else "sd15"
 
 

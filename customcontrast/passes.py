@@ -9,7 +9,7 @@ predictions, moved back, are mixed pixel by pixel (their Eq. 5).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from customcontrast.attention.maps import Size, resize
 from customcontrast.bases import BaseModel
 from customcontrast.conditioning import TextContext, subject_state
 from customcontrast.contexts import Conditioner, Conditions
+from customcontrast.layout import Layout, layout_channels
 from customcontrast.plan import Plan
 from customcontrast.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
 from customcontrast.result import Notebook
@@ -40,6 +41,7 @@ class OnePass:
     conditions: Conditions
     unconditional: TextContext | None  # None = without classifier-free guidance
     strengths: Sequence[float]  # λ of each subject
+    layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -87,7 +89,8 @@ class OnePass:
         )
         guided = self.unconditional is not None
         z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
-        prediction = unet_forward(self.base, z_in, t, state)
+        layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
+        prediction = unet_forward(self.base, z_in, t, state, layout)
         if not guided:
             return prediction
         without, with_prompt = prediction.chunk(2)
@@ -229,27 +232,40 @@ def make_passes(
 ) -> OnePass | SeparatePasses:
     """Conditions of all timesteps (T,), and how they are put to the UNet. size: (h, w) of the latents."""
     guided = plan.guidance_scale > 1
+    layouts = plan.picture_layouts(base) if base.layout_channels else []
 
-    def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> OnePass:
+    def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
         conditions = conditioner.conditions(prompt, subjects, timesteps)
         without = conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
-        return OnePass(base, plan, conditions, without, [plan.subject_scale * s.strength for s in subjects])
+        where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
+        return OnePass(base, plan, conditions, without, [plan.subject_scale * s.strength for s in subjects], where)
 
     if not plan.location.apart or len(plan.subjects) < 2:
-        return one(plan.prompt, plan.subjects)
+        return one(plan.prompt, plan.subjects, layouts)
     parsed = parse_prompt(plan.prompt, [subject.noun for subject in plan.subjects])
     whole, passes, places = conditioner.tokenized(parsed, plan.subjects), [], []
-    for subject, (own, kept) in zip(plan.subjects, words_of_each(parsed), strict=True):
-        passes.append(one(own, [subject]))
-        pairs = zip(passes[-1].prompt.places, (whole.places[i] for i in kept), strict=True)
-        same = {mine: theirs for ours, full in pairs for mine, theirs in zip(ours, full, strict=False)}
-        ends = {0: 0, passes[-1].prompt.end: whole.end}
-        places.append(dict(sorted((ends | same).items())))
     order = [word.subject for word in parsed.words if word.subject is not None]
     prior = parts_of_picture(plan, order, size).to(base.device)
     step = 1 << min(layer.level for layer in base.cross_attention_layers)  # whole cells of the finest maps
     shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, plan.subjects, strict=True))
+    for k, (subject, (own, kept)) in enumerate(zip(plan.subjects, words_of_each(parsed), strict=True)):
+        alone = [_alone(x, order.index(k) if k in order else k, shifts[k] / size[1]) for x in layouts]
+        passes.append(one(own, [subject], alone))
+        pairs = zip(passes[-1].prompt.places, (whole.places[i] for i in kept), strict=True)
+        same = {mine: theirs for ours, full in pairs for mine, theirs in zip(ours, full, strict=False)}
+        ends = {0: 0, passes[-1].prompt.end: whole.end}
+        places.append(dict(sorted((ends | same).items())))
     return SeparatePasses(whole, tuple(passes), tuple(places), shifts, prior)
+
+
+def _alone(layout: Layout | None, place: int, right: float) -> Layout | None:
+    """The layout of one of its subjects, the `place`-th that is named, moved to the right by so much of the width."""
+    if layout is None or place >= len(layout.subjects):
+        return None
+    subject = layout.subjects[place]
+    left, top, far, bottom = subject.box
+    near, far = max(0.0, left + right), min(1.0, far + right)
+    return replace(layout, subjects=(replace(subject, box=(near, top, far, bottom)),)) if near < far else None
 
 
 def parts_of_picture(plan: Plan, order: Sequence[int], size: Size) -> Tensor:

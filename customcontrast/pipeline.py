@@ -21,6 +21,7 @@ from customcontrast.checkpoint import Adapter, load_adapter
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.contexts import Conditioner
 from customcontrast.encoder import token_sources
+from customcontrast.layout import Layout
 from customcontrast.passes import make_passes
 from customcontrast.placement import Placement
 from customcontrast.plan import OnStep, Plan
@@ -113,6 +114,7 @@ class CustomContrast:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
+        layout: Layout | None = None,
         output_type: str = "pil",
     ) -> Iterator[Step | Result]:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
@@ -125,7 +127,9 @@ class CustomContrast:
         previews, 0 = none.
         generator: one per picture, in place of `seed`. latents: starting noise (N, C, h, w) of unit variance, in place
         of theirs. on_step: called after each step with (step from 1, timestep, latents), returns the latents to go on
-        with, and False to stop there. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
+        with, and False to stop there. layout: where the subjects are, how they are turned, camera and light, for a base
+        that was trained with it (`BaseModel.layout_channels`); None: drawn by the seed, in the places that the subjects
+        were given. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
         latents (N, C, h, w), not decoded.
         Without subjects it is the base's plain text-to-image.
         Arguments are checked at once (ValueError); closing the generator stops the run.
@@ -146,6 +150,7 @@ class CustomContrast:
             "generator": generator,
             "latents": latents,
             "on_step": on_step,
+            "layout": layout,
             "output_type": output_type,
         }
         plan = Plan.make(self.base, prompt, subjects, options)
@@ -189,7 +194,7 @@ class CustomContrast:
 
         generators = plan.generator or [torch.Generator().manual_seed(plan.seed + i) for i in range(N)]
         if plan.latents is None:
-            z = starting_noise(generators, base.unet.config.in_channels, size, base.device, base.dtype)
+            z = starting_noise(generators, base.latent_channels, size, base.device, base.dtype)
         else:
             z = plan.latents.to(base.device, base.dtype)
         z = z * scheduler.init_noise_sigma

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from customcontrast.bases import BaseModel
 from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.layout import Layout
 from customcontrast.sampling import OUTPUT_TYPES
 from customcontrast.subject import Subject
 
@@ -42,6 +43,7 @@ class Plan:
     generator: tuple[torch.Generator, ...] | None = None  # one per picture; None = seeded by `seed`
     latents: Tensor | None = field(default=None, compare=False)  # starting noise (N, C, h, w); None = from generator
     on_step: OnStep | None = None
+    layout: Layout | None = None  # where subjects are and how they are seen; None = drawn from the base's prior
     output_type: str = "pil"  # what Result.images are: one of `sampling.OUTPUT_TYPES`
 
     @classmethod
@@ -71,6 +73,11 @@ class Plan:
             if wrong:
                 raise ValueError(f"generate: {sentence}")
         plan._check_start(base)
+        if plan.layout is not None and not base.layout_channels:
+            raise ValueError(
+                f"generate: layout is given, and base {base.name!r} takes none; leave it out, or give "
+                " each subject a place with Subject.placed."
+            )
         for subject in plan.subjects:
             subject.placement.in_fractions(plan.height, plan.width)  # raises where a box leaves the picture
         return plan
@@ -81,6 +88,10 @@ class Plan:
             (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
             (not isinstance(self.location, LocationConfig), f"location={self.location!r} must be a LocationConfig."),
+            (
+                not isinstance(self.layout, Layout | None),
+                f"layout={self.layout!r} must be a customcontrast.layout.Layout, or None.",
+            ),
             (not isinstance(self.record, RecordConfig), f"record={self.record!r} must be a RecordConfig."),
             (
                 not isinstance(self.scheduler, str | None),
@@ -124,7 +135,7 @@ class Plan:
     def _check_start(self, base: BaseModel) -> None:
         """latents and generator must be of this many pictures, of this size. Raises ValueError."""
         N, f = self.num_images, base.scale_factor
-        wanted = (N, base.unet.config.in_channels, self.height // f, self.width // f)
+        wanted = (N, base.latent_channels, self.height // f, self.width // f)
         if self.latents is not None and tuple(getattr(self.latents, "shape", ())) != wanted:
             shape = tuple(getattr(self.latents, "shape", ())) or repr(self.latents)
             raise ValueError(f"generate: latents is {shape}; {N} pictures of this size start from a tensor {wanted}.")
@@ -133,6 +144,16 @@ class Plan:
         if not right or given is not None and len(given) != N:
             got = f"{len(given)} of them" if right else repr(given)
             raise ValueError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
+
+    def picture_layouts(self, base: BaseModel) -> list[Layout | None]:
+        """The layout of each picture: as asked, else drawn from the base's prior by the picture's seed."""
+        if self.layout is not None or base.layout_prior is None:
+            return [self.layout] * self.num_images
+        boxes = [s.placement.in_fractions(self.height, self.width) for s in self.subjects]
+        return [
+            base.layout_prior.draw(self.prompt, self.seed + i, boxes, self.width / self.height)
+            for i in range(self.num_images)
+        ]
 
     def layouts(self, grid: tuple[int, int], device: torch.device) -> list[Tensor | None]:
         """What the user drew for each subject, as a soft mask on the grid (h, w); None where nothing was drawn."""

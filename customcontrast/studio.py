@@ -81,6 +81,9 @@ CHOICES = {
     "toyland": BaseChoice(
         "Toyland (small, ships with CustomContrast)", 20, 4.0, ("96x96", "96x128", "128x96", "128x128")
     ),
+    "toyland2": BaseChoice(
+        "Toyland 2 (new: 192 px, ships with CustomContrast)", 20, 4.0, ("192x192", "192x256", "256x192")
+    ),
     "sd15": BaseChoice(
         "Stable Diffusion 1.5",
         50,

@@ -247,3 +247,14 @@ def tiny_custom(tiny_base: BaseModel) -> CustomContrast:
 @pytest.fixture(scope="session")
 def any_custom(any_base: BaseModel) -> CustomContrast:
     return CustomContrast.from_parts(any_base, random_adapter(any_base))
+
+
+@pytest.fixture(scope="session")
+def exported_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported base of the second Toyland's kind at toy width: 32 px, layout channels, no padding."""
+    from train import pretrain
+
+    run = tmp_path_factory.mktemp("demo")
+    for stage in (["pool", "--count", "4"], ["clip"], ["vae"], ["unet"], ["export", "--out", str(run / "weights")]):
+        pretrain.main([*stage, "--preset", "tiny-demo", "--run", str(run)])
+    return run / "weights"

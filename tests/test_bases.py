@@ -12,13 +12,13 @@ import torch
 from customcontrast.bases import BASES, BaseModel, BaseModelError, encoder_config, load_base
 
 
-def test_registry_has_the_three_bases() -> None:
-    assert list(BASES) == ["toyland", "sd15", "sdxl"]
-    assert [spec.pooled for spec in BASES.values()] == [False, False, True]
+def test_registry_has_the_bases() -> None:
+    assert list(BASES) == ["toyland", "toyland2", "sd15", "sdxl"]
+    assert [spec.pooled for spec in BASES.values()] == [False, False, False, True]
 
 
 def test_unknown_base_lists_the_known_ones() -> None:
-    with pytest.raises(BaseModelError, match="toyland, sd15, sdxl"):
+    with pytest.raises(BaseModelError, match="toyland, toyland2, sd15, sdxl"):
         load_base("sd3")
 
 

@@ -329,3 +329,19 @@ def test_masks_are_made_and_kept_when_absent(tmp_path: Path) -> None:
     assert kept.is_file() and len(source) == 1
     kept_mask = np.asarray(Image.open(kept)) > 127
     assert kept_mask.shape == (160, 160) and 0.03 < kept_mask.mean() < 0.8
+
+
+def test_a_branch_is_dropped_with_its_own_probability() -> None:
+    rng = random.Random(0)
+    counts = Counter(draw_drop(rng, 0.05, 0.1) for _ in range(20_000))
+    for kind, p in (("text", 0.05), ("subject", 0.05), ("both", 0.05), ("token", 0.1), ("visual", 0.1), ("none", 0.65)):
+        assert counts[kind] / 20_000 == pytest.approx(p, abs=0.01)
+    with pytest.raises(ConfigError, match="drop_branch"):
+        DataConfig(drop=0.2, drop_branch=0.25)
+
+
+def test_pool_and_live_source_say_where_the_subject_is(pool, tiny_base: BaseModel) -> None:  # noqa: ANN001
+    sample = open_pool(pool, tiny_base).sample(1, 0, 0, 1)
+    rows = sample.mask[0].any(1).nonzero().flatten()
+    assert sample.layout[4] * len(sample.mask[0]) == pytest.approx(int(rows[0]))
+    assert collate([sample, sample]).layouts.shape == (2, len(sample.layout))

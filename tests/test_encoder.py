@@ -11,7 +11,7 @@ from PIL import Image
 
 from customcontrast.bases import BaseModel, encoder_config
 from customcontrast.config import EncoderConfig
-from customcontrast.encoder import MFIEncoder
+from customcontrast.encoder import MFIEncoder, token_sources
 from customcontrast.encoder.image_features import embed, evenly_spaced, extract
 from customcontrast.encoder.perceiver import PerceiverAttention
 from customcontrast.encoder.queries import SpatiotemporalQueries, fourier
@@ -159,3 +159,60 @@ def test_extract_reads_the_layers_in_order(any_base: BaseModel) -> None:
     normed = any_base.image_encoder.vision_model.post_layernorm(last[:, 0])
     embeds = any_base.image_encoder.visual_projection(normed)
     assert torch.allclose(embeds, embed(any_base, pictures), atol=1e-5)
+
+
+def test_tv_fusion_is_eq_2_and_a_norm_alone() -> None:
+    """f_tv = norm(PA(f_v, f_t)): nothing of f_t goes past the attention."""
+    model = encoder(fusion="pa")
+    torch.manual_seed(1)
+    f_v, f_t = torch.randn(2, 5, 32), torch.randn(2, 4, 3, 32)
+    assert torch.equal(model.fuse(f_v, f_t), model.tv_norm(model.tv_fusion(f_v, f_t)))
+    assert isinstance(model.tv_fusion, PerceiverAttention)
+
+
+def test_without_query_values_all_that_fusion_says_comes_from_f_v() -> None:
+    """f_t decides how much of each feature of f_v, and no more: of equal features it has nothing to choose."""
+    model = encoder(fusion="pa", fusion_values=False)
+    torch.manual_seed(1)
+    f_t, other = torch.randn(1, 4, 3, 32), torch.randn(1, 4, 3, 32)
+    same = torch.randn(1, 1, 32).expand(1, 5, 32)
+    assert torch.allclose(model.fuse(same, f_t), model.fuse(same, other), atol=1e-6)
+    f_v = torch.randn(1, 5, 32)
+    assert not torch.allclose(model.fuse(f_v, f_t), model.fuse(f_v, other), atol=1e-3)
+    on_f, on_q = model.tv_fusion.weights(f_v, f_t)
+    assert on_q.shape[-1] == 0 and torch.allclose(on_f.sum(-1), torch.ones(on_f.shape[:-1]))
+
+
+def test_what_fusion_carries_of_each_side() -> None:
+    """Swapping f_v moves f_tv more than swapping f_t; in the block of older files it is the other way round."""
+
+    def moved(model: MFIEncoder) -> tuple[float, float]:
+        torch.manual_seed(2)
+        f_v, v2, f_t, t2 = (
+            torch.randn(4, 5, 32),
+            torch.randn(4, 5, 32),
+            torch.randn(4, 4, 3, 32),
+            torch.randn(4, 4, 3, 32),
+        )
+        f_tv = model.fuse(f_v, f_t)
+        return tuple((model.fuse(*pair) - f_tv).pow(2).mean().item() for pair in ((v2, f_t), (f_v, t2)))
+
+    by_v, by_t = moved(encoder(fusion="pa"))
+    old_v, old_t = moved(encoder(fusion="block"))
+    assert by_v > by_t and old_v < old_t
+
+
+def test_a_file_without_the_field_is_read_as_a_block() -> None:
+    values = {k: v for k, v in CONFIG.to_dict().items() if k not in ("fusion", "fusion_values")}
+    assert EncoderConfig.from_dict(values).fusion == "block" and CONFIG.fusion == "pa"
+    with pytest.raises(ValueError, match="fusion='mean'"):
+        EncoderConfig.from_dict(values | {"fusion": "mean"})
+
+
+@pytest.mark.parametrize("flags", [{"fusion": "pa"}, {"fusion": "pa", "fusion_values": False}, {"fusion": "block"}])
+def test_sources_of_fused_tokens_are_shares(flags: dict) -> None:
+    model = encoder(**flags)
+    f_I = model.encode_image(features(1))
+    sources = token_sources(model, f_I, torch.tensor([10, 500]), references=1)
+    assert sources.shape == (2, 4, 3, 1, 9)
+    assert torch.allclose(sources.sum((-2, -1)), torch.ones(2, 4, 3), atol=1e-5)

@@ -14,6 +14,7 @@ RANK = {  # a module may import only from modules of its own rank or below
     "config": 0,
     "precision": 0,
     "autoencoder": 0,
+    "layout": 0,
     "encoder": 1,
     "attention": 1,
     "placement": 1,

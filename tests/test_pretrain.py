@@ -13,10 +13,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from customcontrast.bases import FACTS
 from train import pool, pretrain
 from train.export import adopt
 from train.pretrain_config import TINY, PoolConfig, StageConfig
-from train.pretrain_models import ClipTrainer, export_stage, label_values, make_clip, make_tokenizer, tokenize
+from train.pretrain_models import (
+    ClipTrainer,
+    _labelled,
+    export_stage,
+    label_values,
+    make_clip,
+    make_tokenizer,
+    tokenize,
+)
 from train.running import Stage, checkpoint_step, learning_rate
 from train.toyland import World, is_heldout
 
@@ -37,6 +46,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in [["pool", "--count", "2"], *stages]:
         pretrain.main([*stage, "--preset", "tiny", "--run", str(folder)])
     return folder
+
+
+def test_a_batch_without_a_label_costs_nothing_and_is_no_nan() -> None:
+    logits = torch.randn(3, 5, requires_grad=True)
+    none, some = torch.full((3,), -100), torch.tensor([-100, 2, 4])
+    assert _labelled(logits, none).item() == 0
+    assert torch.allclose(_labelled(logits, some), nn.functional.cross_entropy(logits[1:], some[1:]))
 
 
 def test_exported_folder_is_an_ordinary_diffusers_pipeline(run: Path) -> None:
@@ -106,6 +122,19 @@ def test_training_goes_on_from_an_exported_folder(run: Path, tmp_path: Path) -> 
     assert lines[-1]["step"] == 8 and checkpoint_step(run / "unet.safetensors")[0] == 6
     with pytest.raises(SystemExit):
         pretrain.main(["adopt", "--preset", "tiny", "--weights", str(log), "--run", str(tmp_path / "run")])
+
+
+def test_a_base_with_layouts_goes_on_from_its_export(exported_demo: Path, tmp_path: Path) -> None:
+    """adopt, then export, without a pool: the same weights, prior and steps."""
+    options = ["--preset", "tiny-demo", "--run", str(tmp_path / "run")]
+    pretrain.main(["adopt", *options, "--weights", str(exported_demo)])
+    pretrain.main(["export", *options, "--out", str(tmp_path / "again")])
+    before, after = (json.loads((folder / FACTS).read_text()) for folder in (exported_demo, tmp_path / "again"))
+    assert before["layout"] == after["layout"] and before["masks_padding"] and after["masks_padding"]
+    assert {k: v["step"] for k, v in after["trained"].items()} == {"clip": 6, "vae": 6, "unet": 6}
+    for path in sorted(p.relative_to(exported_demo) for p in exported_demo.rglob("*.safetensors")):
+        old, new = load_file(exported_demo / path), load_file(tmp_path / "again" / path)
+        assert all(torch.equal(old[k], new[k]) for k in old), path
 
 
 def test_adopting_names_what_does_not_fit(run: Path, tmp_path: Path) -> None:

@@ -129,8 +129,9 @@ def plain_rollout(
 
 
 @torch.no_grad()
-def test_sources_against_a_plain_loop(tiny_base: BaseModel) -> None:
-    encoder, references = random_adapter(tiny_base).encoder, 2
+@pytest.mark.parametrize("fusion", ["block", "pa"])
+def test_sources_against_a_plain_loop(tiny_base: BaseModel, fusion: str) -> None:
+    encoder, references = random_adapter(tiny_base, fusion=fusion).encoder, 2
     torch.manual_seed(1)
     f_I, t = torch.randn(1, references * 3 * 10, 32), torch.tensor([30, 700])
     found = token_sources(encoder, f_I, t, references)
@@ -149,7 +150,11 @@ def test_sources_against_a_plain_loop(tiny_base: BaseModel) -> None:
         q_t = encoder.text_queries(t)[b, layer]
         S_t = on_patches(plain_rollout(encoder.text_qformer.blocks, f, q_t, own, torch.zeros(4, 60))[:-1])
         f_t = encoder.text_qformer(f_I, q_t[None, None])[0, 0, :-1]
-        S = plain_rollout([encoder.tv_fusion], f_v, f_t, S_v, S_t)
+        if fusion == "block":
+            S = plain_rollout([encoder.tv_fusion], f_v, f_t, S_v, S_t)
+        else:
+            on_v, on_t = (weights[0, :, 0].mean(0) for weights in encoder.tv_fusion.weights(f_v[None], f_t[None, None]))
+            S = on_v @ S_v + on_t @ S_t
         assert torch.allclose(found[b, layer].flatten(1), S, atol=1e-5)
 
 

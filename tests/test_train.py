@@ -514,3 +514,24 @@ def test_two_processes_train_one_adapter(settings: AdapterTrainConfig, tmp_path:
     assert printed.count("step 2 of 2") == 2  # two processes, both to the end
     # 4 subjects in one batch of all processes: MACL sees 3 negatives, not 1; at the start all cosines are alike
     assert lines[1]["cscl"] > 1.0
+
+
+def test_a_dropped_branch_leaves_the_subject_to_the_other(tiny_base: BaseModel, batch: Batch) -> None:
+    """Without S* the caption is plain and Eq. 3 acts; with λ = 0 S* stands in the caption and Eq. 3 does not."""
+    no = torch.zeros(len(batch), dtype=torch.bool)
+    kept = replace(batch, drop_text=no, drop_subject=no)
+    token, visual = no.clone(), no.clone()
+    token[0] = visual[1] = True
+    dropped = replace(kept, drop_token=token, drop_visual=visual)
+    prompts = prompts_of(tiny_base, dropped, 3)
+    assert (prompts[0].positions < 0).all() and prompts[0].text == batch.captions[0]
+    assert all((prompt.positions >= 0).all() for prompt in prompts[1:])
+    model, noise = make_loss(tiny_base, LossConfig(cscl=False, macl=False, lambda_2=0.0)), noise_for(tiny_base, batch)
+    values = [linear.weight for linear in model.adapter.attention.to_v]
+
+    def row_loss(row: int) -> torch.Tensor:
+        return model(dropped.select([row]), Noise(noise.t[row : row + 1], noise.epsilon[row : row + 1])).diffusion
+
+    for row, acts in ((0, True), (1, False)):
+        grads = torch.autograd.grad(row_loss(row), values, allow_unused=True)
+        assert any(g is not None and g.abs().max() > 0 for g in grads) == acts

@@ -30,7 +30,7 @@ COUNTS = {
         "adapter: image projections": 2_370_048,
         "adapter: Visual Q-Former": 28_359_936,
         "adapter: Textual Q-Former": 29_569_536,
-        "adapter: TV Fusion": 7_087_872,
+        "adapter: TV Fusion": 2_363_904,
         "adapter: W'_k, W'_v": 19_169_280,
         "adapter: null keys": 12_480,
     },
@@ -43,7 +43,7 @@ COUNTS = {
         "adapter: image projections": 3_158_016,
         "adapter: Visual Q-Former": 50_396_160,
         "adapter: Textual Q-Former": 53_638_144,
-        "adapter: TV Fusion": 12_596_224,
+        "adapter: TV Fusion": 4_200_448,
         "adapter: W'_k, W'_v": 170_393_600,
         "adapter: null keys": 83_200,
     },
@@ -79,7 +79,7 @@ def test_parameters_of_every_part(true: Model) -> None:
     assert parameters(adapter) == sum(n for part, n in COUNTS[base.name].items() if part.startswith("adapter"))
 
 
-@pytest.mark.parametrize(("name", "trained", "share"), [("sd15", 86_569_152, 0.0594), ("sdxl", 290_265_344, 0.0714)])
+@pytest.mark.parametrize(("name", "trained", "share"), [("sd15", 81_845_184, 0.0564), ("sdxl", 281_869_568, 0.0695)])
 def test_trained_share(name: str, trained: int, share: float, request: pytest.FixtureRequest) -> None:
     base, adapter = request.getfixturevalue(name)
     assert parameters(adapter) == trained

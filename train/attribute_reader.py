@@ -36,7 +36,7 @@ from train.toyland import ToyScene, World, attributes, render, sample_scene, sam
 
 DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
 SHIPPED = WEIGHTS / "toyland" / "attributes.safetensors"  # the one that judges where no other is named
-SIDE = 96  # px the reader looks at
+SIDE = 96  # px that a reader looks at where nothing else is said
 COLORLESS = ("sketch",)  # styles that show no colours
 COLORS = ("color_1", "color_2", "accessory_color")
 IGNORE = -100  # class index where a label does not apply
@@ -62,9 +62,9 @@ class _Residual(nn.Module):
 class AttributeReader(nn.Module):
     """Pixels (B, 3, H, W) in [0, 1] → {attribute: (B, values) logits}; `features` are the space of distances."""
 
-    def __init__(self, values: dict[str, list[str]], width: int = 32) -> None:
+    def __init__(self, values: dict[str, list[str]], width: int = 32, side: int = SIDE) -> None:
         super().__init__()
-        self.values = values
+        self.values, self.side = values, side
         widths = (2 * width, 4 * width, 6 * width, 6 * width)
         self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU())
         pairs = zip((width, *widths), widths, strict=False)
@@ -74,8 +74,8 @@ class AttributeReader(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, 12 × width): mean and maximum over the picture of the last layer."""
-        if pixels.shape[-2:] != (SIDE, SIDE):
-            pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+        if pixels.shape[-2:] != (self.side, self.side):
+            pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", antialias=True)
         z = self.body(self.stem(pixels * 2 - 1))
         return torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)
 
@@ -165,11 +165,14 @@ def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequ
 # ------------------------------------------------------------------------------------------------- training
 
 
-def worn(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """What pictures suffer that are not renders: softened, a little noisy, mirrored. (B, 3, S, S) in [0, 1]."""
+def worn(pixels: Tensor, generator: torch.Generator, sharp: bool = False) -> Tensor:
+    """What pictures suffer that are not renders: softened, a little noisy, mirrored. (B, 3, S, S) in [0, 1].
+
+    sharp: not softened, so that the reader holds softness against a picture.
+    """
     side = pixels.shape[-1]
     small = int(torch.randint(side // 2, side + 1, (1,), generator=generator))
-    if small < 0.9 * side:
+    if small < 0.9 * side and not sharp:
         soft = F.interpolate(pixels, size=(small, small), mode="bilinear", antialias=True)
         pixels = F.interpolate(soft, size=(side, side), mode="bilinear")
     strength = 0.06 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
@@ -201,8 +204,12 @@ def rendered(scenes: Sequence[ToyScene], side: int = SIDE) -> Tensor:
     return torch.cat([render(scenes[i : i + 16], side).images for i in range(0, len(scenes), 16)])
 
 
-def train_reader(reader: AttributeReader, world: World, minutes: float, pool: Path | None, batch: int = 64) -> int:
+def train_reader(
+    reader: AttributeReader, world: World, minutes: float, pool: Path | None, batch: int = 64, sharp: bool = False
+) -> int:
     """AdamW for `minutes` in place, in bfloat16 where the CPU has it; the rate falls to 0. Without a pool it renders.
+
+    sharp: see `worn`.
 
     Returns the number of pictures seen. Raises FileNotFoundError for a pool without shards.
     """
@@ -219,14 +226,14 @@ def train_reader(reader: AttributeReader, world: World, minutes: float, pool: Pa
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         if images is None:
             scenes = [sample_scene(rng, world) for _ in range(batch)]
-            pixels, rows = rendered(scenes), [attributes(s) for s in scenes]
+            pixels, rows = rendered(scenes, reader.side), [attributes(s) for s in scenes]
         else:
             chosen = torch.randint(len(images), (batch,), generator=generator)
             pixels, rows = images[chosen], [labels[i] for i in chosen]
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (1 - done)
         with autocast("cpu"):
-            logits = reader(worn(pixels.float() / 255, generator))
+            logits = reader(worn(pixels.float() / 255, generator, sharp))
         loss = reader_loss(logits, targets(rows, reader.values))
         optimizer.zero_grad()
         loss.backward()
@@ -242,7 +249,7 @@ def train_reader(reader: AttributeReader, world: World, minutes: float, pool: Pa
 def accuracy(reader: AttributeReader, world: World, count: int = 512) -> dict[str, float]:
     """The share of each attribute read right off renders of held-out subjects, in scenes spread evenly."""
     scenes = heldout_scenes(world, "reader accuracy", count)
-    hits = read(reader, rendered(scenes), [attributes(s) for s in scenes])
+    hits = read(reader, rendered(scenes, reader.side), [attributes(s) for s in scenes])
     return {name: float(x.nanmean()) for name, x in hits.items()}
 
 
@@ -250,6 +257,7 @@ def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
     """Weights in 16 bits; what they read, how well, and after how many pictures, in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"values": json.dumps(reader.values), "quality": json.dumps(reader.quality), "pictures": str(seen)}
+    about["side"] = str(reader.side)
     save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
 
 
@@ -259,7 +267,7 @@ def load_reader(path: Path = SHIPPED) -> AttributeReader:
         raise FileNotFoundError(f"there is no reader in {path}; make it with `python -m train.attribute_reader`")
     with safe_open(path, "pt") as file:
         about = file.metadata()
-        reader = AttributeReader(json.loads(about["values"]))
+        reader = AttributeReader(json.loads(about["values"]), side=int(about.get("side", SIDE)))
         reader.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     reader.quality = json.loads(about["quality"])
     return reader.eval().requires_grad_(False)
@@ -269,15 +277,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure on held-out subjects, save."""
     parser = argparse.ArgumentParser(prog="python -m train.attribute_reader", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=12.0)
-    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
+    parser.add_argument("--side", type=int, default=SIDE, help="px that it looks at")
+    parser.add_argument("--sharp", action="store_true", help="learn from sharp renders alone")
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
     world = getattr(World, options.world)()
     torch.manual_seed(0)
-    reader = AttributeReader(label_values(world))
+    reader = AttributeReader(label_values(world), side=options.side)
     try:
-        seen = train_reader(reader, world, options.minutes, options.pool)
+        seen = train_reader(reader, world, options.minutes, options.pool, sharp=options.sharp)
     except FileNotFoundError as error:
         print(f"attribute_reader: {error}", file=sys.stderr)
         return 2

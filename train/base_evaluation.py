@@ -109,10 +109,11 @@ class Row:
 def options_parser() -> argparse.ArgumentParser:
     """The command line of `python -m train.evaluate base`."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate base", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--base", default="toyland", choices=("toyland", "toyland2"))
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
     parser.add_argument("--reader", type=Path, default=SHIPPED, help="another of train.attribute_reader")
     parser.add_argument("--count", type=int, default=500, help="prompts")
-    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
     parser.add_argument("--seed", type=int, default=0)
@@ -122,7 +123,7 @@ def options_parser() -> argparse.ArgumentParser:
 
 def evaluate_base(options: argparse.Namespace) -> str:
     """Make the pictures, score them, write table.md, scores.json and sheet.png; returns the table."""
-    base = CustomContrast.load("toyland", options.weights).base
+    base = CustomContrast.load(options.base, options.weights).base
     custom = CustomContrast(base)
     reader = load_reader(options.reader)
     scenes = heldout_scenes(getattr(World, options.world)(), f"base evaluation {options.seed}", options.count)

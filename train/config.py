@@ -40,8 +40,10 @@ class DataConfig:
     targets: int = 3  # frames of each subject that can be x, in every scene, style, shape and accessory
     references: int = 3  # frames of each subject that can be r or r⁺ (at least 2)
     same_frame: bool = False  # r is cut out of x itself, as where a subject has one picture; needs references = targets
+    photographs: bool = False  # references of Toyland are distorted towards photographs (`train.augment`)
     captions: str = "given"  # given = as the source words them; noun = "a bear" alone, as of pictures without any
     drop: float = 0.05  # p of dropping the text, the subject, or both: each of the three
+    drop_branch: float = 0.0  # p of leaving the subject to one branch: to the visual one (no S*), or to S* (λ = 0)
     workers: int = 0  # loader processes; 0 = load in the training process
     cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
 
@@ -62,6 +64,10 @@ class DataConfig:
             raise ConfigError(f"data.size is {self.size}; it must be 8 or more, or 0 for the base's own")
         if not 0 <= self.drop <= 1 / 3:
             raise ConfigError(f"data.drop is {self.drop}; three exclusive cases need 0 ≤ drop ≤ 1/3")
+        if not 0 <= self.drop_branch or 3 * self.drop + 2 * self.drop_branch > 1:
+            raise ConfigError(
+                f"data.drop_branch is {self.drop_branch}; 3 · drop + 2 · drop_branch must lie between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)

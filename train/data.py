@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from customcontrast.bases import BaseModel
     from train.config import AdapterTrainConfig
 
-DROPS = ("none", "text", "subject", "both")
+DROPS = ("none", "text", "subject", "both", "token", "visual")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Sample:
     reference_states: tuple[Tensor, ...] | None = None  # cached: three CLIP layers of R, each (N, d_I)
     positive_states: tuple[Tensor, ...] | None = None  # cached: the same of R⁺
     embedding: Tensor | None = None  # cached: CLIP image embedding of R, (e,)
+    layout: Tensor | None = None  # where the subject is and how it is seen (`Layout.numbers`), (NUMBERS,)
     drop: str = "none"  # one of DROPS
 
 
@@ -70,6 +71,9 @@ class Batch:
     reference_states: tuple[Tensor, ...] | None = None  # 3 × (B, N, d_I)
     positive_states: tuple[Tensor, ...] | None = None
     embeddings: Tensor | None = None  # (B, e)
+    layouts: Tensor | None = None  # (B, NUMBERS)
+    drop_token: Tensor | None = None  # bool (B,): no S*, the visual branch alone; None = nowhere
+    drop_visual: Tensor | None = None  # bool (B,): λ = 0, S* alone; None = nowhere
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -101,10 +105,13 @@ class Samples(Dataset):
     twice (but where it straddles two epochs). captions "noun" leaves nothing of a caption but its class noun.
     """
 
-    def __init__(self, source: Source, seed: int = 0, drop: float = 0.05, captions: str = "given") -> None:
+    def __init__(
+        self, source: Source, seed: int = 0, drop: float = 0.05, captions: str = "given", branch: float = 0.0
+    ) -> None:
         if len(source) == 0:
             raise ValueError("source holds no subject; see train.sources for what a source needs")
         self.source, self.seed, self.drop, self.captions = source, seed, drop, captions
+        self.branch = branch
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __getitem__(self, index: int) -> Sample:
@@ -114,7 +121,7 @@ class Samples(Dataset):
             random.Random(f"{self.seed}-order-{epoch}").shuffle(order)
             self._order = (epoch, order)
         rng = random.Random(f"{self.seed}-sample-{index}")
-        drop = draw_drop(rng, self.drop)
+        drop = draw_drop(rng, self.drop, self.branch)
         sample = replace(self.source.draw(self._order[1][place], rng), drop=drop)
         return noun_alone(sample) if self.captions == "noun" else sample
 
@@ -126,10 +133,13 @@ def noun_alone(sample: Sample) -> Sample:
     return replace(sample, caption=text, noun=(len(text) - len(noun), len(text)))
 
 
-def draw_drop(rng: random.Random, p: float) -> str:
-    """Drop the text, the subject, or both, each with probability p; else nothing."""
+def draw_drop(rng: random.Random, p: float, branch: float = 0.0) -> str:
+    """Drop the text, the subject, or both, each with probability p; S* or the visual branch, each with `branch`."""
     x = rng.random()
-    return DROPS[1 + int(x / p)] if p > 0 and x < 3 * p else "none"
+    if p > 0 and x < 3 * p:
+        return DROPS[1 + int(x / p)]
+    x -= 3 * p
+    return DROPS[4 + int(x / branch)] if branch > 0 and x < 2 * branch else "none"
 
 
 class StepSampler(Sampler[list[int]]):
@@ -178,6 +188,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
         reference_states=states("reference_states"),
         positive_states=states("positive_states"),
         embeddings=stack("embedding"),
+        layouts=stack("layout"),
+        drop_token=torch.tensor([s.drop == "token" for s in samples]),
+        drop_visual=torch.tensor([s.drop == "visual" for s in samples]),
     )
 
 

@@ -4,6 +4,7 @@
     python -m train.evaluate adapter --base sd15 --adapter FILE --benchmark /path/to/dreambench
     python -m train.evaluate base                (train.base_evaluation)
     python -m train.evaluate pairs               (train.pairs: two subjects in one picture)
+    python -m train.evaluate paired              (train.paired: a base's pictures against renders of the same scenes)
 
 `adapter` makes one picture per subject and task with the adapter, and again from the text alone (the floor); on
 Toyland it also scores the real render of what was asked (the ceiling). It writes pictures/, scores.json, table.md and
@@ -46,6 +47,7 @@ from train.metrics import (
     to_json,
     toyland_backbones,
 )
+from train.paired import paired_command
 from train.pairs import pairs_command
 from train.readers import SHIPPED, Readers, load_readers
 from train.toyland import World
@@ -123,7 +125,7 @@ def adapter_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--benchmark", default="toyland", help="toyland, or a folder with a sub-folder per subject")
     parser.add_argument("--limit", type=int, default=20, help="subjects")
     add_references(parser)
-    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.readers)")
     parser.add_argument(
         "--attributes", type=Path, default=attribute_reader.SHIPPED, help="who sees edits (train.attribute_reader)"
@@ -326,6 +328,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], str]] = {
     "adapter": adapter_command,
     "base": base_command,
     "pairs": pairs_command,
+    "paired": paired_command,
 }
 
 

@@ -12,19 +12,24 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
 from customcontrast.autoencoder import PatchAutoencoder
+from customcontrast.bases import FACTS
+from customcontrast.layout import POSES
 
+from . import pool
 from .pretrain_config import PretrainConfig
 from .pretrain_models import (
     CLIP_MEAN,
     CLIP_STD,
+    clip_side,
     clip_trainer,
     export_stage,
     make_scheduler,
     make_unet,
     make_vae,
 )
-from .running import Stage
+from .running import Stage, checkpoint_step
 from .toyland import World, describe, sample_scene
+from .toyland.words import NOUNS, SHAPES
 
 
 def export(config: PretrainConfig, run: Path, out: Path) -> Path:
@@ -41,7 +46,7 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
     vision = CLIPVisionModelWithProjection(clip.config.vision_config).half()
     vision.vision_model.load_state_dict(clip.vision_model.state_dict())
     vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
-    side = config.pool.size
+    side = clip_side(config)
     pixels = CLIPImageProcessor(
         size={"shortest_edge": side},
         crop_size={"height": side, "width": side},
@@ -65,8 +70,44 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     head = {"text_projection.weight": clip.text_projection.weight, "logit_scale": clip.logit_scale}
     save_file({k: v.detach().contiguous() for k, v in head.items()}, out / "clip_head.safetensors")
-    (out / "vocabulary.json").write_text(json.dumps(shown_words(getattr(World, config.pool.world)()), indent=0))
+    facts: dict[str, object] = {"masks_padding": config.unet.mask_padding, "trained": trained(run)}
+    if config.unet.layout:
+        adopted = json.loads((run / FACTS).read_text()).get("layout") if (run / FACTS).is_file() else None
+        facts["layout"] = adopted or layout_prior(run, World.named(config.pool.world))
+    (out / FACTS).write_text(json.dumps(facts) + "\n")
+    (out / "vocabulary.json").write_text(json.dumps(shown_words(World.named(config.pool.world)), indent=0))
     return out
+
+
+def layout_prior(run: Path, world: World, each: int = 40) -> dict[str, object]:
+    """What `customcontrast.layout.LayoutPrior` draws from: at most `each` boxes and views of a species in a shape.
+
+    From the pool's pictures of one subject that faces the camera. Raises FileNotFoundError where there is no pool.
+    """
+    kinds: dict[str, list[list[object]]] = {species: [] for species in world.species}
+    for shard in pool.shard_paths(run / "pool"):
+        for record in json.loads(shard.with_suffix(".json").read_text()):
+            subjects, row = record["labels"]["subjects"], record["layout"][3:9]
+            if len(subjects) == 1 and abs(row[4]) <= world.frontal:
+                rows, shape = kinds[subjects[0]["species"]], subjects[0]["shape"]
+                if sum(r[6] == shape for r in rows) < each:
+                    rows.append([*(round(x, 3) for x in row[:5]), POSES[int(row[5])], shape])
+    kinds = {species: rows for species, rows in kinds.items() if rows}
+    if not kinds:
+        raise FileNotFoundError(f"{run / 'pool'} has no pictures; render them: python -m train.pretrain pool")
+    nouns = {word: species for species in kinds for word in NOUNS[species]}
+    shapes = {phrase.split(" ")[0]: shape for shape in world.shapes for phrase in SHAPES[shape] if phrase}
+    return {"nouns": nouns, "kinds": kinds, "shapes": shapes}
+
+
+def trained(run: Path) -> dict[str, dict[str, float]]:
+    """Steps and seconds of every stage that has a checkpoint in `run`."""
+    found = {}
+    for name in ("clip", "image", "vae", "decoder", "unet"):
+        if (run / f"{name}.safetensors").exists():
+            step, seconds = checkpoint_step(run / f"{name}.safetensors")
+            found[name] = {"step": step, "seconds": round(seconds, 1)}
+    return found
 
 
 def _latest(run: Path, later: str, earlier: str) -> str:
@@ -84,8 +125,8 @@ def shown_words(world: World, captions: int = 20000) -> list[str]:
 def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
     """Checkpoints in `run` from an exported folder, so that `python -m train.pretrain STAGE` goes on from it.
 
-    Returns the step each stage stands at, read from the logs beside the weights. The optimiser's moments and the
-    attribute heads of CLIP are not exported, so they start anew.
+    Returns the step each stage stands at, as the export or the logs beside the weights say. The optimiser's moments
+    and the attribute heads of CLIP are not exported, so they start anew.
 
     Raises:
         FileExistsError: `run` has checkpoints already.
@@ -99,6 +140,8 @@ def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
     if missing:
         raise FileNotFoundError(f"--weights {weights} has no {missing[0]!r}: name a folder that export wrote")
     shutil.copytree(weights / "tokenizer", run / "tokenizer", dirs_exist_ok=True)
+    if (weights / FACTS).is_file():
+        shutil.copy(weights / FACTS, run / FACTS)  # its layout prior stays, pool or no pool
     trainer, _ = clip_trainer(config, run)
     vae, unet = (
         PatchAutoencoder.from_pretrained(weights / "vae"),
@@ -114,7 +157,7 @@ def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
     for name, (model, state) in parts.items():
         _fill(model, {k: v.float() for k, v in state.items()}, name)
         stage = Stage(name, model, getattr(config, f"{name}_stage"), run)
-        stage.step, stage.seconds = _logged(weights / "training" / f"{name}.jsonl")
+        stage.step, stage.seconds = _seen(weights, name)
         stage.save()
         steps[name] = stage.step
     (run / "latents.json").write_text(json.dumps({"scaling_factor": vae.config.scaling_factor}))
@@ -132,6 +175,14 @@ def _fill(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
                 "use the --preset that trained them"
             )
     model.load_state_dict(own | state)
+
+
+def _seen(weights: Path, name: str) -> tuple[int, float]:
+    """(step, seconds) of a stage, from what export wrote; from the log beside older weights."""
+    facts = json.loads((weights / FACTS).read_text()) if (weights / FACTS).is_file() else {}
+    if name in facts.get("trained", {}):
+        return facts["trained"][name]["step"], facts["trained"][name]["seconds"]
+    return _logged(weights / "training" / f"{name}.jsonl")
 
 
 def _logged(log: Path) -> tuple[int, float]:

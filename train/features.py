@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", default="toyland", choices=sorted(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
     parser.add_argument("--adapter", action="append", required=True, metavar="NAME=FILE")
-    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--parts", action="store_true", help="also v, u, S+ and f_tv apart")

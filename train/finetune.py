@@ -143,7 +143,7 @@ def generate(
     scheduler.set_timesteps(steps or base.default_steps, device=base.device)
     side = base.default_size // base.scale_factor
     generators = [torch.Generator().manual_seed(seed)]
-    z = starting_noise(generators, base.unet.config.in_channels, (side, side), base.device, base.dtype)
+    z = starting_noise(generators, base.latent_channels, (side, side), base.device, base.dtype)
     z = z * scheduler.init_noise_sigma
     options = step_options(scheduler, generators)
     state = subject_state(base, context, [prompt], size=(side, side), unconditional=empty)

@@ -112,7 +112,7 @@ def evaluate_pairs(options: argparse.Namespace) -> str:
     """Make the pictures, read them, write table.md, scores.json and grid.png; returns the table."""
     if options.limit < 1 or options.seeds < 1:
         raise ValueError(f"--limit {options.limit} --seeds {options.seeds}: give 1 pair and 1 seed or more")
-    custom = CustomContrast.load("toyland", options.weights, options.adapter)
+    custom = CustomContrast.load(options.base, options.weights, options.adapter)
     if custom.adapter is None:
         raise ValueError(f"there is no adapter beside {options.weights}; give one with --adapter FILE")
     readers, world = load_readers(options.readers), World.named(options.world)
@@ -166,11 +166,12 @@ def sheet(pairs: Sequence[Pair], made: dict[str, list[Image.Image]], rows: int =
 def pairs_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluate pairs …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluate pairs", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--base", default="toyland", choices=("toyland", "toyland2"))
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
     parser.add_argument("--limit", type=int, default=20, help="pairs of subjects")
     parser.add_argument("--seeds", type=int, default=2, help="pictures of each pair")
-    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.readers)")
     parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
     return evaluate_pairs(parser.parse_args(arguments))

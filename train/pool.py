@@ -19,12 +19,13 @@ from torch import Tensor
 
 from .pretrain_config import PoolConfig
 from .toyland import World, attributes, describe, render, sample_scene, sample_subject
+from .toyland.layouts import layout_of
 
 
 @dataclass(frozen=True)
 class Shard:
     """images (N,3,H,W) uint8; masks (N,2,H,W) bool, one plane a subject; one record a picture:
-    {captions: [{text, nouns}], plain: {text, nouns}, group: int, view: int, labels: {...}}."""
+    {captions: [{text, nouns}], plain: {text, nouns}, group: int, view: int, labels: {...}, layout: [...]}."""
 
     images: Tensor
     masks: Tensor
@@ -73,7 +74,10 @@ def write_shard(index: int, config: PoolConfig, folder: Path, device: str = "cpu
         out = render([scene for _, _, scene in part], config.size, device=device)
         images.append(out.images.cpu())
         masks.append(torch.nn.functional.pad(out.masks.cpu(), (0, 0, 0, 0, 0, 2 - out.masks.shape[1])))
-        records += [_record(group, view, scene, rng, config.captions) for group, view, scene in part]
+        records += [
+            _record(group, view, scene, rng, config.captions) | {"layout": layout_of(scene, mask).numbers().tolist()}
+            for (group, view, scene), mask in zip(part, out.masks.cpu(), strict=True)
+        ]
     bits = np.packbits(torch.cat(masks).numpy(), axis=-1)
     path.with_suffix(".json").write_text(json.dumps(records))
     partial = path.with_suffix(f".part{index}")

@@ -26,19 +26,26 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from customcontrast.autoencoder import PatchAutoencoder
+from customcontrast.layout import channels, mirrored_rows
 from customcontrast.precision import autocast
 
 from . import pool
+from .augment import photographic, with_rim
 from .export import adopt, export
 from .pretrain_config import PRESETS, PretrainConfig
 from .pretrain_models import (
     clip_pixels,
+    clip_side,
     clip_trainer,
+    denoising_loss,
     export_stage,
+    lateness,
     make_scheduler,
     make_unet,
     make_vae,
+    noise_weight,
     scaled,
+    text_mask,
     tokenize,
 )
 from .running import Stage
@@ -48,8 +55,16 @@ SHIPPED = Path("customcontrast/weights/toyland")
 FIRST_SHARDS = 20  # of the pool, encoded before the denoiser starts
 
 
+def phrasings(record: dict, plain: int = 0) -> list[str]:
+    """The captions of a record of the pool, and `plain` of those that name the subject alone."""
+    return [c["text"] for c in record["captions"] + record["plain"][:plain]]
+
+
 class Pictures:
-    """The pool in memory: uint8 pictures, token ids of every phrasing, labels, groups; `refresh` adds new shards."""
+    """The pool in memory: uint8 pictures, token ids of every phrasing, labels, groups, layouts as numbers.
+
+    `refresh` adds new shards.
+    """
 
     def __init__(
         self,
@@ -57,12 +72,16 @@ class Pictures:
         tokenizer: CLIPTokenizer | None = None,
         limit: int | None = None,
         ready: Callable[[Path], bool] = lambda shard: True,
+        plain: int = 0,
     ):
+        self.plain = plain
         self.folder, self.tokenizer, self.limit, self.ready = folder, tokenizer, limit, ready
         self.order: list[Path] = []  # shards read so far
         self.images: Tensor = torch.empty(0)
         self.masks: Tensor = torch.empty(0)
         self.ids: Tensor = torch.empty(0)
+        self.layouts: Tensor = torch.empty(0)
+        self.mirrored_layouts: Tensor = torch.empty(0)
         self.records: list[dict] = []
         self.refresh()
         if not self.records:
@@ -81,9 +100,12 @@ class Pictures:
         fresh = [r for s in shards for r in s.records]
         self.records += fresh
         if self.tokenizer is not None:
-            texts = [c["text"] for r in fresh for c in r["captions"]]
+            texts = [text for r in fresh for text in phrasings(r, self.plain)]
             ids = tokenize(self.tokenizer, texts).view(len(fresh), -1, self.tokenizer.model_max_length)
             self.ids = join(self.ids, [ids.to(torch.int16)])
+        rows = torch.tensor([r["layout"] for r in fresh])
+        self.layouts = join(self.layouts, [rows])
+        self.mirrored_layouts = join(self.mirrored_layouts, [mirrored_rows(rows)])
 
     def __len__(self) -> int:
         return len(self.records)
@@ -143,20 +165,25 @@ def _run_clip(
     def loss_at(step: int, g: torch.Generator) -> tuple[Tensor, dict]:
         rows = torch.randint(len(data), (batch,), generator=g)
         phrasing = torch.randint(data.ids.shape[1], (batch,), generator=g)
-        crop = torch.rand(batch, generator=g) < 0.25
+        crop = torch.rand(batch, generator=g) < config.clip.crops
         records = [data.records[i] for i in rows.tolist()]
         which = [int(torch.randint(len(r["ids"]), (1,), generator=g)) for r in records]
         images = data.images[rows]
+        if stage.name == "image" and config.clip.photographs:
+            images = photographic(images, g)
         cut = crop.nonzero().flatten()
         if len(cut):
-            images[cut] = subject_crops(images[cut], data.masks[rows[cut]], torch.tensor(which)[cut], images.shape[-1])
+            masks = data.masks[rows[cut]]
+            if stage.name == "image" and config.clip.photographs:
+                masks = with_rim(masks, g)
+            images[cut] = subject_crops(images[cut], masks, torch.tensor(which)[cut], images.shape[-1])
         flip = torch.rand(batch, generator=g) < 0.5
         images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)
         targets = label_targets(records, which, crop.tolist(), model.labels)
         targets = {k: v.to(device) for k, v in targets.items()}
         ids = data.ids[rows, phrasing].long().to(device)
         with autocast(device):
-            return model(clip_pixels(images.to(device)), ids, targets, (~crop).to(device))
+            return model(clip_pixels(images.to(device), clip_side(config)), ids, targets, (~crop).to(device))
 
     return stage.run(loss_at, minutes, on_save=data.refresh)
 
@@ -266,7 +293,9 @@ def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | 
     """Eq. 1 with the v-target, min-SNR weighted, on latents encoded once; captions through the frozen text tower."""
     trainer, tokenizer = clip_trainer(config, run)
     encode_pool(config, run, device, None, FIRST_SHARDS)  # `latents` may be encoding the others meanwhile
-    data = Pictures(run / "pool", tokenizer, limit, ready=lambda shard: latents_path(shard).exists())
+    data = Pictures(
+        run / "pool", tokenizer, limit, ready=lambda shard: latents_path(shard).exists(), plain=config.unet.plain
+    )
     text = export_stage("clip", trainer, config, run)
     text = text.clip.text_model.to(device).eval().requires_grad_(False)
     latents = read_latents(data.order)
@@ -297,14 +326,22 @@ def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | 
         z = latents[rows, mirrored].float() * scale
         eps = torch.randn(z.shape, generator=g)
         t = torch.randint(noise.config.num_train_timesteps, (batch,), generator=g)
+        layout = None
+        if config.unet.layout:
+            known = torch.rand(batch, generator=g) >= config.unet.drop_layout
+            chosen = torch.where(mirrored.bool()[:, None], data.mirrored_layouts[rows], data.layouts[rows])
+            layout = channels(chosen * known[:, None], *z.shape[-2:]).to(device)
+        mask = text_mask(ids, tokenizer.eos_token_id) if config.unet.mask_padding else None
+        if mask is not None:  # no longer than the batch's longest prompt
+            longest = int(mask.sum(1).max())
+            ids, mask = ids[:, :longest], mask[:, :longest].to(device)
         z, eps, t, ids = (x.to(device) for x in (z, eps, t, ids))
         with torch.no_grad(), autocast(device):
             context = text(ids).last_hidden_state
-        with autocast(device):
-            out = model(noise.add_noise(z, eps, t), t, context).sample
-        error = (out.float() - noise.get_velocity(z, eps, t)).pow(2).mean((1, 2, 3))
+        error = denoising_loss(model, noise, z, eps, t, context, mask, layout)
         snr = alphas[t] / (1 - alphas[t])
-        loss = (error * snr.clamp(max=config.unet.snr_gamma) / (snr + 1)).mean() * 4
+        late = lateness(step / config.unet_stage.steps, config.unet.finish)
+        loss = (error * noise_weight(snr, config.unet.snr_gamma, late)).mean() * 4
         return loss, {"v": error.mean().item()}
 
     return stage.run(loss_at, minutes, on_save=refresh)

@@ -1,6 +1,6 @@
 """Sizes and schedules of Toyland's embedded base model: two presets, one code path."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,11 @@ class ClipConfig:
     vision_layers: int = 6
     patch: int = 12  # side of an image patch, px
     projection: int = 192  # joint embedding width
+    image_size: int | None = None  # side of what the image tower sees, px; None: as the pool's
     max_tokens: int = 48  # length of a tokenised prompt
     vocabulary: int = 1600  # byte-level BPE tokens, special ones included
+    photographs: bool = False  # the image tower goes on with pictures distorted towards photographs (`train.augment`)
+    crops: float = 0.25  # share of segmented subjects among the pictures
     attribute_weight: float = 1.0  # weight of the attribute heads (dropped after training)
 
 
@@ -48,11 +51,16 @@ class UnetConfig:
 
     channels: tuple[int, ...] = (128, 256)  # block_out_channels; cross-attention at every level
     layers: int = 1  # layers_per_block
-    heads: int = 4
+    heads: int | tuple[int, ...] = 4  # of each level
     groups: int = 16
     drop_caption: float = 0.1  # classifier-free guidance: share of empty prompts
     snr_gamma: float = 5.0  # min-SNR weighting
     mirror: bool = False  # learn from mirrored pictures too
+    layout: bool = False  # layout channels at the input (`customcontrast.layout`)
+    drop_layout: float = 0.12  # share of samples whose layout is unknown
+    plain: int = 0  # phrasings beside the pool's that name the subject alone, without its colours and pattern
+    mask_padding: bool = False  # text cross-attention sees no padding
+    finish: float = 0.0  # share of the training, at its end, over which the weight of low noise rises to min-SNR's
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,19 @@ GPU = PretrainConfig(
     image_stage=StageConfig(batch=1024, lr=5e-4, steps=4000),
     decoder_stage=StageConfig(batch=64, lr=3e-4, steps=8000),
 )
+TOYLAND2 = PretrainConfig(
+    pool=PoolConfig(world="demo", size=192),
+    clip=ClipConfig(patch=8, image_size=96, photographs=True, crops=0.4),
+    vae=VaeConfig(latents=12, evenness=0.25),
+    unet=UnetConfig(
+        channels=(64, 160, 256), heads=(4, 5, 8), mirror=True, layout=True, plain=1, mask_padding=True, finish=0.3
+    ),
+    clip_stage=StageConfig(batch=128, lr=1e-3, steps=1000),
+    vae_stage=StageConfig(batch=8, lr=1e-3, steps=4000, ema=0.998),
+    unet_stage=StageConfig(batch=16, lr=3e-4, steps=300_000, warmup=500, ema=0.9998),
+    image_stage=StageConfig(batch=128, lr=6e-4, steps=2500),
+    decoder_stage=StageConfig(batch=8, lr=8e-4, steps=2000, ema=0.998),
+)
 TINY = PretrainConfig(  # the same code in seconds: tests
     pool=PoolConfig(size=32, subjects_per_shard=4, views=2, variants=1, captions=2),
     clip=ClipConfig(
@@ -125,4 +146,10 @@ TINY = PretrainConfig(  # the same code in seconds: tests
     image_stage=StageConfig(batch=4, lr=1e-3, steps=4, warmup=2),
     decoder_stage=StageConfig(batch=4, lr=1e-3, steps=4, warmup=2),
 )
-PRESETS = {"cpu": CPU, "gpu": GPU, "tiny": TINY}
+TINY_DEMO = replace(
+    TINY,
+    pool=replace(TINY.pool, world="demo"),
+    clip=replace(TINY.clip, image_size=24, photographs=True),
+    unet=replace(TINY.unet, heads=(2, 4), mirror=True, layout=True, plain=1, mask_padding=True, finish=0.5),
+)
+PRESETS = {"cpu": CPU, "gpu": GPU, "toyland2": TOYLAND2, "tiny": TINY, "tiny-demo": TINY_DEMO}

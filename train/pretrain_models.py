@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from customcontrast.autoencoder import PatchAutoencoder
+from customcontrast.layout import LAYOUT_CHANNELS
+from customcontrast.precision import autocast
 
 from .pretrain_config import PretrainConfig
 from .running import Stage
@@ -30,11 +32,23 @@ def scaled(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def clip_pixels(images: Tensor) -> Tensor:
-    """uint8 (B,3,H,W) to CLIP's normalised pixels."""
+def clip_pixels(images: Tensor, side: int | None = None) -> Tensor:
+    """uint8 (B,3,H,W) to CLIP's normalised pixels, (B,3,side,side); side None: as they are."""
+    if side is not None and images.shape[-1] != side:
+        images = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
     mean = torch.tensor(CLIP_MEAN, device=images.device).view(1, 3, 1, 1)
     std = torch.tensor(CLIP_STD, device=images.device).view(1, 3, 1, 1)
     return (images.float() / 255 - mean) / std
+
+
+def clip_side(config: PretrainConfig) -> int:
+    """Side of what the image tower sees, px."""
+    return config.clip.image_size or config.pool.size
+
+
+def text_mask(ids: Tensor, end: int) -> Tensor:
+    """Which tokens of ids (B, N) are the prompt's own, (B, N) bool: all up to the first end token, itself included."""
+    return (ids == end).cumsum(1) - (ids == end).long() == 0
 
 
 def make_clip(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -48,7 +62,7 @@ def make_clip(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
     )  # fmt: skip
     vision = dict(
         hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.vision_layers,
-        num_attention_heads=c.heads, image_size=config.pool.size, patch_size=c.patch, projection_dim=c.projection,
+        num_attention_heads=c.heads, image_size=clip_side(config), patch_size=c.patch, projection_dim=c.projection,
     )  # fmt: skip
     model_config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=c.projection)
     return CLIPModel._from_config(model_config, attn_implementation="eager")
@@ -78,8 +92,8 @@ class ClipTrainer(nn.Module):
         contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
         seen, read = [], []
         for name, target in targets.items():
-            seen.append(F.cross_entropy(self.image_heads[name](vision).float(), target))
-            read.append(F.cross_entropy(self.text_heads[name](text).float(), target[paired]))
+            seen.append(_labelled(self.image_heads[name](vision).float(), target))
+            read.append(_labelled(self.text_heads[name](text).float(), target[paired]))
         attributes = torch.stack(seen).mean() + torch.stack(read).mean()
         hits = (logits.argmax(1) == own).float().mean()
         terms = {
@@ -89,6 +103,12 @@ class ClipTrainer(nn.Module):
             "top1": hits,
         }
         return contrast + attributes, {k: x.item() for k, x in terms.items()}
+
+
+def _labelled(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of the rows whose target is not -100; 0 where none is labelled, in place of nan."""
+    total = F.cross_entropy(logits, target, reduction="sum")
+    return total / (target != -100).sum().clamp(min=1)
 
 
 def label_values(world: World) -> dict[str, list[str]]:
@@ -123,13 +143,51 @@ def make_unet(config: PretrainConfig) -> UNet2DConditionModel:
     c = config.unet
     levels = len(c.channels)
     unet = UNet2DConditionModel(
-        sample_size=config.pool.size // 2 ** len(config.vae.channels), in_channels=config.vae.latents,
+        sample_size=config.pool.size // 2 ** len(config.vae.channels),
+        in_channels=config.vae.latents + (LAYOUT_CHANNELS if c.layout else 0),
         out_channels=config.vae.latents, layers_per_block=c.layers, block_out_channels=c.channels,
         down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
         cross_attention_dim=config.clip.width, attention_head_dim=c.heads, norm_num_groups=c.groups,
     )  # fmt: skip
     unet.set_attn_processor(AttnProcessor())  # on a CPU its backward is faster than the fused kernel's
     return unet
+
+
+def lateness(done: float, finish: float) -> float:
+    """0..1: how far the last `finish` share of a training has come when `done` (0..1) of it has passed; 1 without."""
+    return 1.0 if finish <= 0 else min(1.0, max(0.0, (done - 1 + finish) / finish))
+
+
+def noise_weight(snr: Tensor, gamma: float, late: float | Tensor = 1.0) -> Tensor:
+    """Weight of the v-error at these signal-to-noise ratios.
+
+    late 1: min(SNR, γ) / (SNR + 1), Hang et al. 2023. late 0: min(SNR + 1, γ) / (SNR + 1), which gives high noise,
+    where kind, colour and shape are decided, its full weight. In between, a mixture (see `lateness`).
+    """
+    return torch.lerp((snr + 1).clamp(max=gamma) / (snr + 1), snr.clamp(max=gamma) / (snr + 1), late)
+
+
+def denoising_loss(
+    model: nn.Module,
+    noise: DDPMScheduler,
+    z: Tensor,
+    eps: Tensor,
+    t: Tensor,
+    context: Tensor,
+    mask: Tensor | None = None,
+    layout: Tensor | None = None,
+) -> Tensor:
+    """Eq. 1 with the v-target: mean squared error of each sample (B,).
+
+    z latents and eps noise (B,C,h,w), t (B,), context (B,N,d), mask (B,N) bool: tokens that cross-attention may see,
+    layout (B,13,h,w) channels that stand beside the noisy latents.
+    """
+    noisy = noise.add_noise(z, eps, t)
+    if layout is not None:
+        noisy = torch.cat([noisy, layout.to(noisy.dtype)], 1)
+    with autocast(z.device.type):
+        out = model(noisy, t, context, encoder_attention_mask=mask, return_dict=False)[0]
+    return (out.float() - noise.get_velocity(z, eps, t)).pow(2).mean((1, 2, 3))
 
 
 def make_scheduler() -> DDPMScheduler:

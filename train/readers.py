@@ -203,7 +203,7 @@ class PoolFrames:
         return small.round().to(torch.uint8), torch.tensor(numbers)
 
     def masks(self, rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
-        """Target pictures uint8 (N, 3, S, S) and their masks bool (N, S, S)."""
+        """Target pictures uint8 (N, 3, S, S) and their masks bool (N, S, S), S at most 96."""
         images, masks = [], []
         for _ in range(count):
             shard, row = rng.choice(self.places)
@@ -211,7 +211,12 @@ class PoolFrames:
             target = rng.randrange(tensors["images"].shape[1])
             images.append(tensors["images"][row, target])
             masks.append(np.unpackbits(tensors["masks"][row, target].numpy(), axis=-1)[:, : images[-1].shape[-1]])
-        return torch.stack(images), torch.from_numpy(np.stack(masks)).bool()
+        side, both = (MASK_SIDE, MASK_SIDE), torch.from_numpy(np.stack(masks)).bool()
+        if images[0].shape[-1] <= MASK_SIDE:
+            return torch.stack(images), both
+        small = F.interpolate(torch.stack(images).float(), size=side, mode="bilinear", antialias=True)
+        covered = F.interpolate(both[:, None].float(), size=side, mode="bilinear", antialias=True)[:, 0]
+        return small.round().to(torch.uint8), covered > 0.5
 
 
 class Stock:
@@ -335,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m train.readers", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--world", default="small", help="part of Toyland: small or full")
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)

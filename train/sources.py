@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from customcontrast.segmentation import Segmentation
+from train.augment import photographic, with_rim
 from train.config import ConfigError
 from train.data import Sample, Source, clip_features, latents_of
 from train.toyland import ToyScene, ToySubject, World, attributes, describe, render, sample_scene, sample_subject
+from train.toyland.layouts import layout_of
 
 if TYPE_CHECKING:
     from customcontrast.bases import BaseModel
@@ -83,11 +85,19 @@ def reference_scene(rng: random.Random, world: World, subject: ToySubject) -> To
     return replace(scene, placements=tuple(replace(p, **plain) for p in scene.placements))
 
 
-def render_references(scenes: Sequence[ToyScene], render_size: int, crop: int, device: str = "cpu") -> Tensor:
-    """Scenes → their segmented subjects R, uint8 (N, 3, crop, crop) on white, cut out along the exact masks."""
+def render_references(
+    scenes: Sequence[ToyScene], render_size: int, crop: int, device: str = "cpu", seed: int | None = None
+) -> Tensor:
+    """Scenes → their segmented subjects R, uint8 (N, 3, crop, crop) on white, cut out along the exact masks.
+
+    seed: distort them towards photographs (`train.augment`), which it decides; None: as rendered.
+    """
     rendered = render(scenes, render_size, device=device)
-    pairs = zip(rendered.images.cpu(), rendered.masks[:, 0].cpu(), strict=True)
-    return torch.stack([segmented(image, mask, crop) for image, mask in pairs])
+    images, masks = rendered.images.cpu(), rendered.masks[:, :1].cpu()
+    if seed is not None:
+        g = torch.Generator().manual_seed(seed)
+        images, masks = photographic(images, g), with_rim(masks, g)
+    return torch.stack([segmented(image, mask[0], crop) for image, mask in zip(images, masks, strict=True)])
 
 
 def segmented(image: Tensor, mask: Tensor, crop: int) -> Tensor:
@@ -105,7 +115,7 @@ class ToylandSource:
 
     def __init__(self, config: DataConfig, size: int, crop: int) -> None:
         self.config, self.size, self.crop = config, size, crop
-        self.world: World = getattr(World, config.world)()
+        self.world: World = World.named(config.world)
 
     def __len__(self) -> int:
         return self.config.subjects
@@ -116,7 +126,8 @@ class ToylandSource:
         picture = render([scene], self.size)
         caption = describe(scene, rng, subject_words="noun")
         scenes = [reference_scene(rng, self.world, subject) for _ in range(2)]
-        references = render_references(scenes, self.config.reference_size, self.crop)
+        seed = rng.getrandbits(31) if self.config.photographs else None
+        references = render_references(scenes, self.config.reference_size, self.crop, seed=seed)
         return Sample(
             subject=subject.id,
             caption=caption.text,
@@ -125,6 +136,7 @@ class ToylandSource:
             image=picture.images[0],
             reference=references[0],
             positive=references[1],
+            layout=layout_of(scene, picture.masks[0]).numbers(),
         )
 
 
@@ -136,7 +148,7 @@ def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[di
 
     images uint8 (G, A, 3, H, W); masks uint8 (G, A, H, W/8), packed bits; references uint8 (G, F, 3, C, C).
     """
-    world: World = getattr(World, config.world)()
+    world: World = World.named(config.world)
     first = index * SHARD
     count = min(SHARD, config.subjects - first)
     subjects = [sample_subject(random.Random(f"adapter-{config.world}-{first + g}"), world) for g in range(count)]
@@ -149,12 +161,17 @@ def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[di
         targets += mine
         records.append({"subject": subject.id, "targets": [_record(scene, rng) for scene in mine]})
     pictures = render(targets, size)
+    places = [layout_of(scene, masks).numbers().tolist() for scene, masks in zip(targets, pictures.masks, strict=True)]
+    for g, record in enumerate(records):
+        for k, target in enumerate(record["targets"]):
+            target["layout"] = places[g * config.targets + k]
     bits = np.packbits(pictures.masks[:, 0].numpy(), axis=-1)
     if config.same_frame:
         pairs = zip(pictures.images, pictures.masks[:, 0], strict=True)
         crops = torch.stack([segmented(image, mask, crop) for image, mask in pairs])
     else:
-        crops = render_references(references, config.reference_size, crop)
+        seed = index if config.photographs else None
+        crops = render_references(references, config.reference_size, crop, seed=seed)
     tensors = {
         "images": pictures.images.unflatten(0, (count, config.targets)),
         "masks": torch.from_numpy(bits).unflatten(0, (count, config.targets)),
@@ -173,7 +190,7 @@ def pool_fingerprint(config: DataConfig, size: int, crop: int) -> dict[str, Any]
     """What a pool was made with; another setting needs another folder."""
     names = ("world", "reference_size", "targets", "references")
     made = {name: getattr(config, name) for name in names} | {"size": size, "crop": crop}
-    return made | ({"same_frame": True} if config.same_frame else {})
+    return made | {name: True for name in ("same_frame", "photographs") if getattr(config, name)}
 
 
 def build_pool(config: DataConfig, size: int, crop: int, progress: bool = True) -> None:
@@ -331,6 +348,7 @@ class PoolSource:
             image=tensors["images"][row, target],
             reference=tensors["references"][row, reference],
             positive=tensors["references"][row, positive],
+            layout=torch.tensor(layout) if (layout := record["targets"][target].get("layout")) else None,
         )
         if self.features is None:
             return sample

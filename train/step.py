@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DDPMScheduler
@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
 from customcontrast.bases import BaseModel
 from customcontrast.checkpoint import Adapter
-from customcontrast.conditioning import TextContext, encode_contexts, encode_prompt, subject_state
+from customcontrast.conditioning import TextContext, encode_contexts, encode_prompt, joined, subject_state
+from customcontrast.layout import channels
 from customcontrast.prompt import TokenizedPrompt
 from train import losses
 from train.config import LossConfig
@@ -54,11 +55,13 @@ def _mix(seed: Sequence[int]) -> int:
 def prompts_of(base: BaseModel, batch: Batch, placeholder_tokens: int) -> list[TokenizedPrompt]:
     """The tokenised prompt of each row: "… noun S* …", the caption without S*, or the empty prompt.
 
-    S* stands right after the class noun, as in the paper's figure. A dropped subject leaves the caption as it is; a
-    dropped text leaves the empty prompt, which has no place for S*: the subject then acts through Eq. 3 alone.
+    S* stands right after the class noun, as in the paper's figure. A dropped subject, or S* dropped alone, leaves the
+    caption as it is; a dropped text leaves the empty prompt, which has no place for S*: the subject then acts through
+    Eq. 3 alone.
     """
     prompts = []
-    rows = zip(batch.captions, batch.nouns, batch.drop_text.tolist(), batch.drop_subject.tolist(), strict=True)
+    no_token = batch.drop_subject if batch.drop_token is None else batch.drop_subject | batch.drop_token
+    rows = zip(batch.captions, batch.nouns, batch.drop_text.tolist(), no_token.tolist(), strict=True)
     for caption, (start, end), no_text, no_subject in rows:
         if no_text or no_subject:
             prompts.append(_without_subject(base, "" if no_text else caption, placeholder_tokens))
@@ -93,14 +96,14 @@ def contexts_of(
     given = encode_contexts(base, [prompts[i] for i in with_s], [own], rows=rows)
     plain = encode_contexts(base, [prompts[i] for i in without], rows=rows)
     order = torch.tensor(with_s + without, device=given.hidden.device).argsort()
-    hidden = torch.cat([given.hidden, plain.hidden.expand(-1, L, -1, -1)])[order]
-    return TextContext(hidden, None if given.pooled is None else torch.cat([given.pooled, plain.pooled])[order])
+    plain = replace(plain, hidden=plain.hidden.expand(-1, L, -1, -1))
+    return joined([given, plain]).rows(order)
 
 
 def _zero_empty(context: TextContext, empty: Sequence[bool]) -> TextContext:
     """Zeros for the empty prompt, where the base's own pipeline has them (SDXL)."""
     keep = context.hidden.new_tensor([not e for e in empty])
-    return TextContext(context.hidden * keep[:, None, None, None], context.pooled * keep[:, None])
+    return replace(context, hidden=context.hidden * keep[:, None, None, None], pooled=context.pooled * keep[:, None])
 
 
 def _float32(recorder: MapRecorder) -> MapRecorder:
@@ -152,11 +155,16 @@ class AdapterLoss(nn.Module):
             context = _zero_empty(context, [prompt.text == "" for prompt in prompts])
         present = (~batch.drop_subject).to(z.dtype)  # λ of each row: 1, or 0 where the subject is dropped
         strength = present if c.visual else torch.zeros_like(present)
+        if batch.drop_visual is not None:
+            strength = strength * (~batch.drop_visual).to(z.dtype)
         recorder = MapRecorder() if c.lambda_2 else None
         state = subject_state(base, context, prompts, [out], size=size, strengths=[strength], recorder=recorder)
 
         z_t = self.scheduler.add_noise(z, noise.epsilon, t)
-        prediction = unet_forward(base, z_t.to(base.dtype), t, state)
+        layout = None
+        if base.layout_channels and batch.layouts is not None:
+            layout = channels(batch.layouts, *size).to(base.dtype)
+        prediction = unet_forward(base, z_t.to(base.dtype), t, state, layout)
         target = losses.diffusion_target(self.scheduler, z, noise.epsilon, t)
 
         diffusion = losses.diffusion_loss(prediction, target)

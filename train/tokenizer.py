@@ -39,4 +39,9 @@ def load_or_build(folder: Path, captions: list[str], vocabulary: int, max_tokens
     """The tokenizer saved in `folder`, or a new one built and saved there."""
     if not (folder / "tokenizer_config.json").exists():
         build(captions, vocabulary, max_tokens).save_pretrained(folder)
+    return load(folder)
+
+
+def load(folder: Path) -> CLIPTokenizer:
+    """The tokenizer saved in `folder`."""
     return CLIPTokenizer.from_pretrained(folder)

@@ -146,7 +146,7 @@ def batches_from(config: AdapterTrainConfig, source: Source, step: int, accelera
     sampler = StepSampler(
         o.batch, step * o.accumulation, o.steps * o.accumulation, accelerator.process_index, accelerator.num_processes
     )
-    samples = Samples(source, config.seed, config.data.drop, config.data.captions)
+    samples = Samples(source, config.seed, config.data.drop, config.data.captions, config.data.drop_branch)
     return in_order(make_loader(samples, sampler, config.data.workers))
 
 

@@ -62,6 +62,9 @@ class SubjectProcessor(AttnProcessor2_0):
         Q = split_heads(attn.to_q(hidden_states), attn.heads)  # (B, heads, h·w, c)
         K_t, V_t = state.text_keys(self.layer, project)  # (B, heads, S, c)
         masks, bias = (None, None) if state.masks is None else state.masks_at(self.level, Q.dtype)
+        padding = state.padding_bias(Q.dtype)
+        if padding is not None:
+            bias = padding if bias is None else bias + padding
         out = attend(Q, K_t, V_t, bias, self.slice_size)
 
         Q = Q[state.first :]  # from here on only the rows that see subjects, R of them
@@ -84,7 +87,9 @@ class SubjectProcessor(AttnProcessor2_0):
         recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
         if recorder is None and not owners_wanted:
             return None
-        tokens = head_mean(Q, K_t, self.slice_size)  # (R, h·w, S)
+        padding = state.padding_bias(Q.dtype)
+        bias = None if padding is None else padding[state.first :]
+        tokens = head_mean(Q, K_t, self.slice_size, bias)  # (R, h·w, S)
         positions = state.positions()
         subjects = None if positions is None else tokens @ positions.to(tokens.dtype).transpose(1, 2)
         if recorder is not None:
@@ -148,9 +153,13 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def probabilities(Q: Tensor, K: Tensor) -> Tensor:
-    """softmax(Q Kᵀ/√d) in float32. Q: (B, heads, N, c), K: (B, heads, S, c) -> (B, heads, N, S)."""
-    return (Q * Q.shape[-1] ** -0.5 @ K.transpose(-1, -2)).softmax(dim=-1, dtype=torch.float32)
+def probabilities(Q: Tensor, K: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(Q Kᵀ/√d + bias) in float32 -> (B, heads, N, S).
+
+    Q: (B, heads, N, c), K: (B, heads, S, c), bias: (B, 1, 1, S).
+    """
+    logits = Q * Q.shape[-1] ** -0.5 @ K.transpose(-1, -2)
+    return (logits if bias is None else logits + bias).softmax(dim=-1, dtype=torch.float32)
 
 
 def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_size: int | None = None) -> Tensor:
@@ -167,13 +176,14 @@ def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_si
     return out
 
 
-def head_mean(Q: Tensor, K: Tensor, slice_size: int | None = None) -> Tensor:
+def head_mean(Q: Tensor, K: Tensor, slice_size: int | None = None, bias: Tensor | None = None) -> Tensor:
     """`probabilities`, mean over heads -> (B, N, S); never more than slice_size heads of one row in memory."""
     if slice_size is None:
-        return probabilities(Q, K).mean(dim=1)
+        return probabilities(Q, K, bias).mean(dim=1)
     total = torch.zeros(len(Q), Q.shape[2], K.shape[2], device=Q.device)
     for row, heads in _slices(Q, slice_size):
-        total[row] += probabilities(Q[row, heads], K[row, heads]).sum(dim=1)
+        own = None if bias is None else bias[row]
+        total[row] += probabilities(Q[row, heads], K[row, heads], own).sum(dim=1)
     return total / Q.shape[1]
 
 

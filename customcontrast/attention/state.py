@@ -50,6 +50,7 @@ class SubjectState:
         subjects that are not masked (`SubjectBranch.masked`) are ignored.
     steady: whether each group is the same at every step of a run; those that are come first. kept: made empty for each
         run; layers put the keys and values of steady groups there, for the next step. None = computed at each step.
+    lengths: tokens of each row's prompt that text attention may see, (B,) on the CPU; None = all of them.
     """
 
     text: tuple[Tensor, ...]
@@ -62,6 +63,7 @@ class SubjectState:
     recorder: MapRecorder | None = None
     steady: tuple[bool, ...] = ()
     kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    lengths: Tensor | None = None
     added_conditions: dict[str, Tensor] | None = None  # SDXL's pooled text and sizes
     _made: dict[str | int, Any] = field(default_factory=dict, init=False, repr=False)  # once per call: masks of a level
 
@@ -109,6 +111,16 @@ class SubjectState:
             self._made["positions"] = torch.stack([b.positions.expand(rows, -1) for b in self.branches], dim=1)
         return self._made["positions"]
 
+    def padding_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """What to add to the text logits so that padding gets no attention, (B, 1, 1, S); None where all is seen."""
+        if self.lengths is None:
+            return None
+        if "padding" not in self._made:
+            hidden = torch.arange(self.text[0].shape[2]) >= self.lengths[:, None]
+            bias = (hidden.to(dtype) * LOG_OF_ZERO)[:, None, None].to(self.text[0].device)
+            self._made["padding"] = bias if hidden.any() else None
+        return self._made["padding"]
+
     def masks_at(self, level: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Location masks for the layers of one level, resized once per call.
 
@@ -132,13 +144,16 @@ class SubjectState:
         return F.pad(bias, (0, 0, 0, 0, self.first, 0))[:, None].to(dtype)
 
 
-def unet_forward(base: BaseModel, z: Tensor, t: Tensor | float, state: SubjectState) -> Tensor:
+def unet_forward(
+    base: BaseModel, z: Tensor, t: Tensor | float, state: SubjectState, layout: Tensor | None = None
+) -> Tensor:
     """The UNet with Eq. 3 in every cross-attention layer: the one call that training and inference share.
 
     base: a BaseModel whose UNet has the processors (`attention.install_processors`).
     z: noisy latents (B, C, h, w), B = state's contexts × state.repeat. t: one timestep, or one per row (B,).
     state: texts, subjects, masks and recorder of this call. After it `state.recorder` holds this call's maps, with
         gradients where grad mode is on.
+    layout: channels of `customcontrast.layout` (B or 1, 13, h, w), for a base that takes them; None = unknown.
     Returns the UNet's prediction (B, C, h, w): ε or v, as the scheduler's `prediction_type` says.
     """
     if tuple(z.shape[-2:]) != tuple(state.size):
@@ -148,4 +163,7 @@ def unet_forward(base: BaseModel, z: Tensor, t: Tensor | float, state: SubjectSt
     rows = sum(len(group) for group in state.text) * state.repeat
     if len(z) != rows:
         raise ValueError(f"unet_forward: z has {len(z)} rows, state has contexts for {rows}.")
+    if base.layout_channels:
+        layout = z.new_zeros(1, base.layout_channels, *z.shape[-2:]) if layout is None else layout.to(z.dtype)
+        z = torch.cat([z, layout.expand(len(z), -1, -1, -1)], dim=1)
     return base.unet(z, t, encoder_hidden_states=state, added_cond_kwargs=state.added_conditions, return_dict=False)[0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from customcontrast.config import EncoderConfig
-from customcontrast.encoder.perceiver import PerceiverBlock, QFormer
+from customcontrast.encoder.perceiver import PerceiverAttention, PerceiverBlock, QFormer
 from customcontrast.encoder.queries import SpatiotemporalQueries, VisualQueries
 
 
@@ -47,7 +47,8 @@ class MFIEncoder(nn.Module):
             self.text_heads = nn.ModuleList(nn.Linear(c.width, width) for width in c.text_widths)
             self._scale_text_heads()
         if c.tv_fusion:
-            self.tv_fusion = PerceiverBlock(c.width, c.heads, c.feedforward)
+            alone = PerceiverAttention(c.width, c.heads, c.fusion_values)
+            self.tv_fusion = alone if c.fusion == "pa" else PerceiverBlock(c.width, c.heads, c.feedforward)
             self.tv_norm = nn.LayerNorm(c.width)
 
     def _scale_text_heads(self) -> None:
@@ -90,7 +91,10 @@ class MFIEncoder(nn.Module):
         return f_v[:, :-1], f_v[:, -1]
 
     def fuse(self, f_v: Tensor, f_t: Tensor) -> Tensor:
-        """TV Fusion: f_tv = PA(f_v[:m], f_t[:n]). f_v: (B or 1, m, d); f_t: (B, R, n, d) -> (B, R, n, d)."""
+        """TV Fusion: f_tv = norm(PA(f_v[:m], f_t[:n])), Eq. 2, the textual features asking.
+
+        f_v: (B or 1, m, d); f_t: (B, R, n, d) -> (B, R, n, d).
+        """
         B, R, n, d = f_t.shape
         if len(f_v) == 1 and B > 1:
             f_t = f_t.reshape(1, B * R, n, d)

@@ -13,9 +13,10 @@ class PerceiverAttention(nn.Module):
     values of f are computed once for all of them. Queries of different rows never see each other.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, queries_as_values: bool = True) -> None:
         super().__init__()
         self.heads = heads
+        self.queries_as_values = queries_as_values  # False: K = W_k f, V = W_v f
         self.norm_f = nn.LayerNorm(width)
         self.norm_q = nn.LayerNorm(width)
         self.to_q = nn.Linear(width, width, bias=False)
@@ -30,8 +31,9 @@ class PerceiverAttention(nn.Module):
         f, q = self.norm_f(f), self.norm_q(q)
         on_f, on_q = self._weights(f, q)
         V_f = self.to_v(f).view(B, -1, h, c).transpose(1, 2)  # (B, h, N, c)
-        V_q = self.to_v(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)  # (B, h, R, n, c)
-        out = (on_f.reshape(B, h, R * n, -1) @ V_f).view(B, h, R, n, c) + on_q @ V_q
+        out = (on_f.reshape(B, h, R * n, -1) @ V_f).view(B, h, R, n, c)
+        if self.queries_as_values:
+            out = out + on_q @ self.to_v(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)  # V_q (B, h, R, n, c)
         return self.to_out(out.permute(0, 2, 3, 1, 4).reshape(B, R, n, d))
 
     def weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,8 +45,10 @@ class PerceiverAttention(nn.Module):
         h, c = self.heads, d // self.heads
         Q = self.to_q(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4) * c**-0.5  # (B, h, R, n, c)
         K_f = self.to_k(f).view(B, -1, h, c).transpose(1, 2)  # (B, h, N, c)
-        K_q = self.to_k(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)
         on_f = (Q.reshape(B, h, R * n, c) @ K_f.transpose(-1, -2)).view(B, h, R, n, -1)
+        if not self.queries_as_values:
+            return on_f.softmax(dim=-1), on_f.new_zeros(B, h, R, n, 0)
+        K_q = self.to_k(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)
         both = torch.cat([on_f, Q @ K_q.transpose(-1, -2)], dim=-1).softmax(dim=-1)
         return both[..., : on_f.shape[-1]], both[..., on_f.shape[-1] :]
 

@@ -37,7 +37,11 @@ def token_sources(encoder: MFIEncoder, f_I: Tensor, t: Tensor, references: int) 
     f_v = encoder.visual(f_I)[0]
     f_t = encoder.text_qformer(f_I, q_t)[:, :, :-1]
     S_v, S_t = (_on_patches(S, references, len(c.image_layers)).flatten(-2) for S in (S_v, S_t))
-    S = _rollout([encoder.tv_fusion], f_v, f_t, S_v[:, 0], S_t)
+    if c.fusion == "block":
+        S = _rollout([encoder.tv_fusion], f_v, f_t, S_v[:, 0], S_t)
+    else:  # attention alone: nothing goes past it
+        A_v, A_t = (weights.float().mean(dim=1) for weights in encoder.tv_fusion.weights(f_v, f_t))
+        S = A_v @ S_v[:, :1] + (A_t @ S_t if c.fusion_values else 0)
     return S.reshape(B, L, count - 1, references, -1)
 
 

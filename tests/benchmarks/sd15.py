@@ -87,7 +87,8 @@ def contender(name: str, weights: UNet2DConditionModel, side: int) -> Callable[[
 
     def ours() -> torch.Tensor:
         recorder = MapRecorder(KEPT if everything else 0) if located else None
-        return unet_forward(SimpleNamespace(unet=model), z, 500, replace(state, recorder=recorder))[1:]
+        base = SimpleNamespace(unet=model, layout_channels=0)
+        return unet_forward(base, z, 500, replace(state, recorder=recorder))[1:]
 
     return _quiet(ours)
 

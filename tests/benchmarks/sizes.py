@@ -220,7 +220,7 @@ def call_at(side: int, mode: str, model: nn.Module) -> Tensor:
     text = (some(1, 1, LENGTH, 768), some(1, len(specs), LENGTH, 768))
     masks = some(1, 1, *grid) if located else None
     state = SubjectState(text, size, (branch,), first=1, masks=masks, recorder=recorder, kept={}, steady=(True, False))
-    return unet_forward(SimpleNamespace(unet=model), some(2, 4, *size), 500, state)
+    return unet_forward(SimpleNamespace(unet=model, layout_channels=0), some(2, 4, *size), 500, state)
 
 
 @torch.no_grad()

@@ -173,6 +173,7 @@ def adapter_for(base: BaseModel, device: str | torch.device = "meta", dtype: tor
         "text_widths": tuple(encoder.config.hidden_size for encoder in base.text_encoders),
         "num_layers": len(base.cross_attention_layers),
         "num_train_timesteps": base.scheduler.config.num_train_timesteps,
+        "fusion": "pa",
     }
     config = EncoderConfig.from_dict(facts | base.spec.encoder)
     return make(lambda: Adapter(config, base.cross_attention_layers, base.name), device, dtype or base.dtype)

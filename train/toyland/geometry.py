@@ -21,7 +21,7 @@ from train.toyland.bodies import assemble, pattern_code
 from train.toyland.parts import BOX, ELLIPSOID, FRUSTUM
 
 if TYPE_CHECKING:
-    from train.toyland.world import ToyScene
+    from train.toyland.world import Placement, ToyScene
 
 GROUND_Y = -0.68  # screen height of the ground point (0, 0, 0), in half picture heights
 _STEPS = 5  # Newton steps on |l|₈ = 1
@@ -60,30 +60,50 @@ def view_matrix(elevation: float) -> np.ndarray:
     return np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
 
 
+def placed(p: Placement, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A placement's primitives in view space: rows (P, ROW), images of the unit axes (P, 3, 3), centres (P, 3)."""
+    r = assemble(p.subject, p.shape, p.pose, p.accessory, p.accessory_color)
+    a = math.radians(p.azimuth)
+    spin = np.array([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
+    t = (view @ spin) * p.scale
+    at = view @ np.array([p.x, 0.0, p.z]) + np.array([0.0, GROUND_Y, 0.0])
+    return r, t @ r[:, 4:13].reshape(-1, 3, 3), r[:, 1:4] @ t.T + at
+
+
+def half_extents(row: np.ndarray, mat: np.ndarray) -> np.ndarray:
+    """Half sizes (P, 2) of the primitives' boxes on the screen."""
+    kind, m2 = row[:, :1], mat[:, :2]
+    disc = np.linalg.norm(m2[:, :, ::2], axis=2) * np.maximum(1.0, row[:, 25:26]) + np.abs(m2[:, :, 1])
+    return np.where(kind == ELLIPSOID, np.linalg.norm(m2, axis=2), np.where(kind == FRUSTUM, disc, np.abs(m2).sum(2)))
+
+
+def frame_box(p: Placement, elevation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lower left and upper right corner (x, y) of a placement on the screen, in half picture heights from its middle.
+
+    elevation: of the camera, degrees.
+    """
+    row, mat, cent = placed(p, view_matrix(elevation))
+    half = half_extents(row, mat)
+    return (cent[:, :2] - half).min(0), (cent[:, :2] + half).max(0)
+
+
 def build_table(scenes: Sequence[ToyScene], device: torch.device) -> Table:
     """Primitives of all placements of all scenes, brought into view space."""
     rows, mats, cents, pats, owner, picture = [], [], [], [], [], []
     for i, scene in enumerate(scenes):
         view = view_matrix(scene.elevation)
         for k, p in enumerate(scene.placements):
-            r = assemble(p.subject, p.shape, p.pose, p.accessory, p.accessory_color)
-            a = math.radians(p.azimuth)
-            spin = np.array([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
-            t = (view @ spin) * p.scale
-            at = view @ np.array([p.x, 0.0, p.z]) + np.array([0.0, GROUND_Y, 0.0])
+            r, mat, cent = placed(p, view)
             rows.append(r)
-            mats.append(t @ r[:, 4:13].reshape(-1, 3, 3))
-            cents.append(r[:, 1:4] @ t.T + at)
+            mats.append(mat)
+            cents.append(cent)
             pats.append(np.tile(pattern_code(p.subject), (len(r), 1)))
             owner.append(np.full(len(r), k))
             picture.append(np.full(len(r), i))
     row, mat, cent = np.concatenate(rows), np.concatenate(mats), np.concatenate(cents)
     inv = np.linalg.inv(mat)
     shift = -np.einsum("pij,pj->pi", inv, cent)
-    kind = row[:, :1]
-    m2 = mat[:, :2]
-    disc = np.linalg.norm(m2[:, :, ::2], axis=2) * np.maximum(1.0, row[:, 25:26]) + np.abs(m2[:, :, 1])
-    half = np.where(kind == ELLIPSOID, np.linalg.norm(m2, axis=2), np.where(kind == FRUSTUM, disc, np.abs(m2).sum(2)))
+    half = half_extents(row, mat)
 
     def t(x: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(device=device, dtype=dtype)

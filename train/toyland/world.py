@@ -12,6 +12,7 @@ import numpy as np
 
 from train.toyland.accessories import ACCESSORIES, FRONT_ONLY
 from train.toyland.bodies import POSES, SHAPES, SPECIES, assemble, extent
+from train.toyland.geometry import GROUND_Y, frame_box
 from train.toyland.scenes import BACKGROUNDS
 from train.toyland.styles import STYLES
 from train.toyland.subjects import (
@@ -71,6 +72,12 @@ class World:
     p_photo: float = 0.6  # share of the first style
     p_normal: float = 0.7  # share of the first shape
     p_bare: float = 0.5  # share of "none"
+    p_plain: float | None = None  # share of the first pattern; None: all patterns alike
+    p_frontal: float = 0.68  # share of subjects that face the camera
+    frontal: float = 65.0  # degrees to either side that still count as facing it
+    variants: int | None = None  # fixed variants of each place (scene seeds 0 … variants - 1); None: free seeds
+    heights: tuple[tuple[float, float], tuple[float, float]] | None = None  # height of one subject, and of each of
+    # two, as shares of the picture's height; None: sizes of their own (`keep_inside`)
 
     @classmethod
     def named(cls, name: str) -> World:
@@ -103,6 +110,26 @@ class World:
             accessory_colors=("red", "yellow", "green", "blue", "purple", "pink", "black", "white"),
         )
 
+    @classmethod
+    def demo(cls) -> World:
+        """The part learned by the embedded model: 12 species, every colour, 8 places of 12 fixed variants, 6 styles.
+
+        Subjects fill the picture, mostly face the camera, and half of them are plain.
+        """
+        return cls(
+            species=(
+                "bear", "cat", "dog", "rabbit", "elephant", "duck", "robot", "car", "knight", "backpack", "teapot",
+                "vase",
+            ),
+            colors=tuple(COLORS), patterns=PATTERNS,
+            backgrounds=("beach", "jungle", "city", "snow", "desert", "underwater", "night", "studio"),
+            styles=("photo", "watercolor", "sketch", "pixel art", "cartoon", "oil painting"),
+            shapes=("normal", "cube shaped", "tall", "chubby"),
+            accessories=("none", "hat", "crown", "scarf", "glasses"),
+            accessory_colors=("red", "yellow", "green", "blue", "purple", "pink", "black", "white"),
+            p_two=0.25, p_plain=0.5, p_frontal=0.8, frontal=60.0, variants=12, heights=((0.65, 0.9), (0.55, 0.75)),
+        )  # fmt: skip
+
     def count_subjects(self) -> int:
         """Number of distinct subjects in this world."""
         n = len(self.colors)
@@ -120,12 +147,16 @@ def sample_subject(rng: random.Random, world: World | None = None, heldout: bool
     while True:
         color_1, color_2 = rng.sample(world.colors, 2)
         subject = ToySubject(
-            rng.choice(world.species), color_1, color_2, rng.choice(world.patterns),
+            rng.choice(world.species), color_1, color_2, _pattern(rng, world),
             *(rng.randrange(len(SIZES)) for _ in range(3)),
             rng.randrange(EARS), rng.randrange(TAILS), rng.randrange(EYES),
         )  # fmt: skip
         if heldout is None or is_heldout(subject) == heldout:
             return subject
+
+
+def _pattern(rng: random.Random, world: World) -> str:
+    return rng.choice(world.patterns) if world.p_plain is None else _mostly(rng, world.p_plain, world.patterns)
 
 
 def _mostly(rng: random.Random, p_first: float, options: tuple[str, ...]) -> str:
@@ -137,8 +168,10 @@ def _mostly(rng: random.Random, p_first: float, options: tuple[str, ...]) -> str
 def _place(rng: random.Random, world: World, subject: ToySubject, index: int, count: int) -> Placement:
     accessory = _mostly(rng, world.p_bare, world.accessories)
     colors = [c for c in world.accessory_colors if c != subject.color_1] or list(world.accessory_colors)
-    frontal = rng.random() < 0.68
-    azimuth = rng.uniform(-65.0, 65.0) if frontal or accessory in FRONT_ONLY else rng.uniform(-180.0, 180.0)
+    frontal = rng.random() < world.p_frontal
+    azimuth = (
+        rng.uniform(-world.frontal, world.frontal) if frontal or accessory in FRONT_ONLY else rng.uniform(-180.0, 180.0)
+    )
     pose = _mostly(rng, 0.4, world.poses)
     shape = _mostly(rng, world.p_normal, world.shapes)
     color = rng.choice(colors)
@@ -160,6 +193,23 @@ def keep_inside(p: Placement, count: int = 1) -> Placement:
     scale = min(p.scale, 1.5 / high[1], room / half)
     free = max(0.0, 0.96 - half * scale)
     return replace(p, scale=float(scale), x=float(min(max(p.x, -free), free)))
+
+
+def fill_frame(rng: random.Random, p: Placement, elevation: float, heights: tuple[float, float]) -> Placement:
+    """The placement at a random share of the picture's height, standing on the ground, whole inside the picture.
+
+    elevation: of the camera, degrees. heights: least and greatest share. A subject that is too wide for its share
+    becomes as large as its width allows: `p.x` other than 0 by more than 0.35 says that it has half the picture.
+    """
+    alone = abs(p.x) < 0.35
+    low, high = (c - np.array([0.0, GROUND_Y]) for c in frame_box(replace(p, x=0.0, z=0.0, scale=1.0), elevation))
+    wide, tall = high - low
+    scale = min(2.0 * rng.uniform(*heights) / tall, (1.86 if alone else 0.98) / wide)
+    left, right = (-0.96, 0.96) if alone else ((-0.98, 0.02) if p.x < 0 else (-0.02, 0.98))
+    x = min(max(p.x, left - low[0] * scale), right - high[0] * scale)
+    bottom = rng.uniform(-0.95, max(-0.95, min(-0.45, 0.95 - tall * scale)))  # of the picture, which ends at -1
+    z = (GROUND_Y + low[1] * scale - bottom) / math.sin(math.radians(elevation))
+    return replace(p, scale=float(scale), x=float(x), z=float(z))
 
 
 def sample_scene(
@@ -187,7 +237,7 @@ def sample_scene(
         style=_mostly(rng, world.p_photo, world.styles),
         light=(rng.choice((-1.0, 1.0)) * rng.uniform(15.0, 65.0), rng.uniform(38.0, 62.0)),
         elevation=rng.uniform(7.0, 27.0),
-        seed=rng.getrandbits(30),
+        seed=rng.getrandbits(30) if world.variants is None else rng.randrange(world.variants),
     )
     of_scene = {k: v for k, v in fixed.items() if k in ToyScene.__dataclass_fields__}
     of_place = {k: v for k, v in fixed.items() if k in Placement.__dataclass_fields__}
@@ -197,7 +247,12 @@ def sample_scene(
         scene = replace(scene, placements=tuple(replace(p, **of_place) for p in scene.placements))
     if not {"x", "scale", "placements"} & set(fixed):
         n = len(scene.placements)
-        scene = replace(scene, placements=tuple(keep_inside(p, n) for p in scene.placements))
+        if world.heights is None:
+            inside = tuple(keep_inside(p, n) for p in scene.placements)
+        else:
+            tilt = of_scene.get("elevation", scene.elevation)
+            inside = tuple(fill_frame(rng, p, tilt, world.heights[n - 1]) for p in scene.placements)
+        scene = replace(scene, placements=inside)
     return replace(scene, **of_scene)
 
 

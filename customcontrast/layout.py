@@ -1,0 +1,208 @@
+"""Layout of a picture as extra input channels of a denoiser: where each subject is, how it is turned, camera and light.
+
+A base that was trained with these channels (the embedded Toyland model) draws subjects where it is told. Everything is
+painted into the subject's box, so the denoiser is told *where* a view holds. All channels 0 mean "unknown".
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of the picture, 0..1
+POSES = ("standing", "sitting", "walking", "waving")
+MAX_SUBJECTS = 2
+LAYOUT_CHANNELS = 13  # elevation; light (3); box of each of two subjects; sin, cos, sin 2 of the azimuth; four poses
+
+
+@dataclass(frozen=True)
+class SubjectLayout:
+    """Place and view of one subject.
+
+    box: (left, top, right, bottom) in shares of the picture's width and height, 0..1 from the upper left corner.
+    azimuth: degrees, 0 = facing the camera, positive = turned to its left, -180..180. pose: one of POSES.
+    Raises ValueError for a box that is empty or outside, an azimuth that is not finite or an unknown pose.
+    """
+
+    box: Box
+    azimuth: float = 0.0
+    pose: str = "standing"
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(f"box is {self.box}; pass (left, top, right, bottom) with 0 <= left < right <= 1, top too")
+        if not math.isfinite(self.azimuth):
+            raise ValueError(f"azimuth is {self.azimuth}; pass degrees between -180 and 180")
+        if self.pose not in POSES:
+            raise ValueError(f"pose is {self.pose!r}; choose one of {', '.join(POSES)}")
+
+    def mirrored(self) -> SubjectLayout:
+        """The same seen in a mirror: left and right change places."""
+        left, top, right, bottom = self.box
+        return replace(self, box=(1 - right, top, 1 - left, bottom), azimuth=-self.azimuth)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Layout of a picture.
+
+    subjects: one or two, in the order in which the prompt names them. elevation: of the camera above the ground,
+    degrees. light: azimuth and elevation of where the light comes from, degrees.
+    Raises ValueError for no subject, or more than two.
+    """
+
+    subjects: tuple[SubjectLayout, ...]
+    elevation: float = 15.0
+    light: tuple[float, float] = (-35.0, 50.0)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.subjects) <= MAX_SUBJECTS:
+            raise ValueError(f"subjects has {len(self.subjects)}; pass one or two SubjectLayout")
+
+    def mirrored(self) -> Layout:
+        """The same seen in a mirror: subjects, their turns and the light change sides."""
+        subjects = tuple(s.mirrored() for s in self.subjects)
+        return replace(self, subjects=subjects, light=(-self.light[0], self.light[1]))
+
+    def numbers(self) -> Tensor:
+        """The layout as a row of numbers (NUMBERS,), for `channels`."""
+        row = [self.elevation, *self.light]
+        for k in range(MAX_SUBJECTS):
+            if k < len(self.subjects):
+                s = self.subjects[k]
+                row += [*s.box, s.azimuth, float(POSES.index(s.pose))]
+            else:
+                row += [0.0] * 6
+        return torch.tensor(row)
+
+
+NUMBERS = 3 + 6 * MAX_SUBJECTS
+
+
+def layout_channels(layouts: Sequence[Layout | None], height: int, width: int) -> Tensor:
+    """Channels (B, LAYOUT_CHANNELS, height, width) of these layouts on a grid of latents; None gives zeros."""
+    rows = torch.stack([torch.zeros(NUMBERS) if x is None else x.numbers() for x in layouts])
+    return channels(rows, height, width)
+
+
+def channels(rows: Tensor, height: int, width: int) -> Tensor:
+    """Rows of `Layout.numbers` (B, NUMBERS) to channels (B, LAYOUT_CHANNELS, height, width) on the rows' device.
+
+    A cell holds the share of it that a box covers. A row without any box is unknown: all zeros.
+    """
+    elevation, light_azimuth, light_elevation = rows[:, 0], rows[:, 1] * (math.pi / 180), rows[:, 2]
+    light = torch.stack((elevation / 20 - 0.85, light_azimuth.sin(), light_azimuth.cos(), light_elevation / 25 - 2), 1)
+    subjects = rows[:, 3:].unflatten(1, (MAX_SUBJECTS, 6))
+    box, azimuth = subjects[..., :4], subjects[..., 4] * (math.pi / 180)
+    pose = (subjects[..., 5:] == torch.arange(len(POSES), device=rows.device)).to(rows.dtype)
+    across = _covered(box[..., 0], box[..., 2], width)
+    down = _covered(box[..., 1], box[..., 3], height)
+    boxes = down[..., :, None] * across[..., None, :]  # (B, K, h, w)
+    view = torch.cat((torch.stack((azimuth.sin(), azimuth.cos(), (2 * azimuth).sin()), -1), pose), -1)
+    painted = torch.einsum("bkc,bkhw->bchw", view, boxes)
+    known = ((box[..., 2] > box[..., 0]).any(1)).to(rows.dtype)
+    everywhere = (light * known[:, None])[..., None, None].expand(-1, -1, height, width)
+    return torch.cat((everywhere, boxes, painted), 1)
+
+
+def mirrored_rows(rows: Tensor) -> Tensor:
+    """Rows of `Layout.numbers` (B, NUMBERS) of the same pictures seen in a mirror."""
+    out = rows.clone()
+    out[:, 1] *= -1
+    subjects = out[:, 3:].unflatten(1, (MAX_SUBJECTS, 6))
+    there = subjects[..., 2] > subjects[..., 0]
+    left, right = subjects[..., 0].clone(), subjects[..., 2].clone()
+    subjects[..., 0], subjects[..., 2] = (1 - right) * there, (1 - left) * there
+    subjects[..., 4] *= -1
+    return out
+
+
+@dataclass(frozen=True)
+class LayoutPrior:
+    """Layouts of a base's world, for pictures whose layout nobody asked for.
+
+    nouns: every word for a kind of subject -> the kind. kinds: for each, boxes and views it was seen with alone, as
+    (left, top, right, bottom, azimuth, pose, shape). shapes: words of a prompt -> the shape they ask for.
+    """
+
+    nouns: dict[str, str]
+    kinds: dict[str, list[list[Any]]]
+    shapes: dict[str, str]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LayoutPrior:
+        """From a JSON object with the fields' names."""
+        return cls(values["nouns"], values["kinds"], values["shapes"])
+
+    def named(self, prompt: str) -> list[tuple[str, str, str | None]]:
+        """The subjects that a prompt names, in its order: (kind, shape, pose or None), at most MAX_SUBJECTS.
+
+        Of nouns that follow each other ("teddy bear") the last one counts. A shape or pose word belongs to the nearest
+        noun after it, or before it.
+        """
+        words = re.findall(r"[a-z]+|\*", prompt.lower())
+        at = [i for i, word in enumerate(words) if word in self.nouns]
+        at = [i for i in at if i + 1 not in at][:MAX_SUBJECTS]
+        found = []
+        for n, i in enumerate(at):
+            start, end = (at[n - 1] + 1 if n else 0), (at[n + 1] if n + 1 < len(at) else len(words))
+            before, after = words[start:i], words[i + 1 : end]
+            shape = next((self.shapes[w] for w in before if w in self.shapes), self.shapes.get("", "normal"))
+            pose = next((w for w in after if w in POSES), None)
+            found.append((self.nouns[words[i]], shape, pose))
+        return found
+
+    def draw(self, prompt: str, seed: int, places: Sequence[Box | None] = (), aspect: float = 1.0) -> Layout | None:
+        """A layout for the subjects that `prompt` names; None where it names none.
+
+        seed: decides it. places: of each named subject, a box (left, top, right, bottom; 0..1) that it is to stand in,
+        or None. aspect: width / height of the picture.
+        """
+        named = self.named(prompt)
+        if not named:
+            return None
+        rng = random.Random(f"layout-{seed}")
+        subjects = []
+        for k, (kind, shape, pose) in enumerate(named):
+            rows = [row for row in self.kinds[kind] if row[6] == shape] or self.kinds[kind]
+            rows = [row for row in rows if pose is None or row[5] == pose] or rows
+            left, top, right, bottom, azimuth, own_pose, _ = rng.choice(rows)
+            place = places[k] if k < len(places) else None
+            if place is None:
+                middle = (k + 0.5) / len(named) if len(named) > 1 else (left + right) / 2
+                room = 0.96 / len(named)
+                place = (
+                    middle - room / 2,
+                    bottom - (0.7 if len(named) > 1 else bottom - top),
+                    middle + room / 2,
+                    bottom,
+                )
+            subjects.append(
+                SubjectLayout(_fitted((right - left) / (bottom - top) / aspect, place), azimuth, pose or own_pose)
+            )
+        light = (rng.choice((-1.0, 1.0)) * rng.uniform(15.0, 65.0), rng.uniform(38.0, 62.0))
+        return Layout(tuple(subjects), rng.uniform(9.0, 23.0), light)
+
+
+def _fitted(shape: float, place: Box) -> Box:
+    """The largest box of this width / height in `place` and in the picture, on its floor, in its middle."""
+    left, top, right, bottom = (min(max(x, 0.0), 1.0) for x in place)
+    height = min(bottom - top, (right - left) / shape)
+    middle, wide = (left + right) / 2, height * shape
+    return max(0.0, middle - wide / 2), bottom - height, min(1.0, middle + wide / 2), bottom
+
+
+def _covered(low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """(..., cells): which share of each of `cells` equal cells of 0..1 lies between low and high."""
+    edge = torch.arange(cells, device=low.device, dtype=low.dtype) / cells
+    return ((torch.minimum(high[..., None], edge + 1 / cells) - torch.maximum(low[..., None], edge)) * cells).clamp(
+        0, 1
+    )
