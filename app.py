@@ -6,10 +6,14 @@ import argparse
 import importlib.util
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# A folder of one's own: on a shared machine gradio's default may belong to whoever came first.
+os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"gradio-{getattr(os, 'getuid', str)()}"))
 
 from page.page import EXAMPLES, Page  # noqa: E402, I001 - first: it imports spaces, which must come before torch
 
@@ -22,10 +26,16 @@ __all__ = ["CSS", "NAMED_FRAMES", "TOGGLE", "Page", "launch", "options"]
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; every option may also be given in the environment, as CUSTOMCONTRAST_NAME."""
+    """The command line; every option may also be given in the environment, as CUSTOMCONTRAST_NAME.
+
+    Address, port and sharing are also taken from Gradio's own variables, as containers and Spaces set them.
+    """
 
     def env(name: str, default: str | None = None) -> str | None:
         return os.environ.get(f"CUSTOMCONTRAST_{name.upper()}") or default
+
+    def gradios(name: str, default: str) -> str:
+        return os.environ.get(f"GRADIO_{name}") or default
 
     parser = argparse.ArgumentParser(prog="app.py", description="CustomContrast's page and its API.")
     parser.add_argument("--base", choices=list(CHOICES), default=env("base", "toyland"), help="base model")
@@ -33,13 +43,17 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapter", default=env("adapter"), help="adapter.safetensors to use with it")
     parser.add_argument("--sam-checkpoint", default=env("sam_checkpoint"), help="segment-anything weights for clicks")
     parser.add_argument("--device", default=env("device"), help="cpu or cuda (the best one present)")
-    parser.add_argument("--host", default=env("host", "127.0.0.1"), help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=env("port", "7860"), help="port (%(default)s)")
+    parser.add_argument(
+        "--host", default=env("host", gradios("SERVER_NAME", "127.0.0.1")), help="address to listen on (%(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=env("port", gradios("SERVER_PORT", "7860")), help="port (%(default)s)"
+    )
     parser.add_argument("--queue-size", type=int, default=env("queue_size", "32"), help="how many may wait")
     yes = ("1", "true", "yes")
     mcp = (env("mcp") or "").lower() in yes
     parser.add_argument("--mcp", action="store_true", default=mcp, help="also serve the API to agents (MCP)")
-    share = (env("share") or "").lower() in yes
+    share = (env("share", gradios("SHARE", "")) or "").lower() in yes
     parser.add_argument("--share", action="store_true", default=share, help="also open a public link")
     chosen = parser.parse_args(arguments)
     for name in ("weights", "adapter", "sam_checkpoint"):
@@ -69,7 +83,23 @@ def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, s
     return demo, url
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the page and serve it until it is stopped; 2 and a sentence where it cannot listen."""
+    chosen = options(arguments)
+    try:
+        launch(chosen)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"app.py: cannot listen on {chosen.host}:{chosen.port} ({reason}); another app may be there: "
+            "choose another --port or --host.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    launch(options())
+    sys.exit(main())

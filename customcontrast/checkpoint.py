@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from customcontrast.attention.layers import LayerSpec, SubjectAttention
 from customcontrast.bases import BaseModel, encoder_config
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
+from customcontrast.tensor_files import write_tensors
 
 FORMAT = "customcontrast-adapter-1"
 ABLATIONS = ("textual", "tv_fusion", "sink")
@@ -120,14 +119,9 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: torch.dtype | None =
     } | meta
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in adapter.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(
-        f".{path.stem}.{os.getpid()}.part"
-    )  # beside it, then renamed: a full disk leaves the last one
     try:
-        save_file(weights, str(part), metadata={key: json.dumps(value) for key, value in about.items()})
-        part.replace(path)
+        write_tensors(weights, path, {key: json.dumps(value) for key, value in about.items()})
     except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
         raise OSError(
             f"save_adapter: {str(path)!r} could not be written ({error}); make room and try again."
         ) from error

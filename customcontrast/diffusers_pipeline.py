@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from customcontrast.attention import slice_attention
-from customcontrast.bases import BASES, BaseModel, load_base
+from customcontrast.bases import BASES, FACTS, BaseModel, load_base
 from customcontrast.checkpoint import Adapter, load_adapter, save_adapter
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.diffusers_inputs import (
@@ -37,10 +37,12 @@ from customcontrast.diffusers_inputs import (
     subject_lists,
     wrong,
 )
+from customcontrast.layout import Layout, LayoutPrior
 from customcontrast.pipeline import CustomContrast
 from customcontrast.placement import Placement
 from customcontrast.result import Result, Step
 from customcontrast.subject import Segmented, Subject
+from customcontrast.tensor_files import share_with_umask
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         base: str = "sd15",
         vocabulary: frozenset[str] | None = None,
         zero_empty_prompt: bool = False,
+        masks_padding: bool = False,
+        layout_prior: LayoutPrior | None = None,
     ) -> None:
         """The parts of a `BaseModel` under diffusers' names. base: a key of `bases.BASES`."""
         super().__init__()
@@ -104,6 +108,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self.base_name = base
         self.vocabulary = vocabulary
         self.zero_empty_prompt = zero_empty_prompt
+        self.masks_padding = masks_padding
+        self.layout_prior = layout_prior
         self._interrupt = False
         self._num_timesteps = 0
         self._model: CustomContrast | None = None
@@ -125,6 +131,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             base=base.name,
             vocabulary=base.vocabulary,
             zero_empty_prompt=base.zero_empty_prompt,
+            masks_padding=base.masks_padding,
+            layout_prior=base.layout_prior,
             **texts,
         )
 
@@ -174,6 +182,13 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         index = json.loads((folder / self.config_name).read_text(encoding="utf-8"))
         index |= {"_class_name": self._stock_class, BASE_KEY: self.base_name} | self._stock_options()
         (folder / self.config_name).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        share_with_umask(*folder.rglob("*.safetensors"))
+        facts = {
+            "masks_padding": self.masks_padding,
+            "layout": asdict(self.layout_prior) if self.layout_prior else None,
+        }
+        if any(facts.values()):
+            (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
         if self.vocabulary is not None:
             (folder / VOCABULARY).write_text(json.dumps(sorted(self.vocabulary)), encoding="utf-8")
         if self.adapter is not None:
@@ -208,6 +223,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             device=torch.device(self._execution_device),
             vocabulary=self.vocabulary,
             zero_empty_prompt=self.zero_empty_prompt,
+            masks_padding=self.masks_padding,
+            layout_prior=self.layout_prior,
         )
         if self._model is None or self._model.base != base or self._model.adapter is not self.adapter:
             self._model = CustomContrast(base, self.adapter)
@@ -257,6 +274,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         location: LocationConfig | None = None,
         record: RecordConfig | None = None,
         scheduler: str | None = None,
+        layout: Layout | None = None,
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         output_type: str = "pil",
@@ -264,10 +282,10 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler: as in `CustomContrast.stream`; None is the base's own. Several prompts
-        share the subjects, or have a list of them each. generator: one for all pictures, or N. seed: in its place,
-        picture i then uses seed + i; neither = a new seed, from PyTorch's global generator. latents: starting noise
-        (N, C, h, w) of unit variance. record: maps to keep; `RecordConfig(maps=False)` is the fastest.
+        prompt, subjects, height … scheduler, layout: as in `CustomContrast.stream`; None is the base's own. Several
+        prompts share the subjects, or have a list of them each. generator: one for all pictures, or N. seed: in its
+        place, picture i then uses seed + i; neither = a new seed, from PyTorch's global generator. latents:
+        starting noise (N, C, h, w) of unit variance. record: maps to keep; `RecordConfig(maps=False)` is the fastest.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
         stops there: the pictures are decoded as they are, further prompts are not begun.
@@ -303,6 +321,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 location=location,
                 record=record,
                 scheduler=scheduler,
+                layout=layout,
                 generator=generators[rows] if generators else None,
                 latents=None if latents is None else latents[rows],
                 on_step=callback,

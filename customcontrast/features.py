@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from customcontrast.checkpoint import Adapter
+from customcontrast.tensor_files import write_tensors
 
 FILE = "features.safetensors"  # name of an atlas beside its adapter
 TIMES = (100, 300, 500, 700, 900)  # steps t at which u is read, of 1000
@@ -60,7 +60,7 @@ class Atlas:
     def write(self, path: Path) -> None:
         """As safetensors."""
         arrays = {key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}
-        save_file(arrays, path, {"names": json.dumps(self.names)})
+        write_tensors(arrays, path, {"names": json.dumps(self.names)})
 
     @classmethod
     def read(cls, path: Path) -> Atlas:

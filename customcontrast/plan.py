@@ -162,7 +162,8 @@ class Plan:
 
     def recipe(self) -> dict[str, Any]:
         """The settings as plain values; with the same subjects they make the same picture."""
-        return {
+        layout = {} if self.layout is None else {"layout": asdict(self.layout)}
+        return layout | {
             "prompt": self.prompt,
             "subjects": [_about(subject) for subject in self.subjects],
             "negative_prompt": self.negative_prompt,

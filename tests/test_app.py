@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,36 @@ def test_mcp_is_served_or_its_package_is_named(monkeypatch: pytest.MonkeyPatch, 
     assert "gradio[mcp]" in capsys.readouterr().err
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: object())
     assert app.options(["--mcp"]).mcp and not app.options([]).mcp
+
+
+def test_gradios_own_variables_are_honoured_after_ours(monkeypatch: pytest.MonkeyPatch):
+    """A container or Space sets GRADIO_SERVER_NAME; CUSTOMCONTRAST_HOST and the command line come first."""
+    for name, value in {"SERVER_NAME": "0.0.0.0", "SERVER_PORT": "7951", "SHARE": "true"}.items():
+        monkeypatch.setenv(f"GRADIO_{name}", value)
+    chosen = app.options([])
+    assert (chosen.host, chosen.port, chosen.share) == ("0.0.0.0", 7951, True)
+    monkeypatch.setenv("CUSTOMCONTRAST_HOST", "127.0.0.2")
+    assert app.options([]).host == "127.0.0.2" and app.options(["--host", "::1"]).host == "::1"
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "x")
+    with pytest.raises(SystemExit):
+        app.options([])
+
+
+def test_a_port_that_is_taken_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert app.main(["--port", port]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"127.0.0.1:{port}" in said and "--port" in said
+
+
+def test_the_cache_folder_is_ones_own():
+    code = "import os, app; print(os.environ['GRADIO_TEMP_DIR'])"
+    clean = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True, cwd=ROOT)
+    assert run.stdout.strip().endswith(f"gradio-{os.getuid()}")
 
 
 def test_the_page_does_not_wait_for_torch():

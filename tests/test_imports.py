@@ -15,6 +15,7 @@ RANK = {  # a module may import only from modules of its own rank or below
     "precision": 0,
     "autoencoder": 0,
     "layout": 0,
+    "tensor_files": 0,
     "encoder": 1,
     "attention": 1,
     "placement": 1,

@@ -14,9 +14,9 @@ from conftest import random_adapter, save_tiny_toyland
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from customcontrast import CustomContrast
+from customcontrast import CustomContrast, CustomContrastPipeline
 from customcontrast.bases import FACTS, BaseModel, BaseModelError, load_base
-from customcontrast.config import LocationConfig
+from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.layout import (
     LAYOUT_CHANNELS,
     NUMBERS,
@@ -194,6 +194,29 @@ def test_two_subjects_each_where_they_are_told(custom: CustomContrast, apart: bo
     assert not np.allclose(
         first, picture(custom, "a bear S1* and a cat S2*", two, layout=swapped, **options), atol=1e-4
     )
+
+
+def test_the_diffusers_pipeline_keeps_layout_and_padding(custom: CustomContrast, tmp_path: Path) -> None:
+    """The same pictures from the pipeline, and from it saved and read back."""
+    pipe = CustomContrastPipeline.from_parts(custom.base, custom.adapter)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path)
+    again = CustomContrastPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    for layout in (None, TWO):
+        wanted = picture(custom, "a bear and a cat", seed=3, layout=layout)
+        for one in (pipe, again):
+            made = one("a bear and a cat", seed=3, layout=layout, num_inference_steps=3, output_type="np").images
+            assert np.array_equal(np.asarray(made), wanted)
+    assert again.masks_padding and again.layout_prior == custom.base.layout_prior
+
+
+def test_a_given_layout_is_in_the_recipe(custom: CustomContrast) -> None:
+    options = {"num_inference_steps": 1, "record": RecordConfig(maps=False)}
+    told = custom.generate("a bear and a cat", layout=TWO, **options).recipe["layout"]
+    subjects = tuple(SubjectLayout(**(s | {"box": tuple(s["box"])})) for s in json.loads(json.dumps(told))["subjects"])
+    assert replace(TWO, subjects=subjects) == TWO and told["elevation"] == 20.0
+    assert "layout" not in custom.generate("a bear", **options).recipe
 
 
 def test_a_base_without_layout_channels_says_so(tiny_custom: CustomContrast) -> None:

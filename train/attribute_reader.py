@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from customcontrast.bases import WEIGHTS
 from customcontrast.precision import autocast
+from customcontrast.tensor_files import write_tensors
 from train.pool import read_shard, shard_paths
 from train.pretrain_models import label_values
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
@@ -216,7 +216,7 @@ def train_reader(
     shards = [read_shard(path) for path in shard_paths(pool)] if pool is not None else []
     if pool is not None and not shards:
         raise FileNotFoundError(f"there is no shard in {pool}; make some with `python -m train.pretrain pool`")
-    images = torch.cat([s.images for s in shards]) if shards else None
+    images = torch.cat([_small(s.images, reader.side) for s in shards]) if shards else None
     labels = [r["labels"] for s in shards for r in s.records]
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=1e-2)
     start, step = time.monotonic(), 0
@@ -246,6 +246,14 @@ def train_reader(
     return step * batch
 
 
+def _small(images: Tensor, side: int) -> Tensor:
+    """Pictures uint8 (N, 3, S, S) at the reader's side, so that no step has to make them smaller."""
+    if images.shape[-1] == side:
+        return images
+    small = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
+
+
 def accuracy(reader: AttributeReader, world: World, count: int = 512) -> dict[str, float]:
     """The share of each attribute read right off renders of held-out subjects, in scenes spread evenly."""
     scenes = heldout_scenes(world, "reader accuracy", count)
@@ -258,7 +266,7 @@ def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"values": json.dumps(reader.values), "quality": json.dumps(reader.quality), "pictures": str(seen)}
     about["side"] = str(reader.side)
-    save_file({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
+    write_tensors({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
 
 
 def load_reader(path: Path = SHIPPED) -> AttributeReader:

@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
 from customcontrast.autoencoder import PatchAutoencoder
 from customcontrast.bases import FACTS
 from customcontrast.layout import POSES
+from customcontrast.tensor_files import share_with_umask, write_tensors
 
 from . import pool
 from .pretrain_config import PretrainConfig
@@ -65,11 +66,12 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         requires_safety_checker=False,
     )
     pipe.save_pretrained(out, max_shard_size="8MB")
+    share_with_umask(*out.rglob("*.safetensors"))
     for part in ("text_encoder", "image_encoder"):  # stored in 16 bits, computed in 32 unless asked otherwise
         path = out / part / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     head = {"text_projection.weight": clip.text_projection.weight, "logit_scale": clip.logit_scale}
-    save_file({k: v.detach().contiguous() for k, v in head.items()}, out / "clip_head.safetensors")
+    write_tensors({k: v.detach().contiguous() for k, v in head.items()}, out / "clip_head.safetensors")
     facts: dict[str, object] = {"masks_padding": config.unet.mask_padding, "trained": trained(run)}
     if config.unet.layout:
         adopted = json.loads((run / FACTS).read_text()).get("layout") if (run / FACTS).is_file() else None

@@ -20,12 +20,13 @@ import torch
 import torch.multiprocessing as mp
 from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from customcontrast.autoencoder import PatchAutoencoder
 from customcontrast.layout import NUMBERS, channels, mirrored_rows
 from customcontrast.precision import autocast
+from customcontrast.tensor_files import write_tensors
 
 from . import pool
 from .pretrain import phrasings
@@ -104,11 +105,9 @@ def hand_over(shard: Path, run: Path, tokenizer: object, plain: int) -> None:
     done.parent.mkdir(exist_ok=True)
     records = json.loads(shard.with_suffix(".json").read_text())
     ids = tokenize(tokenizer, [text for r in records for text in phrasings(r, plain)])[:, :TOKENS]
-    part = done.with_suffix(".part")
     tensors = {"ids": ids.to(torch.int16).view(len(records), -1, TOKENS).contiguous()}
     tensors["rows"] = torch.tensor([r["layout"] for r in records])
-    save_file(tensors | {"images": load_file(shard)["images"]}, part)
-    part.replace(done)
+    write_tensors(tensors | {"images": load_file(shard)["images"]}, done)
 
 
 # --- pictures in the GPU's memory ----------------------------------------------------------------------------------
@@ -351,8 +350,7 @@ class Session:
         for n, names in enumerate(parts({k: 2 * v.numel() for k, v in self.ema.items()})):
             path = self.out / f"unet-{n}.safetensors"
             tensors = {k: self.ema[k].half().cpu().contiguous() for k in names}
-            save_file(tensors, path.with_suffix(".part"), metadata={"samples": str(self.samples)})
-            path.with_suffix(".part").replace(path)
+            write_tensors(tensors, path, {"samples": str(self.samples)})
 
     @torch.no_grad()
     def sheet(self, store: Store, path: Path, steps: int = 20, guidance: float = 4.0) -> None:

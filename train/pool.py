@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
+
+from customcontrast.tensor_files import write_tensors
 
 from .pretrain_config import PoolConfig
 from .toyland import World, attributes, describe, render, sample_scene, sample_subject
@@ -80,9 +82,7 @@ def write_shard(index: int, config: PoolConfig, folder: Path, device: str = "cpu
         ]
     bits = np.packbits(torch.cat(masks).numpy(), axis=-1)
     path.with_suffix(".json").write_text(json.dumps(records))
-    partial = path.with_suffix(f".part{index}")
-    save_file({"images": torch.cat(images).contiguous(), "masks": torch.from_numpy(bits)}, partial)
-    partial.replace(path)
+    write_tensors({"images": torch.cat(images).contiguous(), "masks": torch.from_numpy(bits)}, path)
     return path
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
@@ -28,6 +28,7 @@ from transformers import CLIPTokenizer
 from customcontrast.autoencoder import PatchAutoencoder
 from customcontrast.layout import channels, mirrored_rows
 from customcontrast.precision import autocast
+from customcontrast.tensor_files import write_tensors
 
 from . import pool
 from .augment import photographic, with_rim
@@ -248,8 +249,7 @@ def encode_shard(vae: PatchAutoencoder, shard: Path, device: str, mirror: bool, 
         out.append(torch.stack(views, 1))
     path = latents_path(shard)
     path.parent.mkdir(exist_ok=True)
-    save_file({"z": torch.cat(out)}, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    write_tensors({"z": torch.cat(out)}, path)
 
 
 def encode_pool(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:

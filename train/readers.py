@@ -25,13 +25,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from customcontrast.bases import WEIGHTS
 from customcontrast.segmentation import Segmentation
+from customcontrast.tensor_files import write_tensors
 from train.sources import read_records, reference_scene, render_references, target_scene
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
@@ -322,7 +323,7 @@ def save_readers(readers: Readers, path: Path, world: str) -> None:
     """16-bit safetensors with the measured quality in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in readers.state_dict().items()}
-    save_file(weights, path, metadata={"quality": json.dumps(readers.quality), "world": world})
+    write_tensors(weights, path, metadata={"quality": json.dumps(readers.quality), "world": world})
 
 
 def load_readers(path: Path = SHIPPED) -> Readers:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from customcontrast.tensor_files import write_tensors
 
 from .pretrain_config import StageConfig
 
@@ -129,9 +131,7 @@ class Stage:
                     tensors[f"{moment}.{k}"] = self.optimizer.state[p][moment]
         tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
         # safetensors refuses to share storage; `clone` above also unties tied weights
-        part = self.path.with_suffix(".part")
-        save_file(tensors, part, metadata={"step": str(self.step), "seconds": str(self.seconds)})
-        part.replace(self.path)
+        write_tensors(tensors, self.path, {"step": str(self.step), "seconds": str(self.seconds)})
 
     def _load(self) -> None:
         tensors = load_file(self.path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +19,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from customcontrast.segmentation import Segmentation
+from customcontrast.tensor_files import write_tensors
 from train.augment import photographic, with_rim
 from train.config import ConfigError
 from train.data import Sample, Source, clip_features, latents_of
@@ -243,9 +243,7 @@ def _complete(path: Path, subjects: int) -> bool:
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write beside, then rename: a kill never leaves half a shard."""
-    part = path.with_suffix(f".part{os.getpid()}")  # several processes may write the same shard
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata=metadata)
-    part.replace(path)
+    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
 
 from customcontrast.checkpoint import Adapter
+from customcontrast.tensor_files import write_tensors
 from train.config import AdapterTrainConfig, OptimConfig
 from train.sharding import like, own, whole
 
@@ -116,15 +116,12 @@ def save(
     tensors = {name: whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
     metadata = asdict(progress) | {"config": config.to_dict()}
     path = folder / f"step-{progress.step:07d}.safetensors"
-    part = path.with_suffix(".part")
     if not main:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        save_file(tensors, part, metadata={key: json.dumps(value) for key, value in metadata.items()})
-        part.replace(path)
+        write_tensors(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
     except (SafetensorError, OSError) as error:
-        part.unlink(missing_ok=True)
         raise OSError(
             f"checkpoint {path} could not be written ({error}); the one before it is whole: make room, "
             "then run the same command again"
