@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,9 @@ _NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue0ff\ud800-\udfff]")  # special
 _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
 # A stranger's text goes through these: possessive quantifiers (++) keep them linear in its length.
 _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
+_TAG = re.compile(r"<\s*+(?:/[^<>]*+|[\w-]++:[^<>]*+|[\w-]++\s*+/)>")  # <lora:x:1>, </b>, <br/>
+_CLOSING = re.compile(r"</\s*+([\w-]++)")
+_ANGLES = re.compile(r"<[^<>]*+>")
 _BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
 _ARTICLES = frozenset("a an the my your his her our their this that".split())
 _JOINERS = frozenset("of and with on in at by near under over behind beside".split())
@@ -64,22 +68,25 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     """Find the place of each subject: right after its class noun.
 
     prompt: any text. nouns: the class noun of each subject, in order.
-    Places are taken from S*, S1*, …; then <marked words>; then the noun's first free occurrence (plural too).
-    A subject the prompt does not mention is put in front, and a note says so.
+    Places are taken from S*, S1*, …; then <marked words> that are a subject's noun; then the noun's first free
+    occurrence (plural too), the longest noun first; then any other <marked word>. A subject the prompt does not mention
+    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note.
     """
     notes: list[str] = []
-    text = _NO_TEXT.sub(" ", check_text("prompt", prompt))
+    text = _NO_TEXT.sub(" ", unicodedata.normalize("NFC", check_text("prompt", prompt)))
+    text = _without_tags(text, notes)
     nouns = [clean_noun(noun) for noun in nouns]
     if not nouns:
         text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
-        return ParsedPrompt(tuple(Word(word) for word in text.split()))
+        return ParsedPrompt(tuple(Word(word) for word in text.split()), tuple(notes))
 
     free = list(range(len(nouns)))
     text = _PLACEHOLDER.sub(lambda match: _take_placeholder(match, free, notes), text)
     text = _with_nouns(text, nouns)
-    text = _MARKED.sub(lambda match: _take_marked(match, nouns, free, notes), text)
-    for k in list(free):
+    text = _MARKED.sub(lambda match: _take_own_mark(match, nouns, free), text)
+    for k in sorted(free, key=lambda k: -len(nouns[k])):  # "teddy bear" before the "bear" in it
         text = _take_bare(text, k, nouns[k], free)
+    text = _MARKED.sub(lambda match: _take_marked(match, nouns, free, notes), text)
     text = _put_in_front(text, nouns, free, notes)
     return ParsedPrompt(_words(text, nouns), tuple(notes))
 
@@ -93,7 +100,8 @@ def check_text(name: str, value: object) -> str:
 
 def clean_noun(noun: str) -> str:
     """A class noun without the characters that mean something in a prompt. Raises ValueError when none is left."""
-    words = " ".join(re.sub(r"[<>*|]", " ", _NO_TEXT.sub(" ", check_text("noun", noun))).split())
+    noun = unicodedata.normalize("NFC", check_text("noun", noun))
+    words = " ".join(re.sub(r"[<>*|]", " ", _NO_TEXT.sub(" ", noun)).split())
     if not words:
         raise ValueError(f'noun: {noun!r} is no word; give the class noun of the subject, such as "bear".')
     return words
@@ -105,7 +113,8 @@ def guess_noun(prompt: str) -> str:
 
     Raises ValueError with one sentence when there is none.
     """
-    marked = _MARKED.search(check_text("prompt", prompt)) or _BEFORE_SLOT.search(prompt)
+    prompt = _without_tags(check_text("prompt", prompt), [])
+    marked = _MARKED.search(prompt) or _BEFORE_SLOT.search(prompt)
     if marked:
         return marked[1].strip()
     for match in re.finditer(r"\b(?:a|an|the|my|one)\b", prompt, re.IGNORECASE):
@@ -141,22 +150,57 @@ def _with_nouns(text: str, nouns: Sequence[str]) -> str:
     return "".join(pieces)
 
 
-def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], notes: list[str]) -> str:
+def _without_tags(text: str, notes: list[str]) -> str:
+    """The text without tags of other tools and markup: <lora:x:1>, <br/>, and <b> where a </b> closes it."""
+    closed = set(_CLOSING.findall(text))
+
+    def leave_out(match: re.Match[str]) -> str:
+        if match[0].strip("<> ") in closed or _TAG.fullmatch(match[0]):
+            notes.append(f"{match[0]} is a tag of another tool; it was left out.")
+            return " "
+        return match[0]
+
+    return _ANGLES.sub(leave_out, text)
+
+
+def _take_own_mark(match: re.Match[str], nouns: Sequence[str], free: list[int]) -> str:
+    """A marked word that is, or holds, the noun of a subject without a place."""
     word = match[1].strip()
     if re.match(rf"\s*{_SLOTS}", match.string[match.end() :]):  # "a <bear> S*": it has its place already
         return word
     same = [k for k in free if nouns[k].lower() == word.lower()]
+    same = same or [k for k in free if _bare_noun(nouns[k]).search(word)]
+    if not same:
+        return match[0]
+    free.remove(same[0])
+    return f"{word} {chr(SLOT + same[0])} "
+
+
+def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], notes: list[str]) -> str:
+    """A marked word that is no subject's noun: the place of one that has none yet, else plain text."""
+    word = match[1].strip()
     if not free:
         notes.append(f"<{word}> names no further subject; it is read as plain text.")
         return word
-    k = (same or free)[0]
-    free.remove(k)
+    k = free.pop(0)
+    if not _related(word, nouns[k]):
+        notes.append(f"<{word}> was taken for the place of {nouns[k]!r}.")
     return f"{word} {chr(SLOT + k)} "
 
 
-def _take_bare(text: str, k: int, noun: str, free: list[int]) -> str:
+def _related(word: str, noun: str) -> bool:
+    """Whether two names share a word: "bear" is how one speaks of a "teddy bear"."""
+    return bool(set(word.lower().split()) & set(noun.lower().split()))
+
+
+def _bare_noun(noun: str) -> re.Pattern[str]:
+    """The noun, or its plural, as a word of its own that no placeholder follows; a hyphen is part of a word."""
     words = r"\s+".join(re.escape(word) for word in noun.split())
-    match = re.search(rf"(?<!\w){words}(?:s|es)?(?!\w)(?!\s*{_SLOTS})", text, re.IGNORECASE)
+    return re.compile(rf"(?<![\w-]){words}(?:s|es)?(?![\w-])(?!\s*{_SLOTS})", re.IGNORECASE)
+
+
+def _take_bare(text: str, k: int, noun: str, free: list[int]) -> str:
+    match = _bare_noun(noun).search(text)
     if match is None:
         return text
     free.remove(k)

@@ -128,3 +128,34 @@ def test_any_text_keeps_every_subject(text: str, count: int) -> None:
         assert [prompt.tokens[i] for i in places] == [label] * 2
     covered = sorted(i for _, places in prompt.words for i in places)
     assert covered == list(range(1, prompt.end))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "nouns", "read", "notes"),
+    [
+        ("a bear on the beach <lora:pixel:0.8>", ["bear"], "a bear S* on the beach", 1),
+        ("<lora:pixel:0.8> a <bear> on the beach", ["bear"], "a bear S* on the beach", 1),
+        ("<b>a bear</b> on the beach", ["bear"], "a bear S* on the beach", 2),
+        ("a bear, 3 < 5 and 7 > 2", ["bear"], "a bear S* , 3 5 and 7 2", 1),
+        ("a <thing> on the beach", ["bear"], "a thing S* on the beach", 1),
+        ("a <bear> on the beach", ["teddy bear"], "a bear S* on the beach", 0),
+        ("a <red bear> on the beach", ["bear"], "a red bear S* on the beach", 0),
+        (
+            "a teddy bear and a bear on the beach",
+            ["bear", "teddy bear"],
+            "a teddy bear S2* and a bear S1* on the beach",
+            0,
+        ),
+        ("a bear-shaped vase and a bear", ["bear"], "a bear-shaped vase and a bear S*", 0),
+        ("a teddy-bear and a bear", ["bear"], "a teddy-bear and a bear S*", 0),
+        ("a cafe\u0301 sign", ["caf\u00e9 sign"], "a caf\u00e9 sign S*", 0),
+    ],
+)
+def test_marks_tags_and_nouns_inside_others(prompt: str, nouns: list[str], read: str, notes: int) -> None:
+    parsed = parse_prompt(prompt, nouns)
+    assert parsed.text == read and len(parsed.notes) == notes, parsed.notes
+
+
+def test_a_tag_is_no_subject_in_a_caption_either() -> None:
+    assert guess_noun("<lora:pixel:0.8> a photo of a cat on the sofa") == "cat"
+    assert parse_prompt("a cat <lora:x:1>").text == "a cat"
