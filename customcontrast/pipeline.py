@@ -160,7 +160,15 @@ class CustomContrast:
                 "generate: these subjects do not fit; no adapter is loaded (pass adapter=FILE to CustomContrast.load), "
                 "or they come from another one (make them again with this CustomContrast's `subject`)."
             )
-        return self._run(plan, make_scheduler(self.base.scheduler, scheduler))
+        made = make_scheduler(self.base.scheduler, scheduler)
+        try:
+            made.set_timesteps(plan.num_inference_steps)
+        except (ValueError, IndexError) as error:  # PNDM with too few, for one
+            raise ValueError(
+                f"generate: scheduler={scheduler or type(made).__name__!r} cannot take num_inference_steps="
+                f"{plan.num_inference_steps} ({error}); give more steps, or another scheduler."
+            ) from error
+        return self._run(plan, made)
 
     def generate(self, prompt: str, subjects: Subject | Sequence[Subject] = (), **options: Any) -> Result:
         """Generate: `stream` run to its end, with the same arguments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -61,6 +62,9 @@ class Plan:
         filled = {name: defaults.get(name) if value is None else value for name, value in options.items()}
         for name in ("guidance_scale", "subject_scale"):
             filled[name] = _number(name, filled[name])
+        for name in ("num_inference_steps", "seed", "height", "width", "num_images", "preview_every"):
+            if name in filled:
+                filled[name] = _plain(filled[name])
         for name, kind in (("location", LocationConfig), ("record", RecordConfig)):
             if not isinstance(filled[name], kind):
                 raise ValueError(f"generate: {name}={filled[name]!r} must be a {kind.__name__}.")
@@ -188,7 +192,19 @@ def _whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+def _plain(value: Any) -> Any:
+    """A whole number of NumPy's, torch's or another library's as Python's own; anything else as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor or array of several, or of fractions
+        return value
+
+
 def _number(name: str, value: Any) -> float:
+    if not isinstance(value, int | float | bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0:
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_SCALE:
         raise ValueError(f"generate: {name}={value!r} must be a number from -{MAX_SCALE} to {MAX_SCALE}.")
     return float(value)

@@ -24,26 +24,43 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class, and w
     "pndm": ("PNDMScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
+# Classes of diffusers that walk the noise schedule of a latent diffusion model, as this base was trained with.
+FITTING = frozenset(title for title, _ in SCHEDULERS.values()) | frozenset(
+    f"{stem}Scheduler"
+    for stem in (
+        "DDIMParallel", "DDPMParallel", "DEISMultistep", "DPMSolverSDE", "DPMSolverSinglestep", "KDPM2Discrete",
+        "KDPM2AncestralDiscrete", "LCM", "LMSDiscrete", "SASolver", "TCD",
+    )
+)  # fmt: skip
+_SOLVER_KINDS = ("algorithm_type", "solver_type")  # what DPM-Solver's relatives call their variants, each differently
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
 
 
 def make_scheduler(own: Any, name: str | None = None) -> Any:
     """A fresh scheduler for one run, from the base's own config (so ε or v, and its noise schedule, stay right).
 
-    own: the base's scheduler. name: a key of SCHEDULERS or a diffusers class name; None = the base's own class.
+    own: the base's scheduler. name: a key of SCHEDULERS or a diffusers class name; None = the base's own class. Options
+    of the base's that another class does not take (the kind of a DPM-Solver) are left out for it.
+    Raises ValueError for a name that is unknown, of another family of models, or needs a package that is not here.
     """
     if name is None:
         return type(own).from_config(own.config)
     title, told = SCHEDULERS.get(name, (name, {})) if isinstance(name, str) else ("", {})
-    cls = getattr(diffusers, title, None)
-    if cls is None or not hasattr(cls, "set_timesteps"):
-        raise ValueError(
-            f"scheduler={name!r} is unknown; choose one of {', '.join(SCHEDULERS)} or a diffusers class name."
-        )
+    if title not in FITTING and title != type(own).__name__:
+        other = title.endswith("Scheduler") and hasattr(diffusers, title)
+        why = "is for another family of models (flow matching, other noise, tokens)" if other else "is unknown"
+        raise ValueError(f"scheduler={name!r} {why}; choose one of {', '.join(SCHEDULERS)} or a diffusers class name.")
+    cls = getattr(diffusers, title)
     takes = inspect.signature(cls.__init__).parameters
     # Some classes clip the foreseen latents to [−1, 1] unless told otherwise, which greys a picture of wider ones.
     quiet = {"clip_sample": False} if "clip_sample" in takes and "clip_sample" not in own.config else {}
-    return cls.from_config(own.config, **quiet, **told)
+    config = dict(own.config)
+    try:
+        return cls.from_config(config, **quiet, **told)
+    except NotImplementedError:  # DEIS and SA-Solver of a base whose own scheduler is a DPM-Solver
+        return cls.from_config({k: v for k, v in config.items() if k not in _SOLVER_KINDS}, **quiet, **told)
+    except ImportError as error:
+        raise ValueError(f"scheduler={name!r} needs a package that is not here: pip install torchsde.") from error
 
 
 def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:

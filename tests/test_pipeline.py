@@ -195,6 +195,24 @@ def test_swapping_two_subjects_swaps_their_masks_and_maps(
     assert not np.allclose(a.visual_maps[:, :, 0], a.visual_maps[:, :, 1], atol=1e-2)
 
 
+def test_numbers_of_other_libraries_are_numbers(tiny_custom: CustomContrast) -> None:
+    """NumPy's and torch's scalars make the picture that Python's own numbers make."""
+    own = {"num_inference_steps": 2, "seed": 3, "height": 64, "width": 64, "guidance_scale": 3.0}
+    record = RecordConfig(maps=False)
+    wanted = tiny_custom.generate("a cat", **own, record=record, output_type="np").images
+    for kinds in ((np.int64, np.float32), (lambda x: torch.tensor(int(x)), lambda x: torch.tensor(x))):
+        whole, real = kinds
+        given = {name: (real if isinstance(value, float) else whole)(value) for name, value in own.items()}
+        assert np.array_equal(tiny_custom.generate("a cat", **given, record=record, output_type="np").images, wanted)
+    for name, wrong in {
+        "seed": np.float64(1.5),
+        "height": torch.tensor([64, 64]),
+        "guidance_scale": np.ones(2),
+    }.items():
+        with pytest.raises(ValueError, match=name):
+            tiny_custom.stream("a cat", **(own | {name: wrong}))
+
+
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (40, 72)])
 def test_maps_of_any_aspect_ratio(
     any_custom: CustomContrast, bear: Subject, cat: Subject, size: tuple[int, int]

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from customcontrast.sampling import SCHEDULERS, make_scheduler, predicted_x0, side_by_side, starting_noise, to_pictures
+from customcontrast.bases import BaseModel
+from customcontrast.config import RecordConfig
+from customcontrast.pipeline import CustomContrast
+from customcontrast.sampling import (
+    FITTING,
+    SCHEDULERS,
+    make_scheduler,
+    predicted_x0,
+    side_by_side,
+    starting_noise,
+    to_pictures,
+)
 
 
 @pytest.mark.parametrize("name", [None, *SCHEDULERS, "DEISMultistepScheduler"])
@@ -76,3 +90,32 @@ def test_pictures_from_pixels() -> None:
     pictures = to_pictures(pixels)
     assert len(pictures) == 2 and [pictures[0].getpixel((x, 0))[0] for x in range(4)] == [0, 0, 128, 255]
     assert side_by_side(pictures).size == (8, 1)
+
+
+EVERY = sorted(name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax"))
+
+
+@pytest.mark.parametrize("own", ["ddim", "sde-dpmsolver++"])
+def test_every_class_of_diffusers_works_or_is_refused_in_a_sentence(tiny_base: BaseModel, own: str) -> None:
+    scheduler = tiny_base.scheduler
+    if own != "ddim":
+        told = {"algorithm_type": own, "timestep_spacing": "trailing"}
+        scheduler = DPMSolverMultistepScheduler.from_config(scheduler.config, **told)
+    custom, worked = CustomContrast(replace(tiny_base, scheduler=scheduler)), set()
+    options = {"num_inference_steps": 6, "record": RecordConfig(maps=False), "output_type": "latent"}
+    for name in EVERY:
+        try:
+            latents = custom.generate("a cat", scheduler=name, **options).images
+        except ValueError as error:
+            assert name in str(error) and "\n" not in str(error)
+        else:
+            assert torch.isfinite(latents).all(), name
+            worked.add(name)
+    assert worked >= FITTING - {"DPMSolverSDEScheduler", "PNDMScheduler"} and len(worked) < len(EVERY) / 2
+
+
+def test_too_few_steps_for_a_scheduler_get_a_sentence(tiny_base: BaseModel) -> None:
+    told = {"timestep_spacing": "trailing"}
+    custom = CustomContrast(replace(tiny_base, scheduler=DDIMScheduler.from_config(tiny_base.scheduler.config, **told)))
+    with pytest.raises(ValueError, match="num_inference_steps=3"):
+        custom.stream("a cat", scheduler="pndm", num_inference_steps=3)
