@@ -74,7 +74,7 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     """
     notes: list[str] = []
     text = _NO_TEXT.sub(" ", unicodedata.normalize("NFC", check_text("prompt", prompt)))
-    text = _without_tags(text, notes)
+    text = without_tags(text, notes)
     nouns = [clean_noun(noun) for noun in nouns]
     if not nouns:
         text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
@@ -113,7 +113,7 @@ def guess_noun(prompt: str) -> str:
 
     Raises ValueError with one sentence when there is none.
     """
-    prompt = _without_tags(check_text("prompt", prompt), [])
+    prompt = without_tags(check_text("prompt", prompt), [])
     marked = _MARKED.search(prompt) or _BEFORE_SLOT.search(prompt)
     if marked:
         return marked[1].strip()
@@ -150,7 +150,7 @@ def _with_nouns(text: str, nouns: Sequence[str]) -> str:
     return "".join(pieces)
 
 
-def _without_tags(text: str, notes: list[str]) -> str:
+def without_tags(text: str, notes: list[str]) -> str:
     """The text without tags of other tools and markup: <lora:x:1>, <br/>, and <b> where a </b> closes it."""
     closed = set(_CLOSING.findall(text))
 

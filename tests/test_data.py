@@ -345,3 +345,78 @@ def test_pool_and_live_source_say_where_the_subject_is(pool, tiny_base: BaseMode
     rows = sample.mask[0].any(1).nonzero().flatten()
     assert sample.layout[4] * len(sample.mask[0]) == pytest.approx(int(rows[0]))
     assert collate([sample, sample]).layouts.shape == (2, len(sample.layout))
+
+
+# ---- what folders of other people hold
+
+
+def test_hidden_names_are_no_subjects_and_no_pictures(own: Path) -> None:
+    write_subject(own / ".ipynb_checkpoints", 2, 1)
+    (own / "cat" / "._00.png").write_bytes(b"resource fork")
+    assert [place.name for place in folder.subject_places(own)] == ["cat", "robot_toy2"]
+    assert [path.name for path in folder.pictures_in(own / "cat")] == ["00.png", "01.png", "broken.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_texts_in_the_encodings_of_other_systems(own: Path, encoding: str) -> None:
+    (own / "cat" / "noun.txt").write_bytes("café cat".encode(encoding))
+    (own / "cat" / "00.TXT").write_bytes("my Café Cat on a sofa <lora:x:1>".encode(encoding))
+    (own / "cat" / "00.txt").unlink()
+    noun = folder.class_noun(own / "cat")
+    assert noun == "café cat"
+    assert folder.caption_of(own / "cat" / "00.png", noun) == ("my Café Cat on a sofa", (3, 11))
+    (own / "cat" / "noun.txt").write_bytes("cafe\u0301 cat".encode())
+    assert folder.class_noun(own / "cat") == "café cat"
+
+
+def test_a_text_that_is_none_is_named(own: Path) -> None:
+    (own / "cat" / "00.txt").write_bytes(b"\x81\x8d\x8f")
+    with pytest.raises(ConfigError, match="00.txt of cat"):
+        folder.FolderSource(own, 32, 24, progress=False)
+
+
+def test_two_pictures_of_one_stem_have_a_mask_each(own: Path) -> None:
+    place = own / "cat"
+    Image.open(place / "00.png").convert("RGB").save(place / "00.jpg")
+    assert folder.mask_path(place / "00.jpg").name == "00.jpg.png"
+    assert (
+        folder.mask_path(place / "00.png").name == "00.png.png" and folder.mask_path(place / "01.png").name == "01.png"
+    )
+
+
+def test_a_replaced_picture_gets_a_mask_of_its_own(tmp_path: Path) -> None:
+    place, segmenter = tmp_path / "bear", folder.Segmenter()
+    place.mkdir()
+    rng, world = random.Random(0), World.small()
+    for size in (160, 120):
+        scene = sources.reference_scene(rng, world, sample_subject(rng, world))
+        pixels = sources.render([scene], size).images[0].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(place / "00.png")
+        found = folder.segment(place / "00.png", segmenter)
+        assert found.method != "given" and found.mask.shape == (size, size)
+        assert folder.segment(place / "00.png", segmenter).method == "given"
+    mended = np.zeros((120, 120), np.uint8)
+    mended[10:60, 10:60] = 255
+    Image.fromarray(mended).save(place / "masks" / "00.png")  # by hand: it stays, whatever the picture
+    assert folder.segment(place / "00.png", segmenter).mask.sum() == 2500
+
+
+def test_masks_of_every_kind_and_of_another_shape(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[5:20, 8:30] = 1
+    palette = Image.fromarray(mask, "P")
+    palette.putpalette([0, 0, 0, 10, 10, 10])
+    clear = Image.new("RGBA", (40, 30), (9, 9, 9, 0))
+    clear.paste((9, 9, 9, 255), (8, 5, 30, 20))
+    kinds = {"grey": Image.fromarray(mask * 255), "labels": Image.fromarray(mask), "palette": palette, "alpha": clear}
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        assert np.array_equal(folder.read_mask(tmp_path / f"{name}.png", (40, 30)), mask > 0), name
+    with pytest.raises(folder.PictureError, match="grey.png is 40 x 30, of another shape"):
+        folder.read_mask(tmp_path / "grey.png", (30, 40))
+
+
+def test_what_is_left_out_is_said_once(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder.FolderSource(own, size=32, crop=24, progress=False)
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("1 pictures") and "broken.jpg of cat" in said[0]

@@ -219,3 +219,10 @@ def test_dreambench_photographs_pack(tmp_path: Path) -> None:
     shards.write_shards([kept], tmp_path / "out", shards.FilterConfig(), shards.ShardConfig(size=256), progress=False)
     sample = shards.ShardSource(tmp_path / "out", 128, 96).draw(0, random.Random(0))
     assert sample.image.shape == (3, 128, 128) and 0.01 < sample.mask.float().mean() < 0.95
+
+
+def test_keys_of_different_subjects_differ() -> None:
+    ids = ["toy 1", "toy.1", "toy_1", "toy-1", "toÿ 1"]
+    keys = [shards.sample_key(name) for name in ids]
+    assert len(set(keys)) == len(ids) and keys[2:4] == ["toy_1", "toy-1"]
+    assert all("." not in key and "/" not in key for key in keys)

@@ -4,13 +4,19 @@ subjects/
   my bear/        the sub-folder's name is the class noun (digits and underscores aside), unless noun.txt says it
     01.jpg 02.jpg …
     01.txt        optional caption of 01.jpg with the subject's word marked: "a <bear> on a red sofa"
-    masks/01.png  optional mask, white = subject; made by our segmentation when absent, and kept for you to mend
+    masks/01.jpg.png  optional mask (masks/01.png will do where no two pictures are called 01): white, or not 0, or not
+                  transparent = subject; made by our segmentation when absent, and kept for you to mend
+
+Names that begin with a dot are skipped. Texts may be UTF-8, UTF-16 with its mark, or Windows-1252.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import random
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +24,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast.imageio import PictureError, load_picture
+from customcontrast.prompt import without_tags
 from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
 from train.config import ConfigError
 from train.data import Sample
 from train.sources import segmented
 
+LOG = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 AREA = (0.01, 0.95)  # share of a picture that a usable subject covers
 MAX_SIDE = 1024  # px; larger pictures are reduced when they are read
+_MADE_FOR = "made for"  # in a mask of our own making: the digest of its picture
 CLASSES = "prompts_and_classes.txt"  # DreamBench's list of "folder,class noun"
 
 
@@ -59,20 +69,37 @@ def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[st
 def subject_places(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; data.path must hold one sub-folder of pictures per subject")
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and pictures_in(p))
+    places = [p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and not p.name.startswith(".")]
+    return sorted(p for p in places if pictures_in(p))
 
 
 def pictures_in(place: Path) -> list[Path]:
-    return sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
+    """Pictures of a sub-folder in order; hidden files are none."""
+    return sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def read_text(path: Path) -> str:
+    """A text file's text, composed (NFC): UTF-8, UTF-16 with its byte order mark, else Windows-1252.
+
+    Raises ConfigError with the file's name where it is none of these.
+    """
+    data = path.read_bytes()
+    encodings = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
+    for encoding in encodings:
+        try:
+            return unicodedata.normalize("NFC", data.decode(encoding))
+        except UnicodeDecodeError:
+            continue
+    raise ConfigError(f"{path.name} of {path.parent.name} is no text that can be read; save it as UTF-8")
 
 
 def class_noun(place: Path) -> str:
     """noun.txt, or DreamBench's list beside the sub-folder, or the sub-folder's name in words."""
     if (place / "noun.txt").is_file():
-        return (place / "noun.txt").read_text(encoding="utf-8").strip()
+        return read_text(place / "noun.txt").strip()
     listed = place.parent / CLASSES
     if listed.is_file():
-        found = re.search(rf"^{re.escape(place.name)},(.+)$", listed.read_text(encoding="utf-8"), re.MULTILINE)
+        found = re.search(rf"^{re.escape(place.name)},(.+)$", read_text(listed), re.MULTILINE)
         if found:
             return found[1].strip()
     return re.sub(r"[\W\d_]+", " ", place.name).strip() or "object"
@@ -83,31 +110,77 @@ def segment(path: Path, segmenter: Segmenter) -> Segmentation:
 
     Raises PictureError or SegmentationError with one sentence.
     """
-    picture = load_picture(path, max_side=MAX_SIDE)
-    kept = path.parent / "masks" / f"{path.stem}.png"
-    if kept.is_file():
-        mask = np.asarray(load_picture(kept).convert("L").resize(picture.size, Image.Resampling.NEAREST)) > 127
-        return Segmentation(image=picture, mask=mask, score=1.0, method="given")
+    picture, digest = load_picture(path, max_side=MAX_SIDE), hashlib.sha256(path.read_bytes()).hexdigest()
+    kept = mask_path(path)
+    if kept.is_file() and _made_for(kept) in (None, digest):
+        return Segmentation(image=picture, mask=read_mask(kept, picture.size), score=1.0, method="given")
     found = segmenter.auto(picture)
     try:
         kept.parent.mkdir(exist_ok=True)
-        Image.fromarray(found.mask.astype(np.uint8) * 255).save(kept)
+        about = PngInfo()
+        about.add_text(_MADE_FOR, digest)
+        Image.fromarray(found.mask.astype(np.uint8) * 255).save(kept, pnginfo=about)
     except OSError:  # a read-only folder: segment again next time
         pass
     return found
 
 
+def mask_path(path: Path) -> Path:
+    """Where the mask of a picture is, or goes: by its whole name, or by its stem where that can be no other's."""
+    whole = path.parent / "masks" / f"{path.name}.png"
+    short = path.parent / "masks" / f"{path.stem}.png"
+    alone = sum(other.stem == path.stem for other in pictures_in(path.parent)) == 1
+    return short if alone and not whole.is_file() else whole
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask file as bool (H, W) at `size` (W, H): its alpha where it has any, else what is not index 0 of a palette,
+    not 0 where it holds 0 and 1 alone, brighter than half elsewhere.
+
+    Raises PictureError where it cannot be read, or is of another shape than the picture.
+    """
+    load_picture(path, argument=path.name)  # its checks, in one sentence
+    with Image.open(path) as mask:
+        mask.load()
+        if abs(mask.width * size[1] - size[0] * mask.height) > 0.02 * mask.width * size[1]:
+            raise PictureError(f"mask {path.name} is {mask.width} x {mask.height}, of another shape than its picture")
+        alpha = mask.getchannel("A") if "A" in mask.getbands() else None
+        if alpha is not None and alpha.getextrema()[0] < 255:
+            grey, least = alpha, 127
+        elif mask.mode == "P":
+            grey, least = Image.fromarray(np.asarray(mask)), 0
+        else:
+            grey = mask.convert("L")
+            least = 0 if grey.getextrema()[1] <= 1 else 127
+        return np.asarray(grey.resize(size, Image.Resampling.NEAREST)) > least
+
+
+def _made_for(mask: Path) -> str | None:
+    """The digest of the picture that a mask of our own making is of; None for anybody else's."""
+    try:
+        with Image.open(mask) as image:
+            return getattr(image, "text", {}).get(_MADE_FOR)
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
+def caption_path(path: Path) -> Path | None:
+    """The caption beside a picture, NAME.txt in any letter case; None where there is none."""
+    wanted = f"{path.stem}.txt".casefold()
+    return next((p for p in sorted(path.parent.iterdir()) if p.name.casefold() == wanted and p.is_file()), None)
+
+
 def has_caption(path: Path) -> bool:
     """Whether a caption lies beside a picture."""
-    return path.with_suffix(".txt").is_file()
+    return caption_path(path) is not None
 
 
 def caption_of(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
     """The caption beside a picture (NAME.txt), or "a photo of a NOUN", and the span of the class noun in it."""
-    text = f"a photo of a <{noun}>"
-    if has_caption(path):
-        text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8").split())
-    marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text)
+    noun, beside = unicodedata.normalize("NFC", noun), caption_path(path)
+    text = f"a photo of a <{noun}>" if beside is None else read_text(beside)
+    text = " ".join(without_tags(text, []).split())
+    marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text, re.IGNORECASE)
     if marked is None:
         text = f"<{noun}>, {text}"
         marked = re.search(r"<([^<>]+)>", text)
@@ -136,6 +209,9 @@ class FolderSource:
                     references.append(frame[1])
             if frames:
                 self.subjects.append((place.name, frames, references))
+        if self.skipped:
+            some = "; ".join(self.skipped[:5]) + (" …" if len(self.skipped) > 5 else "")
+            LOG.warning("%d pictures of %s are left out: %s", len(self.skipped), folder, some)
         if not self.subjects:
             raise ConfigError(
                 f"{folder} holds no usable subject; skipped: {'; '.join(self.skipped) or 'nothing found'}"

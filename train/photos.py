@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.folder import SUFFIXES, class_noun, pictures_in, subject_places
+from train.folder import SUFFIXES, class_noun, mask_path, pictures_in, subject_places
 
 MVIMGNET_CLASSES = "mvimgnet_category.txt"  # lines "class label,class name"
 OPENIMAGES_CLASSES = "class-descriptions"  # part of a CSV's name: LabelName,DisplayName
@@ -129,6 +129,6 @@ def own(folder: Path) -> Iterator[Subject]:
     for place in subject_places(folder):
         views = []
         for path in pictures_in(place):
-            mask = place / "masks" / f"{path.stem}.png"
+            mask = mask_path(path)
             views.append(View(path, mask if mask.is_file() else None))
         yield Subject(place.name, class_noun(place), tuple(views))

@@ -9,6 +9,7 @@ frames a step sees stays a function of (seed, step) however many workers and pro
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import random
@@ -32,7 +33,7 @@ from customcontrast.segmentation import Segmentation, SegmentationError, Segment
 from train.captioning import Captioner
 from train.config import ConfigError
 from train.data import Sample
-from train.folder import MAX_SIDE, Frame, caption_of, has_caption, square
+from train.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mask, square
 from train.photos import Subject, View
 from train.sources import segmented
 
@@ -163,7 +164,7 @@ def _pack(
             found = _segmentation(view, segmenter)
             fault = view_fault(found.image, found.mask, filters)
             caption, span = caption_of(view.picture, subject.noun)
-        except (PictureError, SegmentationError, UnicodeDecodeError) as error:
+        except (PictureError, SegmentationError, ConfigError) as error:
             fault = str(error)
         if fault:
             skipped.append({"subject": subject.id, "picture": view.picture.name, "why": fault})
@@ -182,10 +183,19 @@ def _pack(
         for i, (text, span) in zip(bare, written, strict=True):
             captions[i] = [text, list(span)]
     record = {"subject": subject.id, "noun": subject.noun, "captions": captions}
-    sample: dict[str, Any] = {"__key__": re.sub(r"[^\w-]", "_", subject.id), "json": record}
+    sample: dict[str, Any] = {"__key__": sample_key(subject.id), "json": record}
     for i, (found, *_) in enumerate(kept):
         sample |= {f"{i:03d}.jpg": _jpeg(found.image, config.size), f"{i:03d}.mask.png": _mask_png(found, config.size)}
     return sample
+
+
+def sample_key(subject: str) -> str:
+    """The key of a subject in a tar: its id in letters, digits, _ and -; where that changes it, with a hash of it.
+
+    So "toy 1", "toy.1" and "toy_1" stay three subjects, for every reader of WebDataset's tars.
+    """
+    plain = re.sub(r"[^\w-]", "_", subject)
+    return plain if plain == subject else f"{plain}-{hashlib.sha256(subject.encode()).hexdigest()[:8]}"
 
 
 def _segmentation(view: View, segmenter: list[Segmenter]) -> Segmentation:
@@ -193,10 +203,7 @@ def _segmentation(view: View, segmenter: list[Segmenter]) -> Segmentation:
     if view.mask is None:
         segmenter or segmenter.append(Segmenter())
         return segmenter[0].auto(picture)
-    mask = load_picture(view.mask, argument=view.mask.name).convert("L")
-    if abs(mask.width * picture.height - picture.width * mask.height) > 0.02 * mask.width * picture.height:
-        raise PictureError(f"mask is {mask.width} x {mask.height}, of another shape than the picture")
-    inside = np.asarray(mask.resize(picture.size, Image.Resampling.NEAREST)) > 127
+    inside = read_mask(view.mask, picture.size)
     return Segmentation(image=picture, mask=inside, score=1.0, method="given")
 
 

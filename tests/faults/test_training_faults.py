@@ -75,19 +75,19 @@ def test_a_disk_that_gives_out(
     settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys,
     what: str, number: int,
 ) -> None:  # fmt: skip
-    import customcontrast.checkpoint as adapters
+    import customcontrast.tensor_files as files
 
-    module = state if what == "checkpoint" else adapters
-    original, calls = module.save_file, []
+    original, calls = files.save_tensors, []
 
-    def failing(tensors: dict, path: object, **options: object) -> None:
-        calls.append(path)
-        if len(calls) > 1:
+    def failing(tensors: dict, path: str, **options: object) -> None:
+        mine = (Path(path).parent.name == "checkpoints") == (what == "checkpoint")
+        calls.extend([path] if mine else [])
+        if mine and len(calls) > 1:
             Path(path).write_bytes(b"half a fi")
             raise OSError(number, os.strerror(number), str(path))
         original(tensors, path, **options)
 
-    monkeypatch.setattr(module, "save_file", failing)
+    monkeypatch.setattr(files, "save_tensors", failing)
     config = written(settings, tmp_path)
     assert main(["--config", str(config), "--output", str(tmp_path / "run"), "--cpu"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
