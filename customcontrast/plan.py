@@ -13,6 +13,7 @@ from torch import Tensor
 from customcontrast.bases import BaseModel
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.layout import Layout
+from customcontrast.prompt import parse_prompt
 from customcontrast.sampling import OUTPUT_TYPES
 from customcontrast.subject import Subject
 
@@ -80,7 +81,7 @@ class Plan:
         if plan.layout is not None and not base.layout_channels:
             raise ValueError(
                 f"generate: layout is given, and base {base.name!r} takes none; leave it out, or give "
-                " each subject a place with Subject.placed."
+                "each subject a place with Subject.placed."
             )
         for subject in plan.subjects:
             subject.placement.in_fractions(plan.height, plan.width)  # raises where a box leaves the picture
@@ -153,7 +154,9 @@ class Plan:
         """The layout of each picture: as asked, else drawn from the base's prior by the picture's seed."""
         if self.layout is not None or base.layout_prior is None:
             return [self.layout] * self.num_images
-        boxes = [s.placement.in_fractions(self.height, self.width) for s in self.subjects]
+        words = parse_prompt(self.prompt, [s.noun for s in self.subjects]).words
+        order = [word.subject for word in words if word.subject is not None]  # as the prompt names them
+        boxes = [self.subjects[k].placement.in_fractions(self.height, self.width) for k in order]
         return [
             base.layout_prior.draw(self.prompt, self.seed + i, boxes, self.width / self.height)
             for i in range(self.num_images)

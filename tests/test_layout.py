@@ -184,6 +184,17 @@ def test_a_place_drawn_on_the_page_is_what_the_base_is_told(custom: CustomContra
     assert np.array_equal(pictures[0], pictures[1]) and not np.allclose(pictures[0], pictures[2], atol=1e-4)
 
 
+def test_places_go_with_their_subjects_in_whatever_order_the_prompt_names_them(custom: CustomContrast) -> None:
+    boxes = {"bear": (0.0, 0.3, 0.45, 1.0), "cat": (0.55, 0.3, 1.0, 1.0)}
+    two = [subject_of(custom, noun).placed(box) for noun, box in boxes.items()]
+    for prompt, nouns in (("a bear S1* and a cat S2*", ("bear", "cat")), ("a cat S2* and a bear S1*", ("cat", "bear"))):
+        told = custom.base.layout_prior.draw(prompt, 1, [boxes[noun] for noun in nouns])
+        options = {"seed": 1, "location": LocationConfig(enabled=False)}
+        assert np.array_equal(
+            picture(custom, prompt, two, **options), picture(custom, prompt, two, layout=told, **options)
+        )
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_two_subjects_each_where_they_are_told(custom: CustomContrast, apart: bool) -> None:
     two = [subject_of(custom, "bear"), subject_of(custom, "cat", (30, 60, 200))]

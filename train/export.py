@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
@@ -24,7 +24,7 @@ from .pretrain_models import (
     clip_side,
     clip_trainer,
     export_stage,
-    make_scheduler,
+    make_sampler,
     make_unet,
     make_vae,
 )
@@ -54,10 +54,7 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         image_mean=CLIP_MEAN,
         image_std=CLIP_STD,
     )
-    scheduler = DPMSolverMultistepScheduler.from_config(  # fresh noise in every step mends the shapes it has begun
-        make_scheduler().config, algorithm_type="sde-dpmsolver++", timestep_spacing="trailing", steps_offset=1
-    )
-    parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+    parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=make_sampler())
     pipe = StableDiffusionPipeline(
         **parts,
         image_encoder=vision,

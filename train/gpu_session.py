@@ -13,12 +13,12 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
-from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from .pretrain_models import (
     denoising_loss,
     export_stage,
     lateness,
+    make_sampler,
     make_scheduler,
     make_unet,
     make_vae,
@@ -391,11 +392,9 @@ def draw(
 ) -> Tensor:
     """Pictures uint8 (N,3,H,W) of N prompts: (context, mask) of each and of the empty one, layout channels.
 
-    DPM-Solver++ with fresh noise, as the embedded model samples; both halves of guidance get the layout.
+    Both halves of guidance get the layout.
     """
-    scheduler = DPMSolverMultistepScheduler.from_config(
-        make_scheduler().config, algorithm_type="sde-dpmsolver++", timestep_spacing="trailing"
-    )
+    scheduler = make_sampler()
     scheduler.set_timesteps(steps)
     device, n = prompt[0].device, len(prompt[0])
     side = unet.config.sample_size
@@ -478,8 +477,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.what == "collect":
         print(f"{collect(config, run, args.out):,} samples")
         return
-    session = replace(
-        SessionConfig(args.minutes), batch=args.batch, lr=args.lr, first=args.first, workers=args.workers,
+    session = SessionConfig(
+        args.minutes, batch=args.batch, lr=args.lr, first=args.first, workers=args.workers,
         capacity=args.capacity, save_every=args.save_every, graph=not args.eager,
         channels_last=args.channels_last, device=args.device,
     )  # fmt: skip
