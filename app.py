@@ -1,4 +1,4 @@
-"""CustomContrast's page and its API. `python app.py` starts it, `--help` names every option; `page/` holds the page."""
+"""CustomContrast's page and its API. `python app.py` starts it, `--help` names every option."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # A folder of one's own: on a shared machine gradio's default may belong to whoever came first.
 os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"gradio-{getattr(os, 'getuid', str)()}"))
 
-from page.page import EXAMPLES, Page  # noqa: E402, I001 - first: it imports spaces, which must come before torch
+from customcontrast.ui.page import EXAMPLES, Page  # noqa: E402, I001 - first: it imports spaces, which must come before torch
 
 import gradio as gr  # noqa: E402
 
-from customcontrast.studio import CHOICES, Studio, StudioConfig  # noqa: E402
-from page.look import CSS, NAMED_FRAMES, TOGGLE, theme  # noqa: E402
+from customcontrast.ui.service.service import CHOICES, Studio, StudioConfig  # noqa: E402
+from customcontrast.ui.theme import CSS, NAMED_FRAMES, TOGGLE, theme  # noqa: E402
 
 __all__ = ["CSS", "NAMED_FRAMES", "TOGGLE", "Page", "launch", "options"]
 

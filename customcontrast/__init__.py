@@ -13,9 +13,9 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOME = {
-    "Adapter": "customcontrast.checkpoint",
+    "Adapter": "customcontrast.adapter",
     "CustomContrast": "customcontrast.pipeline",
-    "CustomContrastPipeline": "customcontrast.diffusers_pipeline",
+    "CustomContrastPipeline": "customcontrast.integrations.diffusers_pipeline",
     "EncoderConfig": "customcontrast.config",
     "LocationConfig": "customcontrast.config",
     "Placement": "customcontrast.placement",
@@ -25,9 +25,9 @@ _HOME = {
     "Segmenter": "customcontrast.segmentation",
     "Step": "customcontrast.pipeline",
     "Subject": "customcontrast.pipeline",
-    "load_adapter": "customcontrast.checkpoint",
-    "load_base": "customcontrast.bases",
-    "save_adapter": "customcontrast.checkpoint",
+    "load_adapter": "customcontrast.adapter",
+    "load_base": "customcontrast.base_model",
+    "save_adapter": "customcontrast.adapter",
 }
 
 __all__ = sorted(_HOME)

@@ -14,19 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from customcontrast.adapter import Adapter, load_adapter
 from customcontrast.attention import Masker, install_processors
 from customcontrast.attention.state import level_size
-from customcontrast.bases import BaseModel, load_base
-from customcontrast.checkpoint import Adapter, load_adapter
+from customcontrast.base_model import BaseModel, load_base
+from customcontrast.conditioning.conditioner import Conditioner
+from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import LocationConfig, RecordConfig
-from customcontrast.contexts import Conditioner
 from customcontrast.encoder import token_sources
 from customcontrast.layout import Layout
-from customcontrast.passes import make_passes
+from customcontrast.multi_subject import make_passes
+from customcontrast.output import Notebook, Result, Step
 from customcontrast.placement import Placement
 from customcontrast.plan import OnStep, Plan
-from customcontrast.prompt import check_text
-from customcontrast.result import Notebook, Result, Step
 from customcontrast.sampling import (
     make_scheduler,
     on_device,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from customcontrast.bases import BaseModel
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.prompt import parse_prompt
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.layout import Layout
-from customcontrast.prompt import parse_prompt
 from customcontrast.sampling import OUTPUT_TYPES
 from customcontrast.subject import Subject
 

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.bases import BaseModel
-from customcontrast.checkpoint import Adapter
+from customcontrast.adapter import Adapter
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.prompt import clean_noun
 from customcontrast.encoder.image_features import extract
 from customcontrast.placement import Box, Placement
-from customcontrast.prompt import clean_noun
 
 MAX_STRENGTH = 1000  # |λ|; more is no use, and too much for 16-bit numbers
 

@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Segment, look, generate, write. Raises ValueError or OSError with one sentence."""
     from customcontrast import CustomContrast, Segmenter, visualize
-    from customcontrast.prompt import guess_noun
+    from customcontrast.conditioning.prompt import guess_noun
 
     noun = options.noun or guess_noun(options.prompt)
     segmenter = Segmenter()

@@ -17,8 +17,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from customcontrast import CustomContrast, Segmenter, visualize  # noqa: E402
 from customcontrast.config import LocationConfig  # noqa: E402
-from customcontrast.views import stack  # noqa: E402
-from customcontrast.visualize.canvas import label  # noqa: E402
+from customcontrast.ui.service.figures import stack  # noqa: E402
+from customcontrast.visualize.drawing import label  # noqa: E402
 
 HERE = Path(__file__).parent
 ONE = (

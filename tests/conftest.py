@@ -1,8 +1,7 @@
-"""Tiny real bases: diffusers and transformers classes with random weights, saved to and loaded from disk."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,34 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import (
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
 
-from customcontrast.bases import BaseModel, load_base
-from customcontrast.checkpoint import Adapter
+from customcontrast.base_model import BaseModel, load_base
 from customcontrast.pipeline import CustomContrast
+from tests.support.tiny_models import random_adapter, save_tiny_toyland, save_tiny_xl
 
 torch.set_num_threads(1)
-
-LENGTH = 32  # tokens of the tiny text encoders
-WORDS = "a an the photo of bear cat robot bird car on in at beach forest city red blue green wearing hat scarf and with"
-ENCODER = {"width": 32, "heads": 2, "depth": 2, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 
 
 @dataclass(frozen=True)
@@ -62,138 +41,6 @@ def cutout() -> Callable[[int], Cutout]:
         return Cutout(Image.fromarray(pixels))
 
     return make
-
-
-def make_tokenizer() -> CLIPTokenizer:
-    """A CLIPTokenizer made offline: bytes, a few merges, and the words above as merges of their letters."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    vocabulary = letters + [letter + "</w>" for letter in letters]
-    merges = []
-    for word in WORDS.split():
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            merges.append((parts[0], parts[1]))
-            parts[:2] = [parts[0] + parts[1]]
-            vocabulary.append(parts[0])
-    vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
-    merges = list(dict.fromkeys(merges))
-    return CLIPTokenizer({token: i for i, token in enumerate(vocabulary)}, merges, model_max_length=LENGTH)
-
-
-def _text_config(tokenizer: CLIPTokenizer, width: int, projection: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=LENGTH,
-        projection_dim=projection,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.2,
-    )
-
-
-def _vision() -> tuple[CLIPVisionModelWithProjection, CLIPImageProcessor]:
-    config = CLIPVisionConfig(
-        hidden_size=24, intermediate_size=48, num_hidden_layers=6, num_attention_heads=2, image_size=24, patch_size=8
-    )
-    size = {"height": 24, "width": 24}
-    return CLIPVisionModelWithProjection(config), CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=size)
-
-
-def _vae(channels: int, levels: int) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8,) * levels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        latent_channels=channels,
-        norm_num_groups=4,
-        scaling_factor=0.5,
-        sample_size=64,
-    )
-
-
-def save_tiny_toyland(folder: Path, prediction: str = "v_prediction") -> None:
-    """A StableDiffusionPipeline folder shaped like toyland: 8 latent channels, f = 8, three levels."""
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=(16, 32, 32),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
-    encoder, processor = _vision()
-    StableDiffusionPipeline(
-        vae=_vae(8, 4),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 32, 16)),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=processor,
-        image_encoder=encoder,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    (folder / "vocabulary.json").write_text(json.dumps(WORDS.split()))
-
-
-def save_tiny_xl(folder: Path) -> None:
-    """A StableDiffusionXLPipeline folder: two text encoders, pooled text, several transformer blocks a layer."""
-    torch.manual_seed(1)
-    tokenizer = make_tokenizer()
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2),
-        attention_head_dim=(2, 4),
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + 24,
-        cross_attention_dim=32 + 40,
-        use_linear_projection=True,
-        norm_num_groups=8,
-    )
-    encoder, processor = _vision()
-    StableDiffusionXLPipeline(
-        vae=_vae(4, 3),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 32, 16)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 40, 24)),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        feature_extractor=processor,
-        image_encoder=encoder,
-        add_watermarker=False,
-    ).save_pretrained(folder)
-
-
-def random_adapter(base: BaseModel, seed: int = 0, **overrides: object) -> Adapter:
-    """A small adapter with random weights, loud enough that what it says shows in the picture."""
-    torch.manual_seed(seed)
-    adapter = Adapter.create(base, **(ENCODER | overrides)).requires_grad_(False).eval()
-    for linear in adapter.attention.to_v:
-        linear.weight.normal_(std=0.3)
-    for linear in adapter.attention.to_k:
-        linear.weight.normal_(std=0.5)
-    return adapter
 
 
 @pytest.fixture(scope="session")
@@ -252,7 +99,7 @@ def any_custom(any_base: BaseModel) -> CustomContrast:
 @pytest.fixture(scope="session")
 def exported_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported base of the second Toyland's kind at toy width: 32 px, layout channels, no padding."""
-    from train import pretrain
+    from train.base import pretrain
 
     run = tmp_path_factory.mktemp("demo")
     for stage in (["pool", "--count", "4"], ["clip"], ["vae"], ["unet"], ["export", "--out", str(run / "weights")]):

@@ -14,7 +14,7 @@ from customcontrast.attention.maps import MapRecorder
 from customcontrast.config import LocationConfig
 
 if TYPE_CHECKING:
-    from customcontrast.bases import BaseModel
+    from customcontrast.base_model import BaseModel
 
 LOG_OF_ZERO = -1e4  # fits half precision, and e to this is 0 exactly
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from customcontrast.bases import BaseModel
+    from customcontrast.base_model import BaseModel
 
 
 def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:

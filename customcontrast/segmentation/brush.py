@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from customcontrast.segmentation.result import Segmentation, SegmentationError
+from customcontrast.segmentation.segmentation import Segmentation, SegmentationError
 
 MAX_PATH = 4096  # places on the path of one stroke
 MAX_STROKES = 200  # on one picture

@@ -22,7 +22,7 @@ from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_s
 from segment_anything.modeling import Sam
 
 from customcontrast.precision import autocast
-from customcontrast.segmentation.result import SegmentationError
+from customcontrast.segmentation.segmentation import SegmentationError
 
 # How to build each published size, without weights.
 SAM_TYPES: dict[str, Callable[[], Sam]] = {

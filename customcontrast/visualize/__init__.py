@@ -4,7 +4,7 @@ maps.py shows attention and location maps, sheets.py puts pictures side by side 
 plots.py draws curves and t-SNE, canvas.py holds the typography they share.
 """
 
-from customcontrast.visualize.canvas import SUBJECT_COLORS
+from customcontrast.visualize.drawing import SUBJECT_COLORS
 from customcontrast.visualize.maps import (
     heat_map,
     location_strip,

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from customcontrast.visualize.canvas import (
+from customcontrast.visualize.drawing import (
     INK,
     PAPER,
     SOFT,

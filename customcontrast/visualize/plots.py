@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from customcontrast.visualize.canvas import INK, LINE, SOFT, SUBJECT_COLORS
+from customcontrast.visualize.drawing import INK, LINE, SOFT, SUBJECT_COLORS
 
 MARKERS = "o^sDvP*Xph<>d8"
 DPI = 150

@@ -9,7 +9,7 @@ import imageio.v3 as writer
 import numpy as np
 from PIL import Image, ImageDraw
 
-from customcontrast.visualize.canvas import INK, LINE, PAPER, SOFT, fit, font, frame, label, shorten
+from customcontrast.visualize.drawing import INK, LINE, PAPER, SOFT, fit, font, frame, label, shorten
 
 GAP = 10  # px between pictures
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from customcontrast import CustomContrast, Segmenter
 from customcontrast.config import LocationConfig, RecordConfig
-from customcontrast.imageio import load_picture
-from customcontrast.request import Picked
-from customcontrast.studio import Studio, StudioConfig
+from customcontrast.images.loading import load_picture
+from customcontrast.ui.service.request import Picked
+from customcontrast.ui.service.service import Studio, StudioConfig
 from tests.benchmarks.generation import EXAMPLE, PROMPT, forget
 from tests.benchmarks.report import Options, Report, Target, table
 

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from customcontrast import CustomContrast, Segmenter
-from customcontrast.bases import load_base
-from customcontrast.checkpoint import Adapter, load_adapter, save_adapter
-from customcontrast.imageio import load_picture
-from customcontrast.result import Result
+from customcontrast.adapter import Adapter, load_adapter, save_adapter
+from customcontrast.base_model import load_base
+from customcontrast.images.loading import load_picture
+from customcontrast.output import Result
 from tests.benchmarks.generation import EXAMPLE, stock_pipeline
 from tests.benchmarks.memory import forget_peak, peak, resident
 from tests.benchmarks.report import machine, table

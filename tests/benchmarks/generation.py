@@ -16,9 +16,9 @@ from diffusers import StableDiffusionPipeline
 from diffusers.models.embeddings import IPAdapterPlusImageProjection, MultiIPAdapterImageProjection
 
 from customcontrast import CustomContrast, Segmenter
-from customcontrast.bases import BaseModel, load_base
+from customcontrast.base_model import BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
-from customcontrast.imageio import load_picture
+from customcontrast.images.loading import load_picture
 from tests.benchmarks.report import Options, Report, Target, table
 from tests.benchmarks.timing import interleave, summarize
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from customcontrast import CustomContrast, Segmenter
-from customcontrast.imageio import load_picture
+from customcontrast.images.loading import load_picture
 from customcontrast.segmentation import Segmentation
 from tests.benchmarks.generation import EXAMPLE, ROOT, forget
 from tests.benchmarks.memory import forget_peak, peak, resident

@@ -17,10 +17,10 @@ import httpx
 import numpy as np
 from gradio_client import Client, handle_file
 
-from customcontrast.recipe import read_png
+from customcontrast.ui.service.recipe import read_png
 from tests.benchmarks.report import Options, Report, table
-from tests.faults.page import EXAMPLES, ROOT, free_port, wait_for
-from tests.faults.raw import Raw
+from tests.robustness.page import EXAMPLES, ROOT, free_port, wait_for
+from tests.robustness.raw import Raw
 
 BEAR = str(EXAMPLES / "bear.png")
 CROWDS = (1, 5, 20)

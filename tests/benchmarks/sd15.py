@@ -28,7 +28,7 @@ from diffusers import UNet2DConditionModel
 
 from customcontrast.attention import MapRecorder, SubjectBranch, SubjectState, install_processors, unet_forward
 from customcontrast.attention.state import level_size
-from customcontrast.conditioning import encode_contexts, encode_prompt
+from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
 from tests.benchmarks.generation import LIMITS, NAMES, OURS, PLUS, ROOT, add_ip_adapter, add_ip_adapter_plus
 from tests.benchmarks.memory import forget_peak, peak, resident
 from tests.benchmarks.report import Options, Report, Target, table

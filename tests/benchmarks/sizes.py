@@ -31,12 +31,13 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention import MapRecorder, Masker, SubjectBranch, SubjectState, aggregate, unet_forward
 from customcontrast.attention.layers import install_processors
 from customcontrast.attention.state import level_size
-from customcontrast.bases import BaseModel
-from customcontrast.checkpoint import Adapter, AdapterOutput
-from customcontrast.conditioning import (
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.conditioner import Conditioner
+from customcontrast.conditioning.text_context import (
     ROWS,
     TextContext,
     TokenizedPrompt,
@@ -45,7 +46,6 @@ from customcontrast.conditioning import (
     subject_state,
 )
 from customcontrast.config import LocationConfig
-from customcontrast.contexts import Conditioner
 from customcontrast.encoder.image_features import extract
 from customcontrast.subject import Subject
 from tests.benchmarks.dry_run import DryRun

@@ -14,17 +14,20 @@ from pathlib import Path
 import torch
 import yaml
 
-from customcontrast.bases import load_base
-from customcontrast.checkpoint import Adapter
-from customcontrast.conditioning import encode_contexts, encode_prompt
+from customcontrast.adapter import Adapter
+from customcontrast.base_model import load_base
+from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
 from tests.benchmarks.generation import ROOT
 from tests.benchmarks.report import Options, Report, Target, table
 from tests.benchmarks.timing import interleave, summarize
-from train import state
-from train.config import AdapterTrainConfig, load_config
-from train.data import Samples, collate, make_source, with_features
-from train.step import AdapterLoss, Noise
-from train.train import usable_precision
+from train.adapter import training_state
+from train.adapter.adapter_config import AdapterTrainConfig, load_config
+from train.adapter.step import AdapterLoss, Noise
+from train.adapter.train import usable_precision
+from train.data.frozen_features import with_features
+from train.data.sampler import Samples
+from train.data.samples import collate
+from train.data.sources import make_source
 
 SUBJECTS = 96  # of the pool: enough for batches without repeats
 
@@ -41,7 +44,7 @@ def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[]
     """The bare UNet (stock processors; gradients into its contexts) and our whole step, on one batch."""
     precision = usable_precision(config.optim.mixed_precision, device == "cpu")
     plain, base = load_base("toyland", device=device), load_base("toyland", device=device)
-    source = make_source(config, base, progress=False)
+    source = make_source(config.data, base, progress=False)
     samples = Samples(source, config.seed, 0.0)
     batch = with_features(base, collate([samples[i] for i in range(config.optim.batch)]))
     noise = Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, (0, 0), base.device)
@@ -58,8 +61,8 @@ def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[]
 
     torch.manual_seed(0)
     adapter = Adapter.create(base, **config.encoder).float().train()
-    model, optimizer = AdapterLoss(base, adapter, config.loss), state.make_optimizer(adapter, config.optim)
-    ema, done = state.EMA(adapter, config.optim.ema), [0]
+    model, optimizer = AdapterLoss(base, adapter, config.loss), training_state.make_optimizer(adapter, config.optim)
+    ema, done = training_state.EMA(adapter, config.optim.ema), [0]
 
     def step() -> None:
         with torch.autocast(base.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -75,11 +78,11 @@ def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[]
 
 
 def sitting(config: AdapterTrainConfig, folder: Path, processes: int, minutes: float, device: str) -> dict[str, float]:
-    """`train.train` for so long: samples a second, and the share of time spent waiting for data."""
+    """`train.adapter.train` for so long: samples a second, and the share of time spent waiting for data."""
     folder.mkdir()
     path, output = folder / "config.yaml", folder / "run"
     path.write_text(yaml.safe_dump(config.to_dict()))
-    run = ["-m", "train.train", "--config", str(path), "--output", str(output), "--minutes", str(minutes)]
+    run = ["-m", "train.adapter", "--config", str(path), "--output", str(output), "--minutes", str(minutes)]
     launch = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     )

@@ -22,9 +22,9 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from customcontrast.adapter import Adapter
 from customcontrast.attention import install_processors
-from customcontrast.bases import BASES, BaseModel
-from customcontrast.checkpoint import Adapter
+from customcontrast.base_model import BASES, BaseModel
 from customcontrast.config import EncoderConfig
 
 UNETS = {

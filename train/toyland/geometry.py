@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.toyland.bodies import assemble, pattern_code
 from train.toyland.parts import BOX, ELLIPSOID, FRUSTUM
+from train.toyland.species.bodies import assemble, pattern_code
 
 if TYPE_CHECKING:
     from train.toyland.world import Placement, ToyScene

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.toyland import styles
-from train.toyland.canvas import Canvas
+from train.toyland.backgrounds.canvas import Canvas
+from train.toyland.backgrounds.scenes import BACKGROUNDS
 from train.toyland.geometry import GROUND_Y, Hits, Table, build_table, intersect, view_matrix, windows
 from train.toyland.noise import blur, step
-from train.toyland.scenes import BACKGROUNDS
 from train.toyland.shading import Surface, shade, surface
+from train.toyland.styles import styles
 from train.toyland.world import ToyScene
 
 CPU_CHUNK, GPU_CHUNK = 4, 128  # geometries rendered together

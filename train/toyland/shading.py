@@ -15,7 +15,7 @@ from train.toyland.geometry import GROUND_Y, Hits, Table, view_matrix
 from train.toyland.noise import hash01, step
 
 if TYPE_CHECKING:
-    from train.toyland.scenes import Background
+    from train.toyland.backgrounds.scenes import Background
     from train.toyland.world import ToyScene
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from train.toyland.accessories import ACCESSORIES, FRONT_ONLY
-from train.toyland.bodies import POSES, SHAPES, SPECIES, assemble, extent
+from train.toyland.backgrounds.scenes import BACKGROUNDS
 from train.toyland.geometry import GROUND_Y, frame_box
-from train.toyland.scenes import BACKGROUNDS
-from train.toyland.styles import STYLES
+from train.toyland.species.accessories import ACCESSORIES, FRONT_ONLY
+from train.toyland.species.bodies import POSES, SHAPES, SPECIES, assemble, extent
+from train.toyland.styles.styles import STYLES
 from train.toyland.subjects import (
     COLORS,
     EARS,

@@ -1,0 +1,346 @@
+"""Base models: toyland | toyland2 | sd15 | sdxl. Only what differs between them, in one registry."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
+
+from customcontrast.attention.layers import LayerSpec, cross_attention_layers
+from customcontrast.config import EncoderConfig
+from customcontrast.encoder.image_features import evenly_spaced
+from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
+from customcontrast.toyland.autoencoder import PatchAutoencoder
+
+FACTS = "base.json"  # beside an embedded base's weights: what its training tells of its use
+WEIGHTS = Path(__file__).parent / "weights"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+class BaseModelError(ValueError):
+    """A base model cannot be loaded; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """What differs between base models and cannot be read from their weights."""
+
+    name: str
+    weights: str  # default: a folder inside the package, or a hub id
+    text_parts: tuple[tuple[str, str, type[nn.Module]], ...]  # (tokenizer folder, encoder folder, class) of each
+    hidden_layer: int  # which text hidden state the UNet reads: -1 = the last, normed; -2 = before it, not normed
+    steps: int  # default number of denoising steps
+    guidance: float  # default classifier-free guidance scale
+    encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields that suit this size
+    image_encoder: str | None = None  # hub id of the CLIP image encoder where the weights bring none
+    embedded: bool = False  # its weights come with the package
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the UNet also wants the pooled text and the picture's size (SDXL)."""
+        return len(self.text_parts) > 1
+
+
+_CLIP = ("tokenizer", "text_encoder", CLIPTextModel)
+_CLIP_2 = ("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection)
+
+_SMALL = {"width": 192, "heads": 6}
+
+BASES: dict[str, BaseSpec] = {
+    spec.name: spec
+    for spec in (
+        BaseSpec("toyland", str(WEIGHTS / "toyland"), (_CLIP,), -1, 20, 4.0, _SMALL, embedded=True),
+        BaseSpec("toyland2", str(WEIGHTS / "toyland2"), (_CLIP,), -1, 20, 4.0, _SMALL, embedded=True),
+        BaseSpec(
+            "sd15",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            (_CLIP,),
+            -1,
+            50,
+            7.5,
+            image_encoder="openai/clip-vit-large-patch14",
+        ),
+        BaseSpec(
+            "sdxl",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            (_CLIP, _CLIP_2),
+            -2,
+            30,
+            5.0,
+            {"width": 1024, "heads": 16},
+            "openai/clip-vit-large-patch14",
+        ),
+    )
+}
+
+
+@dataclass
+class BaseModel:
+    """A frozen text-to-image model and the CLIP image encoder beside it. Shared by threads; never mutated."""
+
+    name: str
+    tokenizers: list[CLIPTokenizer]
+    text_encoders: list[nn.Module]
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | PatchAutoencoder
+    scheduler: Any  # the base's own scheduler; runs make theirs from its config
+    image_encoder: CLIPVisionModelWithProjection
+    image_processor: CLIPImageProcessor
+    default_size: int  # px, side of the square it was trained on
+    default_steps: int
+    default_guidance: float
+    dtype: torch.dtype
+    device: torch.device
+    vocabulary: frozenset[str] | None = None  # words the base was trained on; None = no list
+    zero_empty_prompt: bool = False  # the unconditional text is all zeros, not the empty prompt's (SDXL)
+    masks_padding: bool = False  # trained with the prompt's own tokens alone: text attention sees no padding
+    layout_prior: LayoutPrior | None = None  # layouts where nobody asks for one; None = it takes none, or has none
+
+    @property
+    def spec(self) -> BaseSpec:
+        return BASES[self.name]
+
+    @property
+    def latent_channels(self) -> int:
+        """C of the latents."""
+        return self.unet.config.out_channels
+
+    @property
+    def layout_channels(self) -> int:
+        """Input channels of the UNet beside the latents: `layout.LAYOUT_CHANNELS`, or 0."""
+        return self.unet.config.in_channels - self.unet.config.out_channels
+
+    @property
+    def scale_factor(self) -> int:
+        """f: pixels per latent."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @cached_property
+    def cross_attention_layers(self) -> tuple[LayerSpec, ...]:
+        """The UNet's cross-attention layers in execution order; the place in it is the S+ index l."""
+        return cross_attention_layers(self.unet)
+
+    @property
+    def cross_attention_names(self) -> list[str]:
+        """Module paths of the cross-attention layers in execution order."""
+        return [layer.name for layer in self.cross_attention_layers]
+
+    @property
+    def image_layers(self) -> tuple[int, ...]:
+        """The three CLIP image layers of f_I, coarse to fine."""
+        return evenly_spaced(self.image_encoder.config.num_hidden_layers)
+
+    @property
+    def image_patches(self) -> tuple[int, int]:
+        """Rows and columns of patches that the CLIP image encoder divides a picture into."""
+        side = self.image_encoder.config.image_size // self.image_encoder.config.patch_size
+        return side, side
+
+    def added_conditions(self, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
+        """SDXL's extra conditions from the pooled text (B, P) and the picture's size in px; None elsewhere."""
+        if not self.spec.pooled:
+            return None
+        time_ids = pooled.new_tensor([height, width, 0, 0, height, width]).expand(len(pooled), -1)
+        return {"text_embeds": pooled, "time_ids": time_ids}
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in [−1, 1] -> scaled latents (B, C, H/f, W/f), the posterior's mode as in training."""
+        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode()
+        mean, std = self._latent_statistics(z)
+        return (z - mean) * self.vae.config.scaling_factor / std
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> pixels (B, 3, H, W), about [−1, 1]."""
+        z = z.to(self.vae.dtype)
+        mean, std = self._latent_statistics(z)
+        return self.vae.decode(z * std / self.vae.config.scaling_factor + mean, return_dict=False)[0]
+
+    def _latent_statistics(self, z: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Per-channel mean and std that some autoencoders carry; 0 and 1 otherwise."""
+        mean, std = (getattr(self.vae.config, key, None) for key in ("latents_mean", "latents_std"))
+        if mean is None or std is None:
+            return 0.0, 1.0
+        return tuple(z.new_tensor(values)[None, :, None, None] for values in (mean, std))
+
+
+def load_base(
+    name: str = "toyland",
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    image_encoder: str | Path | None = None,
+) -> BaseModel:
+    """Load a base model for inference or adapter training: frozen, in evaluation mode.
+
+    name: a key of BASES. weights: a diffusers pipeline folder or a hub id (default: the spec's own).
+    device: default CUDA where there is one. dtype: default float16 on CUDA, float32 on a CPU.
+    image_encoder: folder or hub id of the CLIP image encoder, if `weights` has no `image_encoder` folder.
+    Only safetensors are read, never pickles. Raises BaseModelError with one sentence.
+    """
+    if not isinstance(name, str) or name not in BASES:
+        raise BaseModelError(f"load_base: there is no base model {name!r}; choose one of {', '.join(BASES)}.")
+    spec = BASES[name]
+    source = str(weights or spec.weights)
+    if weights is None and spec.embedded and not Path(source).is_dir():
+        raise BaseModelError(
+            f"load_base: the {name} weights are missing from customcontrast/weights/{name}; "
+            "train them with train/base/pretrain.py, or pass weights=FOLDER."
+        )
+    if weights is not None and (len(source) > 1000 or not _is_folder(source)) and not _HUB_ID.fullmatch(source):
+        shown = source[:100]
+        raise BaseModelError(f"load_base: there is no folder {shown!r}; pass weights=FOLDER or a hub id (owner/name).")
+    device = _device(device)
+    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+
+    def part(cls: type, folder: str, source: str = source, **options: Any) -> Any:
+        if Path(source).is_dir() and not (Path(source) / folder).is_dir():
+            raise BaseModelError(f"load_base: {source!r} has no folder {folder!r}, which base {name!r} needs.")
+        return _read(lambda: cls.from_pretrained(source, subfolder=folder, **options), folder, source, name)
+
+    def frozen(model: nn.Module) -> nn.Module:
+        return model.requires_grad_(False).eval().to(device)
+
+    def transformer(cls: type, folder: str, source: str = source) -> nn.Module:
+        return frozen(part(cls, folder, source, dtype=dtype, use_safetensors=True))
+
+    def diffuser(cls: type, folder: str, dtype: torch.dtype) -> nn.Module:
+        return frozen(part(cls, folder, torch_dtype=dtype, use_safetensors=True))
+
+    vae_config = _config(AutoencoderKL, "vae", source, name)
+    upcast = dtype == torch.float16 and vae_config.get("force_upcast", True) and spec.pooled
+    vae_class = PatchAutoencoder if vae_config.get("_class_name") == "PatchAutoencoder" else AutoencoderKL
+    vae = diffuser(vae_class, "vae", torch.float32 if upcast else dtype)
+    unet = diffuser(UNet2DConditionModel, "unet", dtype)
+    facts = _json(Path(source) / FACTS, dict) if (Path(source) / FACTS).is_file() else {}
+    takes, gives = unet.config.in_channels, unet.config.out_channels
+    if takes - gives not in (0, LAYOUT_CHANNELS):
+        raise BaseModelError(
+            f"load_base: the UNet of {source!r} takes {takes} channels for {gives} of latents (for inpainting, "
+            "editing?); pass weights=FOLDER of a text-to-image model."
+        )
+    vision_source, vision_folder, processor_folder = source, "image_encoder", "feature_extractor"
+    if image_encoder is not None or (not _has(source, "image_encoder") and spec.image_encoder):
+        vision_source, vision_folder, processor_folder = str(image_encoder or spec.image_encoder), "", ""
+    return BaseModel(
+        name=name,
+        tokenizers=[part(CLIPTokenizer, folder) for folder, _, _ in spec.text_parts],
+        text_encoders=[transformer(cls, folder) for _, folder, cls in spec.text_parts],
+        unet=unet,
+        vae=vae,
+        scheduler=_scheduler(source, name),
+        image_encoder=transformer(CLIPVisionModelWithProjection, vision_folder, vision_source),
+        image_processor=part(CLIPImageProcessor, processor_folder, vision_source),
+        default_size=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
+        default_steps=spec.steps,
+        default_guidance=spec.guidance,
+        dtype=dtype,
+        device=device,
+        vocabulary=_vocabulary(Path(source)),
+        masks_padding=facts.get("masks_padding", False) is True,
+        layout_prior=LayoutPrior.from_dict(facts["layout"]) if facts.get("layout") else None,
+        zero_empty_prompt=spec.pooled and _zero_empty_prompt(source),
+    )
+
+
+def encoder_config(base: BaseModel, **overrides: Any) -> EncoderConfig:
+    """The EncoderConfig that fits `base`; keyword arguments replace any of its fields."""
+    tables = [encoder.get_input_embeddings().weight for encoder in base.text_encoders]
+    facts: dict[str, Any] = {
+        "image_width": base.image_encoder.config.hidden_size,
+        "image_layers": base.image_layers,
+        "text_widths": tuple(table.shape[1] for table in tables),
+        "text_scales": tuple(float(table.detach().float().pow(2).mean().sqrt()) for table in tables),
+        "num_layers": len(base.cross_attention_layers),
+        "num_train_timesteps": base.scheduler.config.num_train_timesteps,
+        "fusion": "pa",
+    }
+    return EncoderConfig.from_dict(facts | base.spec.encoder | overrides)
+
+
+def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
+    """Run one `from_pretrained`; its failures in one sentence."""
+    try:
+        return load()
+    except Exception as error:  # damaged files make the two libraries raise a dozen kinds of error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BaseModelError(
+            f"load_base: cannot read {folder or 'the model'!r} of {source!r} for base {name!r} ({reason}); "
+            "pass weights=FOLDER, a diffusers pipeline folder with safetensors weights."
+        ) from error
+
+
+def _is_folder(source: str) -> bool:
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """The device, tried out. Raises BaseModelError where there is none of that name."""
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise BaseModelError(f"load_base: device={wanted!r} is not on this machine; choose {here}.") from error
+
+
+def _json(file: Path, kind: type) -> Any:
+    """What a JSON file of a base holds. Raises BaseModelError when it is damaged or holds another kind of value."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BaseModelError(f"load_base: {str(file)!r} is damaged; put the model's own file there.") from error
+    if not isinstance(value, kind):
+        raise BaseModelError(f"load_base: {str(file)!r} must hold a JSON {kind.__name__}; put the model's own there.")
+    return value
+
+
+def _has(source: str, folder: str) -> bool:
+    return (Path(source) / folder).is_dir()
+
+
+def _scheduler(source: str, name: str) -> Any:
+    config = _config(diffusers.DDIMScheduler, "scheduler", source, name)
+    cls = getattr(diffusers, str(config.get("_class_name", "")), None)
+    if cls is None:
+        raise BaseModelError(f"load_base: {source!r} names the scheduler {config.get('_class_name')!r}, unknown here.")
+    return _read(lambda: cls.from_config(config), "scheduler", source, name)
+
+
+def _config(cls: type, folder: str, source: str, name: str) -> dict[str, Any]:
+    config = _read(lambda: cls.load_config(source, subfolder=folder), folder, source, name)
+    if not isinstance(config, dict):
+        raise BaseModelError(f"load_base: the configuration of {folder!r} in {source!r} is damaged; put its own there.")
+    return config
+
+
+def _vocabulary(folder: Path) -> frozenset[str] | None:
+    file = folder / "vocabulary.json"
+    if not file.is_file():
+        return None
+    return frozenset(str(word).lower() for word in _json(file, list))
+
+
+def _zero_empty_prompt(source: str) -> bool:
+    """SDXL's pipeline takes zeros for the empty prompt unless its index says otherwise."""
+    index = Path(source) / "model_index.json"
+    return not index.is_file() or _json(index, dict).get("force_zeros_for_empty_prompt", True)

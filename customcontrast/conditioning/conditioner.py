@@ -1,0 +1,191 @@
+"""Prompt, subjects and timesteps -> everything that does not depend on seed or λ, kept for the next seed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from customcontrast.adapter import Adapter, AdapterOutput
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt
+from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt
+from customcontrast.conditioning.text_encoder import encode_rows
+from customcontrast.subject import Subject
+
+ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
+ENCODER_WEIGHTS = 2**26  # attention weights of one of its blocks at once, over heads, rows, queries and image tokens
+CACHE_BYTES = 512 * 2**20  # memory for what is kept; the newest is kept whatever its size
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """S*, text contexts, keys and values of every (t, l) of a run. Immutable; runs and threads share it."""
+
+    prompt: TokenizedPrompt
+    timesteps: tuple[float, ...]  # the distinct ones
+    context: TextContext  # a row per timestep, or one row for all
+    outputs: tuple[AdapterOutput, ...]  # per subject, a row per timestep
+    encoders: bytes = b""  # fingerprint of the text encoders that made it
+
+    @property
+    def steady(self) -> bool:
+        """Whether the text is the same at every timestep."""
+        return len(self.context.hidden) == 1
+
+    def at(self, t: float) -> tuple[TextContext, list[AdapterOutput]]:
+        """Those of timestep t."""
+        i = self.timesteps.index(t)
+        return self.context.row(0 if self.steady else i), [output.row(i) for output in self.outputs]
+
+
+class Kept:
+    """The latest of what is dear to make. The longest unused leave when all together grow beyond `limit` bytes.
+
+    Threads may share it; two that ask for the same at the same time both make it.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit = limit
+        self._items: OrderedDict[tuple[Any, ...], tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What is kept under `key` (its first item says what it is), or what `make` makes, from now on kept."""
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                return self._items[key][0]
+        value = make()
+        with self._lock:
+            self._items[key] = (value, tensor_bytes(value))
+            self._items.move_to_end(key)
+            while len(self._items) > 1 and sum(size for _, size in self._items.values()) > self.limit:
+                self._items.popitem(last=False)
+        return value
+
+    def kinds(self) -> list[str]:
+        """First item of each key, oldest first."""
+        with self._lock:
+            return [str(key[0]) for key in self._items]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._items.clear()
+
+
+def tensor_bytes(value: TextContext | AdapterOutput) -> int:
+    """Memory that the tensors of a context or of an adapter's output take."""
+    if isinstance(value, TextContext):
+        tensors = [value.hidden, *([] if value.pooled is None else [value.pooled])]
+    else:
+        tensors = [*value.keys, *value.values, *value.mfi.text_tokens, value.mfi.visual_tokens]
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+class Conditioner:
+    """Makes `Conditions`, and keeps the latest contexts and adapter outputs for whoever asks for the same again."""
+
+    def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.kept = Kept()
+
+    @property
+    def placeholder_tokens(self) -> int:
+        """n, tokens of S* in the prompt of a subject."""
+        return self.adapter.config.placeholder_tokens
+
+    def tokenized(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> TokenizedPrompt:
+        """The prompt as the text encoders read it, with S* of each subject."""
+        n = self.placeholder_tokens if subjects else 0
+        return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], n)
+
+    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+        """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
+        tokenized = self.tokenized(prompt, subjects)
+        n = tokenized.positions.shape[1]
+        distinct = tuple(dict.fromkeys(timesteps.tolist()))
+        encoders = self.fingerprint()
+        if not subjects:
+            return Conditions(tokenized, distinct, self._text(tokenized, encoders), (), encoders)
+
+        outputs = tuple(self._outputs(subject, distinct) for subject in subjects)
+        if not n:
+            return Conditions(tokenized, distinct, self._text(tokenized, encoders), outputs, encoders)
+        places = tuple(tokenized.positions.flatten().tolist())
+        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct)
+        tokens = [output.mfi.text_tokens for output in outputs]
+        context = self.kept.get(key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens))
+        return Conditions(tokenized, distinct, context, outputs, encoders)
+
+    def unconditional(self, negative_prompt: str, encoders: bytes | None = None) -> TextContext:
+        """The empty (or negative) prompt, without any subject. encoders: `Conditions.encoders` of the run, if known."""
+        context = self._text(encode_prompt(self.base, negative_prompt), encoders or self.fingerprint())
+        if self.base.zero_empty_prompt and not negative_prompt:
+            return replace(context, hidden=torch.zeros_like(context.hidden), pooled=torch.zeros_like(context.pooled))
+        return context
+
+    @torch.no_grad()
+    def fingerprint(self) -> bytes:
+        """What the text encoders say of a text of two tokens: it changes with their weights, type and LoRA layers."""
+        digest = hashlib.sha256(str(self.base.dtype).encode())
+        for tokenizer, encoder in zip(self.base.tokenizers, self.base.text_encoders, strict=True):
+            ids = torch.tensor([[tokenizer.bos_token_id, tokenizer.eos_token_id]], device=self.base.device)
+            embeds = encoder.get_input_embeddings()(ids)
+            hidden, pooled = encode_rows(encoder, embeds, ids.new_ones(1), self.base.spec.hidden_layer)
+            for x in (hidden, pooled):
+                digest.update(b"" if x is None else x.float().cpu().numpy().tobytes())
+        return digest.digest()
+
+    def _text(self, prompt: TokenizedPrompt, encoders: bytes) -> TextContext:
+        """Text without S*: one context for all timesteps and layers."""
+        return self.kept.get(("text", encoders, _ids(prompt)), lambda: encode_contexts(self.base, [prompt]))
+
+    def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
+        """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
+
+        def make() -> AdapterOutput:
+            t = torch.tensor(timesteps, device=self.base.device)
+            visual = self.adapter.encoder.visual(subject.features)
+            c = self.adapter.config
+            a_row = c.heads * (c.text_queries + 1) * subject.features.shape[1]
+            chunk = max(1, min(ENCODER_ROWS, ENCODER_WEIGHTS // a_row) // c.num_layers)
+            return AdapterOutput.cat([self.adapter.at(subject.features, part, visual) for part in t.split(chunk)])
+
+        return self.kept.get(("subject", subject.key, timesteps), make)
+
+
+class VisualConditioner(Conditioner):
+    """`Conditions` of the visual branch alone: the prompt holds no S*, each subject comes through Eq. 3's second term
+    only. This is how IP-Adapter brings a picture in, with the weights of this adapter."""
+
+    @property
+    def placeholder_tokens(self) -> int:
+        """0: the prompt is read without S*."""
+        return 0
+
+    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+        """As `Conditioner.conditions`, with the plain text context in place of C(t, l)."""
+        if not subjects:
+            return super().conditions(prompt, subjects, timesteps)
+        plain = self.tokenized(prompt, subjects)
+        distinct = tuple(dict.fromkeys(timesteps.tolist()))
+        encoders = self.fingerprint()
+        outputs = [self._outputs(subject, distinct) for subject in subjects]
+        silent = tuple(replace(out, mfi=replace(out.mfi, text_tokens=[])) for out in outputs)
+        return Conditions(plain, distinct, self._text(plain, encoders), silent, encoders)
+
+
+def _ids(prompt: TokenizedPrompt) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(ids.tolist()) for ids in prompt.ids)

@@ -1,0 +1,253 @@
+"""S+ tokens -> text encoder(s) -> one text context per (step, layer), and the state of one UNet call.
+
+Training and inference both go: parse_prompt -> tokenize -> Adapter -> encode_contexts -> subject_state -> unet_forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from customcontrast.attention.maps import MapRecorder
+from customcontrast.attention.state import SubjectBranch, SubjectState
+from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, tokenize
+from customcontrast.conditioning.text_encoder import encode_rows, encode_shared
+from customcontrast.config import LocationConfig
+
+if TYPE_CHECKING:
+    from customcontrast.adapter import AdapterOutput
+    from customcontrast.base_model import BaseModel
+
+__all__ = [
+    "ParsedPrompt",
+    "TextContext",
+    "TokenizedPrompt",
+    "encode_contexts",
+    "encode_prompt",
+    "joined",
+    "parse_prompt",
+    "subject_state",
+    "tokenize",
+]
+
+ROWS = {"cpu": 16, "cuda": 256}  # (t, l) rows that go through a text encoder at once; elsewhere 64
+
+
+@dataclass(frozen=True, eq=False)
+class TextContext:
+    """What the UNet reads of B prompts."""
+
+    hidden: Tensor  # C(t, l): (B, L, S, d_text), widths of several text encoders joined; (B, 1, S, d_text) without S*
+    pooled: Tensor | None = None  # SDXL's pooled text (B, P): the mean over the layers' contexts
+    lengths: Tensor | None = None  # (B,), on the CPU: tokens of a prompt that the UNet sees; None = all, padding too
+
+    def row(self, i: int) -> TextContext:
+        """The i-th prompt (or timestep) alone."""
+        return self.rows(slice(i, i + 1))
+
+    def rows(self, index: slice | Tensor) -> TextContext:
+        """These prompts (or timesteps)."""
+        own = index if isinstance(index, slice) else index.cpu()
+        return TextContext(
+            self.hidden[index],
+            None if self.pooled is None else self.pooled[index],
+            None if self.lengths is None else self.lengths[own],
+        )
+
+    def padded(self, tokens: int) -> TextContext:
+        """The same with S = tokens; what is added is zeros that no `lengths` counts in."""
+        more = tokens - self.hidden.shape[2]
+        return self if more == 0 else replace(self, hidden=F.pad(self.hidden, (0, 0, 0, more)))
+
+
+def joined(contexts: Sequence[TextContext]) -> TextContext:
+    """Contexts of one number of layers, row after row; shorter ones are padded to the longest."""
+    longest = max(c.hidden.shape[2] for c in contexts)
+    padded = [c.padded(longest) for c in contexts]
+    first = padded[0]
+    return TextContext(
+        torch.cat([c.hidden for c in padded]),
+        None if first.pooled is None else torch.cat([c.pooled for c in padded]),
+        None if first.lengths is None else torch.cat([c.lengths for c in padded]),
+    )
+
+
+def encode_prompt(
+    base: BaseModel, prompt: str | ParsedPrompt, nouns: Sequence[str] = (), placeholder_tokens: int = 0
+) -> TokenizedPrompt:
+    """Parse (if it is a string) and tokenize one prompt for `base`."""
+    parsed = parse_prompt(prompt, nouns) if isinstance(prompt, str) else prompt
+    return tokenize(base.tokenizers, parsed, placeholder_tokens, len(nouns))
+
+
+def encode_contexts(
+    base: BaseModel,
+    prompts: Sequence[TokenizedPrompt],
+    text_tokens: Sequence[Sequence[Tensor]] = (),
+    rows: int | None = None,
+    shared: bool = True,
+) -> TextContext:
+    """Text contexts of B prompts (or of one prompt at B timesteps: repeat it), gradients flow into S*.
+
+    text_tokens[k][i]: S* of subject k for text encoder i, (B, L, n, d_text) — `AdapterOutput.mfi.text_tokens` of each
+        subject. They replace the filler tokens at the encoder's input; a prompt without this subject's fillers
+        (positions −1) ignores them. () = plain text, one context for all layers.
+    rows: how many (prompt, layer) rows go through the encoder at once; None = what suits the device.
+    shared: where all prompts are one and the same (a run's timesteps), compute what its rows share only once. False is
+        the plain way, every row in full: the same numbers, up to rounding.
+    A base that was trained without padding (`BaseModel.masks_padding`) gets contexts as long as the longest prompt,
+    with `TextContext.lengths`; the encoders are causal, so what stays is what it would be beside its padding.
+    """
+    rows = rows or ROWS.get(base.device.type, 64)
+    positions = torch.stack([prompt.positions for prompt in prompts]).to(base.device)  # (B, K, n)
+    given = [tokens for tokens in text_tokens if len(tokens)]
+    hidden, pooled = [], None
+    ends = [prompt.end for prompt in prompts]
+    seen = max(ends) + 1 if base.masks_padding else None
+    places = positions[0].flatten().tolist()
+    together = shared and bool(given) and max(places) > 0 and all(prompt is prompts[0] for prompt in prompts)
+    for i, encoder in enumerate(base.text_encoders):
+        ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts]).to(base.device)
+        embeds = encoder.get_input_embeddings()(ids[:1] if together else ids)[:, None]  # (B or 1, 1, S, d_text)
+        tokens = [tokens[i] for tokens in given]
+        way = _encode_together if together else _encode_each
+        h, p = way(base, encoder, embeds, prompts, positions, tokens, rows)
+        hidden.append(h)
+        if hasattr(encoder, "text_projection"):
+            pooled = p.mean(dim=1)
+    lengths = torch.tensor(ends) + 1 if base.masks_padding else None
+    return TextContext(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled, lengths)
+
+
+def _encode_each(
+    base: BaseModel,
+    encoder: nn.Module,
+    embeds: Tensor,
+    prompts: Sequence[TokenizedPrompt],
+    positions: Tensor,
+    tokens: Sequence[Tensor],
+    rows: int,
+) -> tuple[Tensor, Tensor | None]:
+    """Every (prompt, layer) row in full -> hidden (B, L, S, d_text), projected pooled text (B, L, P) or None."""
+    embeds = _put_tokens(embeds, positions, tokens)
+    B, L = embeds.shape[:2]
+    ends = torch.tensor([prompt.end for prompt in prompts], device=base.device).repeat_interleave(L)
+    parts = zip(embeds.flatten(0, 1).split(rows), ends.split(rows), strict=True)
+    encoded = [encode_rows(encoder, part, end, base.spec.hidden_layer) for part, end in parts]
+    hidden = torch.cat([h for h, _ in encoded]).unflatten(0, (B, L))
+    if encoded[0][1] is None:
+        return hidden, None
+    return hidden, torch.cat([p for _, p in encoded]).unflatten(0, (B, L))
+
+
+def _encode_together(
+    base: BaseModel,
+    encoder: nn.Module,
+    embeds: Tensor,
+    prompts: Sequence[TokenizedPrompt],
+    positions: Tensor,
+    tokens: Sequence[Tensor],
+    rows: int,
+) -> tuple[Tensor, Tensor | None]:
+    """The same for one prompt B times: embeds (1, 1, S, d_text)."""
+    B, L = tokens[0].shape[:2]
+    places = positions[0].flatten()
+    own = torch.cat(list(tokens), dim=2).flatten(0, 1)[:, places >= 0].to(embeds.dtype)  # (B·L, K·n, d_text)
+    kept = places[places >= 0].tolist()
+    hidden, pooled = encode_shared(encoder, embeds[0, 0], own, kept, prompts[0].end, base.spec.hidden_layer, rows)
+    return hidden.unflatten(0, (B, L)), None if pooled is None else pooled.unflatten(0, (B, L))
+
+
+def _put_tokens(embeds: Tensor, positions: Tensor, tokens: Sequence[Tensor]) -> Tensor:
+    """Replace the fillers. embeds: (B, 1, S, d); positions: (B, K, n); tokens: K × (B, L, n, d) -> (B, L, S, d)."""
+    if not tokens:
+        return embeds
+    S = embeds.shape[2]
+    embeds = F.pad(embeds.expand(-1, tokens[0].shape[1], -1, -1), (0, 0, 0, 1))  # one slot more, for absent S*
+    for k, s in enumerate(tokens):
+        place = positions[:, k].where(positions[:, k] >= 0, S)
+        embeds = embeds.scatter(2, place[:, None, :, None].expand_as(s), s.to(embeds.dtype))
+    return embeds[:, :, :S]
+
+
+def subject_state(
+    base: BaseModel,
+    context: TextContext,
+    prompts: Sequence[TokenizedPrompt],
+    outputs: Sequence[AdapterOutput] = (),
+    *,
+    size: tuple[int, int],
+    strengths: Sequence[float | Tensor] | None = None,
+    unconditional: TextContext | None = None,
+    repeat: int = 1,
+    masks: Tensor | None = None,
+    masked: Sequence[bool] = (),
+    location: LocationConfig | None = None,
+    recorder: MapRecorder | None = None,
+    steady: bool = False,
+    kept: dict[int, tuple[Tensor, Tensor]] | None = None,
+) -> SubjectState:
+    """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
+
+    context: C(t, l) of B prompts, from `encode_contexts`. prompts: the same prompts, for the places of S*.
+    outputs: what the adapter said of each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
+    size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.
+    repeat: pictures per prompt; the UNet call then has (B [+ B unconditional]) · repeat rows.
+    masks, location, recorder, kept: see SubjectState. masked: whether masks hold for each subject k; () = for all.
+    steady: `context` is the same at every step of this run.
+
+        out = adapter(hidden_states, t)                                   # trained, with gradients
+        context = encode_contexts(base, prompts, [out.mfi.text_tokens])   # frozen, gradients pass through
+        state = subject_state(base, context, prompts, [out], size=z.shape[-2:], recorder=MapRecorder())
+        prediction = unet_forward(base, z, t, state)
+        A = aggregate(state.recorder)                                     # (B, K, h, w), for Eq. 8
+    """
+    strengths = strengths if strengths is not None else [1.0] * len(outputs)
+    masked = masked or [True] * len(outputs)
+    groups = [context] if unconditional is None else [unconditional, context]
+    longest = max(group.hidden.shape[2] for group in groups)
+    groups = [group.padded(longest) for group in groups]
+    places = None
+    if outputs:
+        places = torch.stack([prompt.position_rows[:, :longest] for prompt in prompts]).to(base.device)
+    branches = tuple(
+        SubjectBranch(
+            keys=[_spread(key, repeat) for key in out.keys],
+            values=[_spread(value, repeat) for value in out.values],
+            positions=_spread(places[:, k], repeat) if out.mfi.text_tokens else None,
+            strength=strength,
+            sink=out.sink,
+            masked=on,
+        )
+        for k, (out, strength, on) in enumerate(zip(outputs, strengths, masked, strict=True))
+    )
+    lengths = None
+    if context.lengths is not None:
+        lengths = torch.cat([group.lengths for group in groups]).repeat_interleave(repeat)
+    pooled = None
+    if context.pooled is not None:
+        pooled = torch.cat([group.pooled for group in groups]).repeat_interleave(repeat, dim=0)
+    return SubjectState(
+        text=tuple(group.hidden for group in groups),
+        size=(int(size[0]), int(size[1])),
+        branches=branches,
+        repeat=repeat,
+        first=0 if unconditional is None else len(unconditional.hidden) * repeat,
+        masks=masks,
+        location=location or LocationConfig(),
+        recorder=recorder,
+        steady=(steady,) if unconditional is None else (True, steady),
+        kept=kept,
+        lengths=lengths,
+        added_conditions=base.added_conditions(pooled, size[0] * base.scale_factor, size[1] * base.scale_factor),
+    )
+
+
+def _spread(x: Tensor, repeat: int) -> Tensor:
+    """One row per picture; a single row stays one and is broadcast."""
+    return x if len(x) == 1 or repeat == 1 else x.repeat_interleave(repeat, dim=0)

@@ -1,0 +1,306 @@
+"""What the UNet says of one step: all subjects in one call, or each subject in a pass of its own.
+
+One call is the paper's way. A small base mixes two subjects that way, whatever masks keep them apart: what one pass
+draws is one thing in the middle. `SeparatePasses` is MultiDiffusion (Bar-Tal et al. 2023) with a shift: the prompt of
+pass k speaks of subject k alone, and the latents are moved along the width until its place is in the middle. The
+predictions, moved back, are mixed pixel by pixel (their Eq. 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from customcontrast.attention import MapRecorder, aggregate, unet_forward
+from customcontrast.attention.maps import Size, resize
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.conditioner import Conditioner, Conditions
+from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
+from customcontrast.conditioning.text_context import TextContext, subject_state
+from customcontrast.layout import Layout, layout_channels
+from customcontrast.output import Notebook
+from customcontrast.plan import Plan
+from customcontrast.subject import Subject
+
+SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest
+PRIOR = 0.6  # what a subject's part of the picture counts, in masks
+INWARD = 0.9  # how far from the middle a place in a row of subjects is, in widths of an even division
+
+
+@dataclass(frozen=True, eq=False)
+class OnePass:
+    """All subjects in one UNet call, each under its own mask."""
+
+    base: BaseModel
+    plan: Plan
+    conditions: Conditions
+    unconditional: TextContext | None  # None = without classifier-free guidance
+    strengths: Sequence[float]  # λ of each subject
+    layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> TokenizedPrompt:
+        return self.conditions.prompt
+
+    def recorder(self, notebook: Notebook, step: int, asked: bool, sources: Sequence[Tensor]) -> MapRecorder | None:
+        """A recorder for this step, or None if nobody wants its maps."""
+        return notebook.recorder(step, asked, sources)
+
+    def aggregate(self, recorder: MapRecorder) -> Tensor | None:
+        """A of Eq. 8 for each subject, (N, K, h, w)."""
+        return aggregate(recorder)
+
+    def owned(self, masks: Tensor | None) -> Tensor | None:
+        """The masks (N, K, h, w) as they are shown: these."""
+        return masks
+
+    def predict(
+        self,
+        scheduler: Any,
+        z: Tensor,
+        t: Tensor,
+        recorder: MapRecorder | None,
+        masks: Tensor | None,
+        masked: Sequence[bool],
+    ) -> Tensor:
+        """The guided prediction for z (N, C, h, w) at t. masks, masked: as `Masker.at` gives them."""
+        context, outputs = self.conditions.at(t.item())
+        state = subject_state(
+            self.base,
+            context,
+            [self.prompt],
+            outputs,
+            size=(z.shape[-2], z.shape[-1]),
+            strengths=self.strengths,
+            unconditional=self.unconditional,
+            repeat=len(z),
+            masks=masks,
+            masked=masked,
+            location=self.plan.location,
+            recorder=recorder,
+            steady=self.conditions.steady,
+            kept=self.kept,
+        )
+        guided = self.unconditional is not None
+        z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
+        layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
+        prediction = unet_forward(self.base, z_in, t, state, layout)
+        if not guided:
+            return prediction
+        without, with_prompt = prediction.chunk(2)
+        return without + self.plan.guidance_scale * (with_prompt - without)
+
+
+@dataclass(frozen=True, eq=False)
+class SeparatePasses:
+    """One pass for each of K subjects; the maps they leave are those of the whole picture again."""
+
+    prompt: TokenizedPrompt  # of all subjects: what the maps' tokens refer to
+    passes: tuple[OnePass, ...]
+    places: tuple[dict[int, int], ...]  # for each pass, which token of `prompt` each of its own tokens is
+    shifts: tuple[int, ...]  # latent cells to the right that bring subject k into the middle
+    prior: Tensor  # (K, h, w) in [0, 1]: whose part of the picture a latent cell is
+
+    @cached_property
+    def common(self) -> set[int]:
+        """The tokens of `prompt` that every pass has."""
+        return set.intersection(*(set(places.values()) for places in self.places))
+
+    def recorder(self, notebook: Notebook, step: int, asked: bool, sources: Sequence[Tensor]) -> JoinedRecorder | None:
+        """One recorder for each pass, read as one; None if nobody wants this step's maps."""
+        parts = []
+        for k, places in enumerate(self.places):
+            wanted = [own for own, place in places.items() if place in notebook.tokens]
+            parts.append(notebook.recorder(step, asked, sources[k : k + 1], wanted))
+        return None if parts[0] is None else JoinedRecorder(self, parts, notebook.tokens)
+
+    def aggregate(self, recorder: JoinedRecorder) -> Tensor | None:
+        """A of Eq. 8 for each subject, from its own pass, (N, K, h, w)."""
+        return recorder.joined([aggregate(part) for part in recorder.parts])
+
+    def predict(
+        self,
+        scheduler: Any,
+        z: Tensor,
+        t: Tensor,
+        recorder: JoinedRecorder | None,
+        masks: Tensor | None,
+        masked: Sequence[bool],
+    ) -> Tensor:
+        """As `OnePass.predict`."""
+        weights = self.weights(masks, len(z))
+        if recorder is not None:
+            recorder.weights = weights
+        masks, total = _within(masks, weights), torch.zeros_like(z)
+        for k, (one, cells) in enumerate(zip(self.passes, self.shifts, strict=True)):
+            own = None if masks is None else shifted(masks[:, k : k + 1], cells, z.shape[-1])
+            part = None if recorder is None else recorder.parts[k]
+            moved = one.predict(scheduler, z.roll(cells, -1), t, part, own, masked[k : k + 1])
+            total += weights[:, k : k + 1].to(z.dtype) * moved.roll(-cells, -1)
+        return total
+
+    def owned(self, masks: Tensor | None) -> Tensor | None:
+        """The masks (N, K, h, w), each where the place is its subject's."""
+        return None if masks is None else _within(masks, self.weights(masks, len(masks)))
+
+    def weights(self, masks: Tensor | None, images: int) -> Tensor:
+        """Whose a latent cell is: softmax over the subjects of M_k + PRIOR · prior_k, sharpened -> (images, K, h, w).
+
+        So a subject may reach into its neighbour's part where the neighbour is not, and no further.
+        """
+        size = tuple(self.prior.shape[-2:])
+        sure = self.prior.new_zeros(()) if masks is None else resize(masks.float(), size)
+        return (SHARPNESS * (sure + PRIOR * self.prior)).softmax(dim=-3).expand(images, -1, -1, -1)
+
+
+class JoinedRecorder:
+    """The recorders of all passes, moved back and read as `MapRecorder` is read.
+
+    A token that all passes have: each place shows the map of the subject it belongs to. A token of one subject's own
+    words has its own pass's map; one that no pass has ("and") has none, zeros.
+    """
+
+    def __init__(self, whole: SeparatePasses, parts: list[MapRecorder], tokens: Sequence[int]) -> None:
+        self.whole = whole
+        self.parts = parts
+        self.tokens = list(tokens)
+        self.weights: Tensor | None = None  # whose each place is (N, K, h, w); set by the step that is recorded
+
+    def joined(self, maps: Sequence[Tensor | None]) -> Tensor | None:
+        """One map (N, 1, h, w) of each subject -> (N, K, h, w); None where there are none."""
+        if any(x is None for x in maps):
+            return None
+        width = self.whole.prior.shape[-1]
+        return torch.cat([shifted(x, -cells, width) for x, cells in zip(maps, self.whole.shifts, strict=True)], dim=1)
+
+    def _text(self, maps: Sequence[Tensor | None], size: Size) -> Tensor | None:
+        """Maps (N, own tokens, h, w) of each pass -> (N, tokens, h, w)."""
+        if all(x is None for x in maps):
+            return None
+        example = next(x for x in maps if x is not None)
+        total = example.new_zeros(len(example), len(self.tokens), *size)
+        weights, width = resize(self.weights, size), self.whole.prior.shape[-1]
+        for k, (part, x) in enumerate(zip(self.parts, maps, strict=True)):
+            if x is None:
+                continue
+            x = shifted(x, -self.whole.shifts[k], width)
+            for column, own in enumerate(part.tokens):
+                place = self.whole.places[k][own]
+                share = weights[:, k].to(x) if place in self.whole.common else 1
+                total[:, self.tokens.index(place)] += x[:, column] * share
+        return total
+
+    def mean(self, kind: str, grid: Size) -> Tensor | None:
+        """As `MapRecorder.mean`."""
+        found = [part.mean(kind, grid) for part in self.parts]
+        return self._text(found, grid) if kind == "text" else self.joined(found)
+
+    def looked(self, subject: int, grid: Size) -> Tensor | None:
+        """As `MapRecorder.looked`, from the subject's own pass."""
+        found = self.parts[subject].looked(0, grid)
+        width = self.whole.prior.shape[-1]
+        return None if found is None else shifted(found, -self.whole.shifts[subject], width, dim=2)
+
+    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
+        """As `MapRecorder.by_resolution`."""
+        found, result = [part.by_resolution() for part in self.parts], {}
+        for size in found[0]:
+            kinds = {kind: [part[size].get(kind) for part in found] for kind in ("text", "subject", "visual")}
+            both = {kind: self._text(x, size) if kind == "text" else self.joined(x) for kind, x in kinds.items()}
+            result[size] = {kind: x for kind, x in both.items() if x is not None}
+        return result
+
+
+def shifted(maps: Tensor, cells: int, width: int, dim: int = -1) -> Tensor:
+    """Maps rolled along their width (dim) by `cells` of `width` latent cells, to their own nearest cell."""
+    return maps.roll(round(cells * maps.shape[dim] / width), dim)
+
+
+def _within(masks: Tensor | None, weights: Tensor) -> Tensor | None:
+    """Masks (N, K, h, w) of any size, each where the place is its subject's."""
+    return None if masks is None else masks * resize(weights, tuple(masks.shape[-2:])).to(masks)
+
+
+def make_passes(
+    base: BaseModel, conditioner: Conditioner, plan: Plan, timesteps: Tensor, size: Size
+) -> OnePass | SeparatePasses:
+    """Conditions of all timesteps (T,), and how they are put to the UNet. size: (h, w) of the latents."""
+    guided = plan.guidance_scale > 1
+    layouts = plan.picture_layouts(base) if base.layout_channels else []
+
+    def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
+        conditions = conditioner.conditions(prompt, subjects, timesteps)
+        without = conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
+        where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
+        return OnePass(base, plan, conditions, without, [plan.subject_scale * s.strength for s in subjects], where)
+
+    if not plan.location.apart or len(plan.subjects) < 2:
+        return one(plan.prompt, plan.subjects, layouts)
+    parsed = parse_prompt(plan.prompt, [subject.noun for subject in plan.subjects])
+    whole, passes, places = conditioner.tokenized(parsed, plan.subjects), [], []
+    order = [word.subject for word in parsed.words if word.subject is not None]
+    prior = parts_of_picture(plan, order, size).to(base.device)
+    step = 1 << min(layer.level for layer in base.cross_attention_layers)  # whole cells of the finest maps
+    shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, plan.subjects, strict=True))
+    for k, (subject, (own, kept)) in enumerate(zip(plan.subjects, words_of_each(parsed), strict=True)):
+        alone = [_alone(x, order.index(k) if k in order else k, shifts[k] / size[1]) for x in layouts]
+        passes.append(one(own, [subject], alone))
+        pairs = zip(passes[-1].prompt.places, (whole.places[i] for i in kept), strict=True)
+        same = {mine: theirs for ours, full in pairs for mine, theirs in zip(ours, full, strict=False)}
+        ends = {0: 0, passes[-1].prompt.end: whole.end}
+        places.append(dict(sorted((ends | same).items())))
+    return SeparatePasses(whole, tuple(passes), tuple(places), shifts, prior)
+
+
+def _alone(layout: Layout | None, place: int, right: float) -> Layout | None:
+    """The layout of one of its subjects, the `place`-th that is named, moved to the right by so much of the width."""
+    if layout is None or place >= len(layout.subjects):
+        return None
+    subject = layout.subjects[place]
+    left, top, far, bottom = subject.box
+    near, far = max(0.0, left + right), min(1.0, far + right)
+    return replace(layout, subjects=(replace(subject, box=(near, top, far, bottom)),)) if near < far else None
+
+
+def parts_of_picture(plan: Plan, order: Sequence[int], size: Size) -> Tensor:
+    """Each subject's part of the picture, (K, h, w) in [0, 1]: what the user drew for it, else its place in a row.
+
+    order: the subjects as the prompt names them; the row is in this order from left to right. Who has a drawing takes
+    its place in it too, so that two subjects of which one is drawn on the left do not meet there.
+    """
+    layouts, K, (h, w) = plan.layouts(size, torch.device("cpu")), len(plan.subjects), size
+    x = (torch.arange(w, dtype=torch.float32) + 0.5) / w
+    centres = [_centre(layout) if layout is not None else None for layout in layouts]
+    free = [k for k in order if centres[k] is None]
+    taken = sorted(min(int(c * K), K - 1) for c in centres if c is not None)
+    slots = [i for i in range(K) if i not in taken]
+    parts = []
+    for k in range(K):
+        if layouts[k] is not None:
+            parts.append(layouts[k])
+            continue
+        slot = slots[min(free.index(k), len(slots) - 1)]
+        parts.append(((x >= slot / K) & (x < (slot + 1) / K)).float().expand(h, w))
+    return torch.stack(parts)
+
+
+def _centre(layout: Tensor) -> float:
+    """Where the middle of a layout (h, w) is along the width, in [0, 1]."""
+    columns = layout.sum(0)
+    x = (torch.arange(len(columns), dtype=columns.dtype) + 0.5) / len(columns)
+    return float((columns * x).sum() / columns.sum().clamp_min(1e-6))
+
+
+def _shift(part: Tensor, drawn: bool, step: int) -> int:
+    """Latent cells to the right, a multiple of `step`, from the middle of a part (h, w) to the middle of the picture.
+
+    In a row of subjects each stands a little nearer to the middle than its part: it may be wider than that.
+    """
+    away = 0.5 - _centre(part)
+    return step * round(away * (1 if drawn else INWARD) * part.shape[-1] / step)

@@ -1,0 +1,223 @@
+"""Comparisons with equal seeds: several ways to bring the subject in, or a grid over parameters. Part of the desk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from customcontrast import visualize
+from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said, seen
+from customcontrast.ui.service import figures
+from customcontrast.ui.service.request import SCHEDULER_TITLES, Request, StudioError, check
+from customcontrast.ui.service.service import PLAIN, Studio
+
+WAYS = {  # key → its label
+    "text": "Text only",
+    "visual": "Picture only (IP-Adapter style)",
+    "plain": "Without CSCL and MACL",
+    "unmasked": "Without location masks",
+    "full": "CustomContrast",
+}
+AXES = {  # what a grid can run over → its label
+    "subject_scale": "Subject scale λ",
+    "guidance": "Guidance",
+    "seed": "Seed",
+    "steps": "Steps",
+    "prompt": "Prompt",
+    "scheduler": "Scheduler",
+}
+MAX_CELLS = 16  # pictures of one grid
+ONE_A_LINE, WITH_COMMAS = "One prompt a line.", "With commas between them."
+TELL_EVERY = 0.2  # seconds between two messages of a run, at least
+
+Labelled = tuple[str, Image.Image]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The pictures of a comparison, by the key of their way."""
+
+    pictures: dict[str, Labelled]
+
+
+def ways(request: Request, plain: bool = False) -> dict[str, Request]:
+    """The same request in several ways, one picture each.
+
+    text: the prompt alone. visual: no S* in the prompt and no masks, the subject comes through the visual branch alone,
+    as in IP-Adapter, with this adapter's weights. plain (where there is such an adapter): everything, with the adapter
+    trained without CSCL and MACL. unmasked: both branches, no location masks and no given places. full: both, with
+    masks and the places that were given.
+    Raises StudioError for a request without a subject.
+    """
+    if not request.subjects:
+        raise StudioError("There is no subject to compare with: give a picture of yours first.")
+    full = replace(request, pictures=1, text_tokens=True, location_masks=True, contrast=True)
+    loose = replace(full, location_masks=False, subjects=tuple(replace(s, place="") for s in full.subjects))
+    without = {"plain": replace(full, contrast=False)} if plain else {}
+    return {
+        "text": replace(full, subjects=()),
+        "visual": replace(loose, text_tokens=False),
+        **without,
+        "unmasked": loose,
+        "full": full,
+    }
+
+
+def axis_values(axis: str, text: str) -> list[Any]:
+    """“0.5, 1, 1.5” → values of a parameter; prompts are one a line. Raises StudioError."""
+    if axis not in AXES:
+        raise StudioError(f"A grid cannot run over “{axis}”; choose one of {', '.join(AXES.values())}.")
+    parts = str(text or "").splitlines() if axis == "prompt" else str(text or "").replace("\n", ",").split(",")
+    parts = [part.strip() for part in parts if part.strip()]
+    if not parts:
+        raise StudioError(f"Say which values of “{AXES[axis]}” the grid should have.")
+    if axis == "prompt":
+        return parts
+    if axis == "scheduler":
+        known = {title.lower(): key for key, title in SCHEDULER_TITLES.items()} | {key: key for key in SCHEDULER_TITLES}
+        return [known.get(part.lower(), part) for part in parts]
+    try:
+        return [int(part) if axis in ("seed", "steps") else float(part) for part in parts]
+    except ValueError:
+        raise StudioError(f"The values of “{AXES[axis]}” must be numbers with commas between them.") from None
+
+
+def cells(request: Request, x: str, xs: Sequence[Any], y: str, ys: Sequence[Any]) -> list[list[Request]]:
+    """A request for each cell: rows over y, columns over x, one picture each, all checked. Raises StudioError."""
+    if x == y:
+        raise StudioError("Choose two different parameters for the grid.")
+    if len(xs) * len(ys) > MAX_CELLS:
+        raise StudioError(
+            f"This grid has {len(xs) * len(ys)} pictures; at most {MAX_CELLS} are made: take fewer values."
+        )
+    one = replace(request, pictures=1)
+    return [[check(replace(one, **{x: a, y: b})) for a in xs] for b in ys]
+
+
+def axis_label(axis: str, value: Any) -> str:
+    """Such as “λ = 0.5”; prompts as they are."""
+    if axis == "prompt":
+        return str(value)
+    if axis == "scheduler":
+        return SCHEDULER_TITLES.get(value, value)
+    name = "λ" if axis == "subject_scale" else AXES[axis].lower()
+    return f"{name} = {value:g}"
+
+
+class Comparing:
+    """Handlers of the Compare tab. stream, folder: see `Desk`."""
+
+    studio: Studio
+    stream: Callable[..., Iterator[Any]]
+    folder: Callable[[], Path]
+    _request: Callable[[Sequence[Any]], Request]
+    _loading: Callable[[str | None], Iterator[Changes]]
+
+    def compare(self, *values: Any) -> Iterator[Changes]:
+        """Values as `Desk.generate` takes them → progress, then the same seed in several ways."""
+        try:
+            request = self._request(values)
+            requests = ways(request, self.studio.plain_adapter(request.base) is not None)
+            yield {"compare_status": note("Getting ready …"), "compare_stop": Set(interactive=True)}
+            yield from self._loading(requests["full"].base, "compare_status")
+            pictures: dict[str, Labelled] = {}
+            for key, image in self._each(list(requests.items())):
+                if isinstance(image, str):
+                    yield {"compare_status": image}
+                else:
+                    pictures[key] = (WAYS[key], image)
+            first = requests["full"].subjects[0].segmentations[0].on_plain()
+            sheet = visualize.contact_sheet(
+                [first, *(image for _, image in pictures.values())],
+                ["Reference", *(label for label, _ in pictures.values())],
+                columns=3,
+                tile=288,
+                title=f"{requests['full'].prompt} (seed {requests['full'].seed})",
+            )
+            compared = Compared(pictures)
+            yield {
+                "compared": compared,
+                "compare_status": "",
+                "compare_stop": Set(interactive=False),
+                "sides": Set(visible=True),
+                **self.side_by_side(compared, "visual", "full"),
+                "sheet": seen(sheet),
+            }
+        except Exception as error:
+            yield {"compare_status": note(said(error), "error"), "compare_stop": Set(interactive=False)}
+
+    def side_by_side(self, compared: Compared | None, left: str, right: str) -> Changes:
+        """Two of the ways under one slider."""
+        if compared is None:
+            return {}
+        absent = [key for key in (left, right) if key not in compared.pictures]
+        if absent == ["plain"]:
+            raise StudioError(
+                "There is no adapter without CSCL and MACL here: train it with "
+                f"`python -m train.experiments.ablation --ids 2`, and put it beside the adapter as {PLAIN}."
+            )
+        if absent:
+            raise StudioError("Choose two of the ways in the lists.")
+        pictures = [figures.enlarged(compared.pictures[key][1]) for key in (left, right)]
+        return {"left": left, "right": right, "slider": Set(value=tuple(pictures), visible=True)}
+
+    def grid(self, x: str, x_values: str, y: str, y_values: str, *values: Any) -> Iterator[Changes]:
+        """Two parameters with their values, then values as `Desk.generate` takes them → progress, one picture."""
+        try:
+            xs, ys = axis_values(x, x_values), axis_values(y, y_values)
+            rows = cells(self._request(values), x, xs, y, ys)
+            yield {"grid_status": note("Getting ready …"), "grid_stop": Set(interactive=True)}
+            yield from self._loading(rows[0][0].base, "grid_status")
+            places = [((r, c), request) for r, row in enumerate(rows) for c, request in enumerate(row)]
+            made: dict[tuple[int, int], Image.Image] = {}
+            for place, image in self._each(places):
+                if isinstance(image, str):
+                    yield {"grid_status": image}
+                else:
+                    made[place] = image
+            yield {
+                "made_grid": seen(
+                    visualize.labelled_grid(
+                        [[made[r, c] for c in range(len(xs))] for r in range(len(ys))],
+                        [axis_label(y, value) for value in ys],
+                        [axis_label(x, value) for value in xs],
+                        title="" if "prompt" in (x, y) else rows[0][0].prompt,
+                    )
+                ),
+                "grid_status": "",
+                "grid_stop": Set(interactive=False),
+            }
+        except Exception as error:
+            yield {"grid_status": note(said(error), "error"), "grid_stop": Set(interactive=False)}
+
+    def _each(self, requests: Sequence[tuple[Any, Request]]) -> Iterator[tuple[Any, str | Image.Image]]:
+        """Run requests one after the other: (key, progress as HTML) now and then, and (key, picture) for each."""
+        for number, (key, request) in enumerate(requests, start=1):
+            began = told = time.monotonic()
+            for event in self.stream(request, 0):
+                now = time.monotonic()
+                if hasattr(event, "images"):
+                    yield key, event.images[0]
+                elif now - told >= TELL_EVERY:
+                    told = now
+                    yield key, progress(event.index, event.total, now - began, f"Picture {number} of {len(requests)}. ")
+
+
+def axis_hint(axis: str) -> Changes:
+    """Values to begin with, for a parameter that was just chosen."""
+    hints = {
+        "subject_scale": "0.5, 1, 1.5",
+        "guidance": "2, 4, 7",
+        "seed": "0, 1, 2",
+        "steps": "10, 20, 40",
+        "prompt": "",
+        "scheduler": "ddim, dpm, euler",
+    }
+    return Set(
+        value=hints.get(axis, ""), info="One prompt a line." if axis == "prompt" else "With commas between them."
+    )

@@ -1,0 +1,81 @@
+"""examples/generate.py: what the visitor's command writes, and one sentence for each mistake."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from customcontrast.adapter import save_adapter
+from customcontrast.pipeline import CustomContrast
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "examples"))
+import generate  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_folder: Path, tiny_custom: CustomContrast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shipped") / "toyland"
+    shutil.copytree(tiny_folder, folder)
+    save_adapter(tiny_custom.adapter, folder / "adapter.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    picture = Image.new("RGB", (200, 160), "white")
+    ImageDraw.Draw(picture).ellipse((60, 30, 140, 130), fill=(180, 60, 20), outline="black", width=3)
+    path = tmp_path_factory.mktemp("reference") / "ball.png"
+    picture.save(path)
+    return path
+
+
+def test_writes_picture_strip_and_maps(weights: Path, reference: Path, tmp_path: Path, capsys: object) -> None:
+    options = ["--weights", str(weights), "--steps", "3", "--out", str(tmp_path / "out")]
+    status = generate.main(["--reference", str(reference), "--prompt", "a bear on mars", *options])
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert Image.open(tmp_path / "out" / "picture.png").size == (64, 64)
+    for name in ("location_strip.png", "maps.png"):
+        width, height = Image.open(tmp_path / "out" / name).size
+        assert width > 64 and height > 32
+    assert "a bear S* on mars" in said.out and "never shown 'mars'" in said.out
+
+
+@pytest.mark.parametrize(
+    ("reference_name", "prompt", "sentence"),
+    [("missing.png", "a <bear>", "missing.png"), ("text.png", "a <bear>", "text.png"), (None, "on", "mark its word")],
+)
+def test_mistakes_get_one_sentence(
+    weights: Path,
+    reference: Path,
+    tmp_path: Path,
+    capsys: object,
+    reference_name: str | None,
+    prompt: str,
+    sentence: str,
+) -> None:
+    (tmp_path / "text.png").write_text("this is no picture")
+    path = reference if reference_name is None else tmp_path / reference_name
+    arguments = ["--reference", str(path), "--prompt", prompt, "--out", str(tmp_path), "--weights", str(weights)]
+    assert generate.main(arguments) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("error: ") and sentence in said[-1]
+
+
+def test_missing_weights_get_one_sentence(reference: Path, tmp_path: Path, capsys: object) -> None:
+    arguments = ["--reference", str(reference), "--prompt", "a <bear>", "--out", str(tmp_path)]
+    assert generate.main([*arguments, "--weights", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: load_base: cannot read 'vae'")
+
+
+def test_help_is_quick_and_loads_nothing() -> None:
+    command = [sys.executable, "-X", "importtime", str(ROOT / "examples" / "generate.py"), "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--reference" in run.stdout and "torch" not in run.stderr

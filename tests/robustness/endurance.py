@@ -1,0 +1,96 @@
+"""Hundreds of pictures in a row through the real page: does its memory grow, do its temporary files?
+
+    python -m tests.robustness.endurance --count 300 [--json FILE]
+
+Each picture has another prompt and seed, every third another reference, so that caches turn over. Printed: memory
+(RSS) at the start, middle and end, its slope by least squares in MB per picture over the second half with a 95 %
+interval, and the files of the page's cache before and after its cleaning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from gradio.route_utils import delete_files_created_by_app
+
+from tests.robustness.page import EXAMPLES, Served, generate, served
+
+PROMPTS = (
+    "a bear on the beach",
+    "a red bear in the forest",
+    "a photo of a bear wearing a hat",
+    "a blue bear in the city",
+)
+
+
+def resident() -> float:
+    """Memory of this process in MB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def files(folder: Path) -> tuple[int, float]:
+    """How many files, and their MB."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return len(found), sum(path.stat().st_size for path in found) / 2**20
+
+
+def slope(values: list[float]) -> tuple[float, float]:
+    """Least-squares slope per index, and the half-width of its 95 % interval."""
+    y = np.array(values)
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    rate = float((x * y).sum() / (x * x).sum())
+    rest = y - y.mean() - rate * x
+    error = float(np.sqrt((rest**2).sum() / max(1, len(y) - 2) / (x * x).sum()))
+    return rate, 1.96 * error
+
+
+def measure(page: Served, count: int, warm: int = 20, tell: bool = False) -> dict[str, float]:
+    """Make `count` pictures after `warm` ones; figures as main prints them."""
+    visitor, references = page.visitor(), [str(EXAMPLES / f"{name}.png") for name in ("bear", "cat", "rabbit")]
+    begun, failed, memory, held = files(page.cache), 0, [], []
+    for number in range(-warm, count):
+        prompt = f"{PROMPTS[number % len(PROMPTS)]} with {number + warm} hats"
+        try:
+            generate(visitor, prompt, (references[number // 3 % 3],), seed=number + warm)
+        except Exception as error:  # counted, and told
+            failed += 1
+            print(f"picture {number}: {error}", file=sys.stderr)
+        if number >= 0:
+            memory.append(resident())
+            held.append(files(page.cache)[0])
+            if tell and number % 25 == 24:
+                print(f"{number + 1:4} pictures: {memory[-1]:7.1f} MB, {held[-1]} files", flush=True)
+    rate, error = slope(memory[len(memory) // 2 :])
+    full = files(page.cache)
+    delete_files_created_by_app(page.demo, age=None)  # what the page does by itself to files older than an hour
+    cleaned = files(page.cache)
+    return {
+        "pictures": count, "failed": failed, "first_mb": memory[0], "middle_mb": memory[len(memory) // 2],
+        "last_mb": memory[-1], "most_mb": max(memory), "slope_mb": rate, "slope_error_mb": error,
+        "files before": begun[0], "files": full[0], "files_mb": full[1], "files after cleaning": cleaned[0],
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.robustness.endurance", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, served(Path(name)) as page:
+        figures = measure(page, options.count, tell=True)
+    for key, value in figures.items():
+        print(f"{key:22} {value:10.3f}" if isinstance(value, float) else f"{key:22} {value:10}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return int(figures["failed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""Training that is killed, whose disk is full or read-only, or whose loader dies: a sentence, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+
+import train.adapter.train as loop
+from customcontrast.adapter import load_adapter
+from customcontrast.base_model import BaseModel
+from tests.robustness.kills import ROOT, command, compare, trial
+from tests.robustness.runs import small_run
+from train.adapter import training_state
+from train.adapter.adapter_config import AdapterTrainConfig
+from train.adapter.train import main, train
+from train.common.config_error import ConfigError
+from train.data.sources import make_source
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> AdapterTrainConfig:
+    config = small_run(tiny_folder, tmp_path_factory.mktemp("pool"), save_every=2)
+    make_source(config.data, tiny_base, progress=False)
+    return config
+
+
+def written(config: AdapterTrainConfig, folder: Path) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    return path
+
+
+def test_two_kills_and_the_losses_of_the_unbroken_run(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    done = trial(tmp_path, 2, 3, 8, replace(settings, log=replace(settings.log, save_every=1)))
+    assert done["damaged"] == [] and done["differences"] == []
+
+
+def test_a_comparison_can_fail(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    train(settings, tmp_path / "a", cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(replace(settings, seed=1), tmp_path / "b", cpu=True)
+    assert len(compare(tmp_path / "a", tmp_path / "b")) > 10
+
+
+# ---- writing
+
+
+def last_good(output: Path, base: BaseModel, step: int) -> None:
+    """Checkpoint `step` is the newest, whole, and the exported adapter can be read; nothing else lies about."""
+    latest = training_state.find(output / "checkpoints", "latest")
+    assert latest.name == f"step-{step:07d}.safetensors"
+    assert load_adapter(output / "adapter.safetensors", base).metadata["step"] == step
+    assert not list(output.rglob("*.part*"))
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "adapter"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_gives_out(
+    settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys,
+    what: str, number: int,
+) -> None:  # fmt: skip
+    import customcontrast.tensor_files as files
+
+    original, calls = files.save_tensors, []
+
+    def failing(tensors: dict, path: str, **options: object) -> None:
+        mine = (Path(path).parent.name == "checkpoints") == (what == "checkpoint")
+        calls.extend([path] if mine else [])
+        if mine and len(calls) > 1:
+            Path(path).write_bytes(b"half a fi")
+            raise OSError(number, os.strerror(number), str(path))
+        original(tensors, path, **options)
+
+    monkeypatch.setattr(files, "save_tensors", failing)
+    config = written(settings, tmp_path)
+    assert main(["--config", str(config), "--output", str(tmp_path / "run"), "--cpu"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("train: ") and "could not be written" in said and os.strerror(number) in said
+    monkeypatch.undo()
+    if what == "checkpoint":
+        last_good(tmp_path / "run", tiny_base, 2)
+    else:  # the checkpoint of the step itself is there; the adapter is the last whole one
+        assert load_adapter(tmp_path / "run" / "adapter.safetensors", tiny_base).metadata["step"] == 2
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(settings, tmp_path / "whole", cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main(["--config", str(config), "--output", str(tmp_path / "run"), "--cpu"]) == 0
+    assert compare(tmp_path / "whole", tmp_path / "run") == []
+
+
+def test_a_file_size_limit_of_the_system(settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path) -> None:
+    """The real thing: the kernel refuses to write more; the run before it survives."""
+    half = replace(settings, optim=replace(settings.optim, steps=2))
+    train(half, tmp_path / "run", cpu=True)
+    size = (tmp_path / "run" / "checkpoints" / "step-0000002.safetensors").stat().st_size
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    words = command(written(settings, tmp_path), tmp_path / "run")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited, timeout=120)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert "could not be written" in done.stderr.strip().splitlines()[-1]
+    last_good(tmp_path / "run", tiny_base, 2)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(settings: AdapterTrainConfig, tmp_path: Path, capsys) -> None:
+    (tmp_path / "run").mkdir(mode=0o500)
+    assert main(["--config", str(written(settings, tmp_path)), "--output", str(tmp_path / "run"), "--cpu"]) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file(settings: AdapterTrainConfig, tmp_path: Path, capsys) -> None:
+    (tmp_path / "run").touch()
+    assert main(["--config", str(written(settings, tmp_path)), "--output", str(tmp_path / "run"), "--cpu"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("train: ")
+
+
+# ---- loading
+
+
+class Dying:
+    """A source whose third sample kills the process that draws it, or fails there."""
+
+    def __init__(self, source: object, act: Callable[[], object]) -> None:
+        self.source, self.act, self.home = source, act, os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def draw(self, index: int, rng: object) -> object:
+        if index == 2 and os.getpid() != self.home:
+            self.act()
+        return self.source.draw(index, rng)
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _refuse() -> None:
+    raise ConfigError("data.path: a subject in shard-3.tar is damaged; delete this shard.")
+
+
+@pytest.mark.parametrize(("act", "says"), [(_die, "a loader process died"), (_refuse, "shard-3.tar is damaged")])
+def test_a_loader_process_that_dies(
+    settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys,
+    act: Callable, says: str,
+) -> None:  # fmt: skip
+    original = loop.make_source
+    monkeypatch.setattr(loop, "make_source", lambda *a, **k: Dying(original(*a, **k), act))
+    config = written(replace(settings, data=replace(settings.data, workers=1)), tmp_path)
+    assert main(["--config", str(config), "--output", str(tmp_path / "run"), "--cpu"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("train: data.") and says in said and "Traceback" not in said
+    if (tmp_path / "run" / "checkpoints").exists():
+        assert all(path.suffix == ".safetensors" for path in (tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_memory_that_gives_out_in_a_step_names_the_remedy(
+    settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(loop, "with_features", full)
+    assert main(["--config", str(written(settings, tmp_path)), "--output", str(tmp_path / "run"), "--cpu"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "memory" in said and "optim.batch" in said
+    assert sys.exc_info() == (None, None, None)

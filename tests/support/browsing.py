@@ -1,0 +1,116 @@
+"""What the browser tests share: a server with a tiny model, Chromium, and a visitor in front of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.serving import server, tiny_model
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install it, or set CHROMIUM")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+PATIENCE = 60_000  # ms, for a machine that does other things too
+STILL = """document.addEventListener('DOMContentLoaded', () => {
+  const style = document.createElement('style');
+  style.textContent = '*, *::before, *::after { animation: none !important; transition: none !important }';
+  document.head.append(style);
+})"""  # drawn without a graphics card, what moves takes a whole core from the server
+LOUD = "error", "assert"  # console messages that a visitor's browser must never show
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("page")
+    with server(tiny_model(folder / "tiny"), folder / "server.log") as address:
+        yield address
+    log = (folder / "server.log").read_text()
+    assert "Traceback" not in log, log[-4000:]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """One visitor's window; it notes what a page should never do."""
+
+    def __init__(self, browser: sync_api.Browser, url: str, width: int = 1280, height: int = 900, **options: object):
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.context.add_init_script(STILL)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in LOUD else None)
+        self.page.on("pageerror", lambda e: self.complaints.append(str(e)))
+        self.page.on("request", lambda r: self._outside(r.url, url))
+        self.page.goto(url)
+        self.page.wait_for_selector("#generate")
+
+    def _outside(self, address: str, url: str) -> None:
+        if not address.startswith((url, "data:", "blob:")):
+            self.complaints.append(f"outside request: {address}")
+
+    def give(self, k: int, file: Path | str) -> None:
+        self.page.set_input_files(f"#upload-{k} input[type=file]", str(file))
+
+    def cutout(self, k: int = 1) -> str:
+        """Waits for the cut-out; returns its address."""
+        self.page.wait_for_selector(f"#cutout-{k} img")
+        return self.page.get_attribute(f"#cutout-{k} img", "src") or ""
+
+    def cutout_after(self, before: str, k: int = 1) -> str:
+        changed = (
+            "([k, before]) => { const i = document.querySelector(`#cutout-${k} img`); return i && i.src !== before }"
+        )
+        self.page.wait_for_function(changed, arg=[k, before])
+        return self.cutout(k)
+
+    def write(self, where: str, text: str) -> None:
+        self.page.locator(f"{where} textarea, {where} input").first.fill(text)
+
+    def set_steps(self, steps: int) -> None:
+        """Types a number of steps; the panel must be open."""
+        box = self.page.locator("#steps input[type=number]")
+        box.fill(str(steps))
+        box.blur()
+
+    def press(self) -> None:
+        """Presses Generate; what the page said before counts no more."""
+        self.page.evaluate("document.querySelectorAll('#status .cc-note').forEach(n => n.classList.add('old'))")
+        self.page.click("#generate")
+
+    def ended(self) -> str:
+        """Waits for the end of what was pressed; returns what the page says."""
+        self.page.wait_for_selector("#status .cc-good:not(.old), #status .cc-error:not(.old)")
+        return self.page.inner_text("#status")
+
+    def generate(self) -> str:
+        """Presses Generate and waits for the end; returns what the page says."""
+        self.press()
+        return self.ended()
+
+    def picture(self, folder: Path) -> Path:
+        """Downloads the picture with the button on it."""
+        with self.page.expect_download() as download:
+            self.page.locator("#pictures-out [title='Download'], #pictures-out [aria-label='Download']").first.click()
+        path = folder / download.value.suggested_filename
+        download.value.save_as(path)
+        return path
+
+    def leave(self) -> None:
+        assert self.complaints == []
+        assert self.page.locator(".toast-body").all_inner_texts() == []
+        self.context.close()

@@ -1,0 +1,152 @@
+"""Pictures of the page's main states, made with the packaged weights in a real browser: light, dark, phone, each tab.
+
+    python -m tests.support.screenshots [--out examples/shots] [--only page,phone]
+
+Not a test: it is run by hand when the page changes, and its pictures are looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image  # noqa: E402
+from playwright.sync_api import Page, sync_playwright  # noqa: E402
+
+from customcontrast.base_model import BASES  # noqa: E402
+from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
+from tests.support.serving import EXAMPLES, server  # noqa: E402
+
+TABS = ("Words", "Compare", "Features", "Recipe")
+
+
+def main() -> None:
+    """Start the page, walk through it, take pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=EXAMPLES / "shots")
+    parser.add_argument("--only", default="", help="names with commas; all where empty")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    wanted = set(filter(None, options.only.split(",")))
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(BASES["toyland"].weights)
+        with server(weights, Path(folder) / "log") as url, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+            for name, size, walk, scheme in (
+                ("page", (1280, 900), walk_tabs, "light"),
+                ("dark", (1280, 900), walk_two, "dark"),
+                ("phone", (390, 844), walk_one, "light"),
+                ("subject", (1280, 900), walk_subject, "light"),
+                ("subject-phone", (390, 844), walk_subject, "dark"),
+            ):
+                if not wanted or name in wanted:
+                    visitor = Visitor(browser, url, *size, color_scheme=scheme)
+                    walk(visitor, lambda page, shot: keep(page, options.out / f"{shot}.png"), name)
+                    visitor.context.close()
+            browser.close()
+
+
+Shoot = Callable[[Page, str], None]
+
+
+def keep(page: Page, path: Path) -> None:
+    """The whole page as a small PNG."""
+    page.wait_for_timeout(800)
+    page.mouse.move(0, 0)
+    page.screenshot(path=path, full_page=True)
+    with Image.open(path) as picture:
+        whole = picture.convert("RGB")
+    palette = whole.quantize(256, Image.Quantize.MEDIANCUT)
+    colors = np.array(palette.getpalette()).reshape(-1, 3)
+    palette.putpalette(np.where((colors > 247).all(1, keepdims=True), 255, colors).flatten().tolist())  # white stays
+    whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+
+
+def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
+    """Examples into the slots, a prompt, and one picture."""
+    page = visitor.page
+    for k, name in enumerate(names, start=1):
+        if k > 1:
+            page.click("#add")
+            page.wait_for_selector(f"#slot-{k}", state="visible")
+        visitor.give(k, EXAMPLES / f"{name}.png")
+        visitor.cutout(k)
+        visitor.write(f"#noun-{k}", name)
+    visitor.write("#prompt", prompt)
+    visitor.generate()
+    page.wait_for_selector("#film")
+    page.wait_for_selector("#plot img")
+
+
+def walk_one(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """One subject, one picture."""
+    make(visitor, ("bear",), "a bear on the beach")
+    shoot(visitor.page, name)
+
+
+def walk_two(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """Two subjects."""
+    make(visitor, ("cat", "robot"), "a cat and a robot in the snow")
+    shoot(visitor.page, name)
+
+
+def walk_subject(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """One subject with a stroke of the brush, a place, and every setting open; notes about the prompt."""
+    page = visitor.page
+    visitor.give(1, EXAMPLES / "bear.png")
+    before = visitor.cutout()
+    page.locator("#brushing-1 button").first.click()
+    page.wait_for_function("document.querySelector('#brush-1 img')?.naturalWidth > 0")
+    page.locator("#mode-1 label", has_text="Remove").click()
+    page.locator("#brush-1 canvas").scroll_into_view_if_needed()
+    box = page.locator("#brush-1 canvas").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.45, box["y"] + box["height"] * 0.3)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.35, steps=9)
+    page.mouse.up()
+    visitor.cutout_after(before)
+    page.locator("#placing-1 button").first.click()
+    page.locator("#place-1 label", has_text="A box").click()
+    page.wait_for_selector("#area-1", state="visible")
+    page.get_by_text("More settings").click()
+    page.locator("#base input").click()
+    page.get_by_role("option", name="Stable Diffusion XL").click()
+    page.wait_for_selector("#base-note .cc-warn", state="visible")
+    visitor.write("#noun-1", "bear")
+    visitor.write("#prompt", "a zebra in the jungle " * 20)
+    page.wait_for_selector("#prompt-notes .cc-warn", state="visible")
+    page.wait_for_timeout(4000)
+    shoot(page, name)
+
+
+def walk_tabs(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """One subject, then every tab."""
+    page = visitor.page
+    walk_one(visitor, shoot, name)
+    for tab in TABS:
+        page.get_by_role("tab", name=tab, exact=True).click()
+        if tab == "Words":
+            page.wait_for_selector("#grid img")
+            shoot(page, f"{name}-words")
+            page.locator("#branch").get_by_text("Subject's picture").click()
+            page.wait_for_selector("#looked img")
+            page.locator("#map img").click(position={"x": 190, "y": 120})
+            page.wait_for_timeout(500)
+            shoot(page, f"{name}-looked")
+            continue
+        if tab == "Compare":
+            page.click("#compare")
+            page.wait_for_selector("#sheet img", timeout=120_000)
+            page.click("#make-grid")
+            page.wait_for_selector("#made-grid img", timeout=180_000)
+        if tab == "Features":
+            page.wait_for_selector("#alike img")
+        shoot(page, f"{name}-{tab.lower()}")
+
+
+if __name__ == "__main__":
+    main()

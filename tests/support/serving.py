@@ -1,0 +1,60 @@
+"""What the tests of the page share: a tiny model on disk, and the server as README starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from customcontrast.adapter import save_adapter
+from customcontrast.base_model import load_base
+from tests.support.tiny_models import random_adapter, save_tiny_toyland
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def tiny_model(folder: Path) -> Path:
+    """A tiny base with a random adapter beside it, as `--weights` wants it."""
+    save_tiny_toyland(folder)
+    save_adapter(random_adapter(load_base("toyland", weights=folder, device="cpu")), folder / "adapter.safetensors")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(weights: Path, log: Path, timeout: float = 120.0, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """`python app.py` in a process of its own, with further `arguments`; yields its address."""
+    port = free_port()
+    cache = {"GRADIO_TEMP_DIR": str(log.parent / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "app.py"), "--weights", str(weights), "--port", str(port), *arguments]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=log.parent, env=os.environ | cache)
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        wait_for(url, process, timeout, log)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], timeout: float, log: Path) -> None:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"the server did not answer at {url}; its log:\n{log.read_text()[-3000:]}")

@@ -1,0 +1,545 @@
+"""The loop: only the adapter learns, a stopped run goes on exactly, and bad numbers are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.base_model import BaseModel, load_base
+from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
+from customcontrast.precision import autocast
+from train.adapter import training_state
+from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig
+from train.adapter.losses import Losses
+from train.adapter.step import AdapterLoss, Noise, contexts_of, prompts_of
+from train.adapter.train import main, train, usable_precision
+from train.adapter.training_state import EMA, Progress, ResumeError, learning_rate
+from train.common import monitor
+from train.common.config_error import ConfigError
+from train.data.frozen_features import with_features
+from train.data.sampler import Samples
+from train.data.samples import Batch, collate
+from train.data.sources import make_source
+
+ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """accelerate keeps one state per process; each run of a test gets its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> AdapterTrainConfig:
+    """A run of six steps on a pool of six subjects."""
+    pool = tmp_path_factory.mktemp("train-pool")
+    data = DataConfig(path=str(pool), size=64, reference_size=48, subjects=6, targets=2, references=2, drop=0.1)
+    config = AdapterTrainConfig(
+        weights=str(tiny_folder),
+        encoder=ENCODER,
+        data=data,
+        optim=OptimConfig(steps=6, batch=3, learning_rate=1e-3, warmup=2, ema=0.9),
+        log=LogConfig(every=1, validate_every=0, save_every=100, save_minutes=100),
+    )
+    make_source(config.data, tiny_base, progress=False)
+    return config
+
+
+@pytest.fixture
+def batch(settings: AdapterTrainConfig, tiny_base: BaseModel) -> Batch:
+    samples = Samples(make_source(settings.data, tiny_base, progress=False), seed=0, drop=0)
+    return with_features(tiny_base, collate([samples[i] for i in range(4)]))
+
+
+def make_loss(base: BaseModel, config: LossConfig | None = None, **encoder: object) -> AdapterLoss:
+    torch.manual_seed(0)
+    return AdapterLoss(base, Adapter.create(base, **(ENCODER | encoder)), config or LossConfig())
+
+
+def noise_for(base: BaseModel, batch: Batch, step: int = 0) -> Noise:
+    return Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, (0, step), base.device)
+
+
+def history(output: Path) -> dict[int, dict[str, float]]:
+    return {line["step"]: line for line in map(json.loads, (output / "log.jsonl").read_text().splitlines())}
+
+
+# ---- one step
+
+
+def test_only_the_adapter_is_trained(tiny_base: BaseModel, batch: Batch) -> None:
+    model = make_loss(tiny_base)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert names == [f"adapter.{name}" for name, _ in model.adapter.named_parameters()]
+    trained = {name.split(".")[1] for name in names}
+    assert trained == {"encoder", "attention"}  # the MFI encoder; W'_k, W'_v and the null keys
+    parts = (tiny_base.unet, tiny_base.vae, tiny_base.image_encoder, *tiny_base.text_encoders)
+    before = [p.clone() for part in parts for p in part.parameters()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    model(batch, noise_for(tiny_base, batch)).total.backward()
+    optimizer.step()
+    after = [p for part in parts for p in part.parameters()]
+    assert all(p.grad is None and not p.requires_grad for p in after)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("flags", [{}, {"textual": False, "tv_fusion": False}, {"tv_fusion": False}, {"sink": False}])
+def test_gradients_reach_every_parameter_in_every_ablation(
+    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, flags: dict[str, bool]
+) -> None:
+    if any_base is not tiny_base:
+        batch = for_base(any_base, batch)
+    model = make_loss(any_base, **flags)
+    losses = model(batch, noise_for(any_base, batch))
+    losses.total.backward()
+    assert all(torch.isfinite(torch.tensor(v)) for v in losses.numbers().values())
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert missing == []
+    textual = flags.get("textual", True)
+    assert (losses.cscl.item() != 0) == textual and (losses.macl.item() != 0) == textual
+    silent = [name for name, p in model.named_parameters() if p.grad.abs().max() == 0]
+    if textual:
+        assert silent == []
+    else:  # nothing asks the visual CLS; it shares its parameters with the queries that are asked
+        assert all("null_key" in name or "queries" in name for name in silent)
+
+
+def for_base(base: BaseModel, batch: Batch) -> Batch:
+    """The same pictures for another base."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (len(batch), 3, 64, 64), generator=g, dtype=torch.uint8)
+    empty = {"latents": None, "reference_states": None, "positive_states": None, "embeddings": None}
+    return with_features(base, replace(batch, images=images, **empty))
+
+
+@pytest.mark.parametrize("drops", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1)])
+def test_the_short_way_of_contexts_is_the_plain_way(
+    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, drops: tuple[int, ...]
+) -> None:
+    """Prompts without S* go through the text encoder once, not L times: the same values and gradients of S*."""
+    if any_base is not tiny_base:
+        batch = for_base(any_base, batch)
+    batch = replace(batch, drop_subject=torch.tensor(drops, dtype=torch.bool))
+    prompts = prompts_of(any_base, batch, ENCODER["text_queries"])
+    widths = [e.get_input_embeddings().embedding_dim for e in any_base.text_encoders]
+    L, n = len(any_base.cross_attention_layers), ENCODER["text_queries"]
+    tokens = [torch.randn(4, L, n, width, requires_grad=True) for width in widths]
+    ways = [contexts_of(any_base, prompts, tokens, 512), encode_contexts(any_base, prompts, [tokens], rows=5)]
+    weight = torch.randn(ways[1].hidden.shape)
+    grads = [torch.autograd.grad((w.hidden * weight).sum(), tokens, retain_graph=True) for w in ways]
+    torch.testing.assert_close(ways[0].hidden, ways[1].hidden, atol=1e-5, rtol=1e-5)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    if ways[1].pooled is not None:
+        torch.testing.assert_close(ways[0].pooled, ways[1].pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_the_visual_branch_can_be_silent(tiny_base: BaseModel, batch: Batch) -> None:
+    """An ELITE-like encoder: what the visual branch says does not change L_diff."""
+    model = make_loss(tiny_base, LossConfig(visual=False))
+    noise = noise_for(tiny_base, batch)
+    before = model(batch, noise).diffusion.item()
+    with torch.no_grad():
+        for linear in model.adapter.attention.to_v:
+            linear.weight.mul_(100.0)
+    assert model(batch, noise).diffusion.item() == before
+
+
+def test_terms_that_are_off_are_zero_and_total_is_equation_9(tiny_base: BaseModel, batch: Batch) -> None:
+    noise = noise_for(tiny_base, batch)
+    full = make_loss(tiny_base)(batch, noise)
+    l1, l2 = LossConfig().lambda_1, LossConfig().lambda_2
+    expected = full.diffusion + l1 * (full.cscl + full.macl) + l2 * full.location
+    torch.testing.assert_close(full.total, expected)
+    bare = make_loss(tiny_base, LossConfig(cscl=False, macl=False, lambda_2=0.0))(batch, noise)
+    assert (bare.cscl, bare.macl, bare.location) == (0, 0, 0)
+    torch.testing.assert_close(bare.total, full.diffusion)
+
+
+def test_dropped_rows_are_what_guidance_will_ask_for(tiny_base: BaseModel, batch: Batch) -> None:
+    """Drop both: the base with the empty prompt. Drop the subject: the base with the caption. Neither sees R."""
+    kinds = [(False, False), (True, False), (False, True), (True, True)]
+    text, subject = (torch.tensor([kind[i] for kind in kinds]) for i in (0, 1))
+    batch = replace(batch, drop_text=text, drop_subject=subject)
+    model = make_loss(tiny_base)
+    for linear in model.adapter.attention.to_v:
+        torch.nn.init.normal_(linear.weight, std=0.5)
+    seen: list[torch.Tensor] = []
+    import train.adapter.step as step_module
+
+    original = step_module.unet_forward
+
+    def spy(*args: object) -> torch.Tensor:
+        seen.append(original(*args))
+        return seen[-1]
+
+    step_module.unet_forward = spy
+    try:
+        noise = noise_for(tiny_base, batch)
+        model(batch, noise)
+    finally:
+        step_module.unet_forward = original
+    z_t = model.scheduler.add_noise(batch.latents, noise.epsilon, noise.t)
+
+    def plain(row: int, text: str) -> torch.Tensor:
+        context = encode_contexts(tiny_base, [encode_prompt(tiny_base, text)]).hidden[:, 0]
+        return tiny_base.unet(z_t[row : row + 1], noise.t[row : row + 1], context).sample[0]
+
+    with torch.no_grad():
+        torch.testing.assert_close(seen[0][2], plain(2, batch.captions[2]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(seen[0][3], plain(3, ""), atol=1e-5, rtol=1e-4)
+        assert (seen[0][1] - plain(1, "")).abs().max() > 1e-3  # the subject acts through Eq. 3
+        assert (seen[0][0] - plain(0, batch.captions[0])).abs().max() > 1e-3
+
+
+def test_s_star_stands_right_after_the_noun(tiny_base: BaseModel, batch: Batch) -> None:
+    for prompt, caption, (start, end) in zip(prompts_of(tiny_base, batch, 3), batch.captions, batch.nouns, strict=True):
+        words = prompt.text.split()
+        place = words.index("S*")
+        assert words[place - 1] == caption[start:end]
+        assert caption.startswith(" ".join(w for w in words if w != "S*").replace(" ,", ","))  # the tiny tokenizer cuts
+        assert (prompt.positions >= 0).all()
+
+
+def test_macl_takes_positives_at_the_same_timestep(tiny_base: BaseModel, batch: Batch) -> None:
+    """If r⁺ is r, s_i⁺ equals s_i: the positive's cosine is 1."""
+    model = make_loss(tiny_base)
+    noise = noise_for(tiny_base, batch)
+    out = model.adapter(batch.reference_states, noise.t)
+    torch.testing.assert_close(model.s_plus(batch.reference_states, noise.t), out.mfi.text_tokens[0])
+    assert (model.s_plus(batch.reference_states, noise.t + 100) - out.mfi.text_tokens[0]).abs().max() > 1e-4
+
+
+def test_noise_is_a_function_of_its_seed() -> None:
+    draw = lambda *seed: Noise.draw((3, 2, 4, 4), 1000, seed, torch.device("cpu"))  # noqa: E731
+    assert torch.equal(draw(0, 5).epsilon, draw(0, 5).epsilon) and torch.equal(draw(0, 5).t, draw(0, 5).t)
+    for other in ((1, 5), (5, 0), (0, 6)):
+        assert not torch.equal(draw(0, 5).epsilon, draw(*other).epsilon)
+
+
+def test_the_loss_falls_on_one_batch(tiny_base: BaseModel, batch: Batch) -> None:
+    model = make_loss(tiny_base, LossConfig(lambda_1=0.1, lambda_2=0.1, macl_temperature=0.2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    noise = noise_for(tiny_base, batch)
+    first = None
+    for _ in range(25):
+        losses: Losses = model(batch, noise)
+        first = first or losses.numbers()
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    last = losses.numbers()
+    assert last["diffusion"] < first["diffusion"]
+    assert last["cscl"] < 0.7 * first["cscl"] and last["macl"] < first["macl"]
+    assert last["location"] < first["location"]
+
+
+# ---- schedule, average, checkpoints
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    optim = OptimConfig(steps=100, warmup=10, learning_rate=1.0, schedule="cosine", final=0.1)
+    rates = [learning_rate(step, optim) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.1) and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert learning_rate(5000, replace(optim, schedule="constant")) == 1.0
+
+
+def test_ema_is_its_formula(tiny_base: BaseModel) -> None:
+    adapter = Adapter.create(tiny_base, **ENCODER)
+    ema = EMA(adapter, 0.5)
+    name, p = next(iter(adapter.named_parameters()))
+    start = p.detach().clone()
+    with torch.no_grad():
+        p.add_(1.0)
+    ema.update(adapter, 100)  # (1 + 100) / 110 > 0.5
+    torch.testing.assert_close(ema.weights[name], start + 0.5)
+    averaged = dict(ema.copy_of(adapter).named_parameters())[name]
+    torch.testing.assert_close(averaged, start + 0.5)
+    torch.testing.assert_close(p.detach(), start + 1.0)
+
+
+def test_checkpoints_are_kept_found_and_checked(
+    settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    adapter = Adapter.create(tiny_base, **ENCODER)
+    ema, optimizer = EMA(adapter, 0.9), training_state.make_optimizer(adapter, settings.optim)
+    assert training_state.find(tmp_path, "latest") is None
+    for step in (5, 10, 15):
+        training_state.save(tmp_path, adapter, ema, optimizer, Progress(step, 1.5), settings, keep=2)
+    assert [p.name for p in training_state.checkpoints(tmp_path)] == [
+        "step-0000010.safetensors",
+        "step-0000015.safetensors",
+    ]
+    latest = training_state.find(tmp_path, "latest")
+    assert training_state.load(latest, adapter, ema, optimizer, settings) == Progress(15, 1.5)
+    other = replace(settings, optim=replace(settings.optim, batch=7))
+    with pytest.raises(ResumeError, match=r"optim.batch 3 → 7"):
+        training_state.load(latest, adapter, ema, optimizer, other)
+    with safe_open(latest, "pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    young = json.loads(about["config"])
+    del young["data"]["same_frame"], young["data"]["captions"]  # written before there were these settings
+    del young["optim"]["sharding"]
+    save_file(tensors, tmp_path / "old.safetensors", metadata=about | {"config": json.dumps(young)})
+    assert training_state.load(tmp_path / "old.safetensors", adapter, ema, optimizer, settings).seconds == 1.5
+    with pytest.raises(ResumeError, match="processes 1 → 2"):
+        training_state.load(latest, adapter, ema, optimizer, settings, processes=2)
+    longer = replace(settings, optim=replace(settings.optim, steps=99), log=LogConfig(every=9))
+    training_state.load(latest, adapter, ema, optimizer, longer)
+    with pytest.raises(ResumeError, match="holds a run"):
+        training_state.find(tmp_path, "none")
+    latest.write_bytes(latest.read_bytes()[:1000])
+    with pytest.raises(ResumeError, match="cannot be read"):
+        training_state.load(latest, adapter, ema, optimizer, settings)
+
+
+# ---- whole runs
+
+
+def test_a_stopped_run_goes_on_exactly(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(settings, whole, cpu=True)
+    for steps in (2, 5, 6):
+        train(replace(settings, optim=replace(settings.optim, steps=steps)), parts, cpu=True)
+    one, two = history(whole), history(parts)
+    assert set(one) == set(two) == set(range(1, 7))
+    for step in one:
+        for term in ("total", "diffusion", "cscl", "macl", "location", "gradient"):
+            assert one[step][term] == two[step][term], (step, term)
+    a, b = load_file(whole / "adapter.safetensors"), load_file(parts / "adapter.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_exported_adapter_is_read_by_inference(
+    settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path
+) -> None:
+    config = replace(settings, log=replace(settings.log, validate_every=2, validate_subjects=1, validate_steps=2))
+    config = replace(config, optim=replace(config.optim, steps=2, accumulation=2, mixed_precision="bf16"))
+    progress = train(config, tmp_path, cpu=True)
+    adapter = load_adapter(tmp_path / "adapter.safetensors", tiny_base)
+    assert (progress.step, adapter.metadata["step"]) == (2, 2)
+    assert adapter.metadata["training"]["optim"]["batch"] == 3
+    assert (tmp_path / "validation" / "step-0000002.png").is_file()
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_bf16_is_used_only_where_it_is_no_imitation(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for capabilities, wanted in (({"avx2": True, "avx512_bf16": False}, "no"), ({"amx_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert usable_precision("bf16", cpu=True) == wanted
+        assert [usable_precision(asked, cpu=True) for asked in ("no", "fp16")] == ["no", "fp16"]
+        with autocast("cpu"):
+            assert torch.is_autocast_enabled("cpu") == (wanted == "bf16")
+    assert [record.getMessage() for record in caplog.records] == [
+        "optim.mixed_precision=bf16: this cpu has no bfloat16 of its own, so float32 is used"
+    ]
+
+
+def test_gradient_checkpointing_changes_memory_alone(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    optim = replace(settings.optim, steps=2)
+    train(replace(settings, optim=optim), tmp_path / "plain", cpu=True)
+    train(replace(settings, optim=replace(optim, gradient_checkpointing=True)), tmp_path / "again", cpu=True)
+    one, two = history(tmp_path / "plain"), history(tmp_path / "again")
+    for term in ("total", "location", "gradient"):
+        assert [one[s][term] for s in (1, 2)] == pytest.approx([two[s][term] for s in (1, 2)], rel=1e-3), term
+
+
+def test_accumulation_takes_the_mean_of_its_micro_steps(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    """One optimiser step of two micro-steps = the step by the mean of both gradients."""
+    optim = replace(settings.optim, steps=1, batch=2, accumulation=2, warmup=0, clip_norm=0.0)
+    config = replace(settings, optim=optim)
+    train(config, tmp_path, cpu=True)
+    base = load_base("toyland", settings.weights, "cpu")
+    torch.manual_seed(config.seed)
+    adapter = Adapter.create(base, **config.encoder).float().train()
+    optimizer = training_state.make_optimizer(adapter, optim)
+    model = AdapterLoss(base, adapter, config.loss)
+    samples = Samples(make_source(config.data, base, progress=False), config.seed, config.data.drop)
+    for micro in range(2):
+        batch = with_features(base, collate([samples[2 * micro + i] for i in range(2)]))
+        noise = Noise.draw(batch.latents.shape, 1000, (config.seed, 0, micro, 0), base.device)
+        (model(batch, noise).total / 2).backward()
+    optimizer.step()
+    saved = load_file(tmp_path / "checkpoints" / "step-0000001.safetensors")
+    first = {name: p.grad.abs().max() for name, p in adapter.named_parameters()}
+    for name, p in adapter.named_parameters():
+        if first[name] > 1e-5:  # AdamW's first step is the gradient's sign: rounding decides where it is 0
+            moved = (saved[f"exp_avg.{name}"] - optimizer.state[p]["exp_avg"]).abs().max()
+            assert moved < 1e-3 * first[name], name
+
+
+def test_wandb_is_asked_for_by_name_when_it_is_missing(
+    settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor, "is_wandb_available", lambda: False)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        train(replace(settings, log=replace(settings.log, wandb=True)), tmp_path, cpu=True)
+
+
+def test_wandb_keeps_an_offline_run(
+    settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log = replace(settings.log, wandb=True, validate_every=1, validate_subjects=1, validate_steps=2)
+    train(replace(settings, log=log, optim=replace(settings.optim, steps=1)), tmp_path, cpu=True)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_sigterm_stops_cleanly_with_a_checkpoint(
+    settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train.adapter.train as loop
+
+    calls = []
+
+    def counting(*args: object) -> Batch:
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return with_features(*args)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(loop, "with_features", counting)
+    assert train(settings, tmp_path, cpu=True).step == 3  # the step in progress is finished
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert training_state.find(tmp_path / "checkpoints", "latest").name == "step-0000003.safetensors"
+
+
+def test_minutes_limit_a_sitting(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    assert train(settings, tmp_path, minutes=0, cpu=True).step == 0
+    assert train(settings, tmp_path, minutes=5, cpu=True).step == 6
+
+
+def test_a_bad_loss_is_named(settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train.adapter.step as step_module
+
+    nan = lambda *args: args[0].sum() * float("nan")  # noqa: E731
+    monkeypatch.setattr(step_module.losses, "macl_loss", nan)
+    with pytest.raises(FloatingPointError, match="loss 'macl' is nan at step 0"):
+        train(settings, tmp_path, cpu=True)
+
+
+def test_mistakes_on_the_command_line_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", "nothing"]) == 2
+    assert main(["--config", "toyland", "--set", f"weights={tmp_path}", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "presets are" in error and "pass weights=FOLDER" in error and "Traceback" not in error
+
+
+def command(settings: AdapterTrainConfig, tmp_path: Path, output: Path) -> list[str]:
+    import yaml
+
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings.to_dict()))
+    return ["-m", "train.adapter", "--config", str(file), "--output", str(output), "--cpu"]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_killed_run_goes_on_exactly(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    """SIGKILL at a random step: the run that goes on has the same losses and weights as an unbroken one."""
+    settings = replace(settings, optim=replace(settings.optim, steps=40), log=replace(settings.log, save_every=2))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(settings, whole, cpu=True)
+    wanted = random.Random().randint(2, 20)
+    process = subprocess.Popen(
+        [sys.executable, *command(settings, tmp_path, killed)], cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if (killed / "log.jsonl").exists() and max(history(killed), default=0) >= wanted:
+            break
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert 0 < max(history(killed)) < 40
+    train(settings, killed, cpu=True)
+    one, two = history(whole), history(killed)
+    assert [one[s]["total"] for s in range(1, 41)] == [two[s]["total"] for s in range(1, 41)]
+    a, b = load_file(whole / "adapter.safetensors"), load_file(killed / "adapter.safetensors")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def two_processes(settings: AdapterTrainConfig, tmp_path: Path, output: Path) -> str:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = [*launch, *command(settings, tmp_path, output)]
+    done = subprocess.run(arguments, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_slices_train_as_the_whole(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    """FSDP2 against DDP over two processes: the same losses and weights; each goes on from the other's checkpoint."""
+    whole = replace(settings, optim=replace(settings.optim, steps=2, batch=2), log=replace(settings.log, save_every=1))
+    sliced = replace(whole, optim=replace(whole.optim, sharding="full"))
+    more = replace(sliced, optim=replace(sliced.optim, steps=3))
+    for name, config in (("whole", whole), ("sliced", sliced)):
+        two_processes(config, tmp_path, tmp_path / name)
+    expected, lines = history(tmp_path / "whole"), history(tmp_path / "sliced")
+    assert [lines[i]["total"] for i in (1, 2)] == pytest.approx([expected[i]["total"] for i in (1, 2)], rel=1e-5)
+    assert lines[2]["gradient"] == pytest.approx(expected[2]["gradient"], rel=1e-4)
+    a, b = (load_file(tmp_path / name / "checkpoints" / "step-0000002.safetensors") for name in ("whole", "sliced"))
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], atol=1e-5, rtol=1e-3)
+    two_processes(more, tmp_path, tmp_path / "whole")  # DDP's checkpoint, in slices
+    assert set(history(tmp_path / "whole")) == {1, 2, 3}
+
+
+def test_slices_want_several_processes(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="accelerate launch, or set optim.sharding=none"):
+        train(replace(settings, optim=replace(settings.optim, sharding="full")), tmp_path, cpu=True)
+    with pytest.raises(ConfigError, match="choose none or full"):
+        OptimConfig(sharding="half")
+
+
+def test_two_processes_train_one_adapter(settings: AdapterTrainConfig, tmp_path: Path) -> None:
+    settings = replace(settings, optim=replace(settings.optim, steps=2, batch=2))
+    printed = two_processes(settings, tmp_path, tmp_path / "out")
+    lines = history(tmp_path / "out")
+    assert set(lines) == {1, 2} and (tmp_path / "out" / "adapter.safetensors").is_file()
+    assert printed.count("step 2 of 2") == 2  # two processes, both to the end
+    # 4 subjects in one batch of all processes: MACL sees 3 negatives, not 1; at the start all cosines are alike
+    assert lines[1]["cscl"] > 1.0
+
+
+def test_a_dropped_branch_leaves_the_subject_to_the_other(tiny_base: BaseModel, batch: Batch) -> None:
+    """Without S* the caption is plain and Eq. 3 acts; with λ = 0 S* stands in the caption and Eq. 3 does not."""
+    no = torch.zeros(len(batch), dtype=torch.bool)
+    kept = replace(batch, drop_text=no, drop_subject=no)
+    token, visual = no.clone(), no.clone()
+    token[0] = visual[1] = True
+    dropped = replace(kept, drop_token=token, drop_visual=visual)
+    prompts = prompts_of(tiny_base, dropped, 3)
+    assert (prompts[0].positions < 0).all() and prompts[0].text == batch.captions[0]
+    assert all((prompt.positions >= 0).all() for prompt in prompts[1:])
+    model, noise = make_loss(tiny_base, LossConfig(cscl=False, macl=False, lambda_2=0.0)), noise_for(tiny_base, batch)
+    values = [linear.weight for linear in model.adapter.attention.to_v]
+
+    def row_loss(row: int) -> torch.Tensor:
+        return model(dropped.select([row]), Noise(noise.t[row : row + 1], noise.epsilon[row : row + 1])).diffusion
+
+    for row, acts in ((0, True), (1, False)):
+        grads = torch.autograd.grad(row_loss(row), values, allow_unused=True)
+        assert any(g is not None and g.abs().max() > 0 for g in grads) == acts

@@ -1,0 +1,123 @@
+"""Baselines: each trains what its name says, and all of them end in one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from customcontrast.base_model import BaseModel
+from customcontrast.segmentation import Segmentation
+from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
+from train.evaluation import evaluate, readers
+from train.experiments import baselines, finetune
+from train.experiments.ablation import Deadline
+from train.experiments.baselines import ENCODERS, method_config
+from train.experiments.finetune import METHODS, FineTuneConfig, fine_tune, trained_parameters
+
+ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
+
+
+@pytest.fixture
+def reference() -> Segmentation:
+    rng = np.random.default_rng(0)
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    return Segmentation(image=picture, mask=mask, score=1.0, method="exact")
+
+
+def weights_of(base: BaseModel) -> list[torch.Tensor]:
+    return [p.clone() for part in (base.unet, *base.text_encoders) for p in part.parameters()]
+
+
+def test_baselines_differ_in_their_flags_alone() -> None:
+    config = AdapterTrainConfig(encoder={"width": 32})
+    rows = {name: method_config(config, method, 9) for name, method in ENCODERS.items()}
+    assert len({(row.seed, row.optim, row.data) for row in rows.values()}) == 1
+    assert rows["customcontrast"].loss.macl and rows["customcontrast"].loss.cscl
+    for name in ("ip-adapter-plus", "elite"):
+        loss = rows[name].loss
+        assert not loss.cscl and not loss.macl and loss.lambda_2 == 0
+    assert rows["ip-adapter-plus"].encoder["textual"] is False and not rows["elite"].loss.visual
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fine_tuning_learns_one_subject_and_leaves_the_base_alone(
+    any_base: BaseModel, reference: Segmentation, method: str
+) -> None:
+    before = weights_of(any_base)
+    config = FineTuneConfig(method, steps=2, batch=2, learning_rate=1e-2, tokens=2, rank=2)
+    subject = fine_tune(any_base, reference, "bear", config)
+    first = finetune.first_tokens(any_base, "bear", 2, torch.Generator().manual_seed(0))
+    moved = [not torch.equal(a, b) for a, b in zip(first, subject.tokens, strict=True)]
+    names = trained_parameters(subject, config)
+    if method == "textual-inversion":
+        assert all(moved) and len(names) == len(any_base.text_encoders)
+    else:
+        assert not any(moved) and names and all("lora_" in name for name in names)
+        loud = [p.abs().max() > 0 for n, p in subject.base.unet.named_parameters() if "lora_B" in n]
+        assert any(loud)  # zero at first
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(any_base), strict=True))
+    again = fine_tune(any_base, reference, "bear", config)
+    assert subject.losses == again.losses and len(subject.losses) == 2
+    picture = finetune.generate(subject, "a <bear> on the beach", steps=2)
+    assert picture.size == (any_base.default_size,) * 2
+    assert finetune.generate(subject, "a <bear> on the beach", steps=2).tobytes() == picture.tobytes()
+
+
+def test_textual_inversion_lowers_its_loss(tiny_base: BaseModel, reference: Segmentation) -> None:
+    """On one picture and the same noise, the later steps cost less than with S* as it starts."""
+    config = {"method": "textual-inversion", "steps": 60, "batch": 2, "tokens": 2}
+    learned = fine_tune(tiny_base, reference, "bear", FineTuneConfig(**config, learning_rate=5e-2)).losses
+    still = fine_tune(tiny_base, reference, "bear", FineTuneConfig(**config, learning_rate=0.0)).losses
+    assert sum(learned[30:]) < sum(still[30:])
+
+
+def test_mistakes_and_the_deadline() -> None:
+    with pytest.raises(ValueError, match="choose one of"):
+        FineTuneConfig("hypernetwork")
+    with pytest.raises(ValueError, match="counts"):
+        FineTuneConfig(steps=0)
+    assert Deadline(None).left is None and Deadline(0).left == 0.0 and 0 < Deadline(5).left <= 5
+
+
+def test_all_methods_end_in_one_table(
+    tiny_base: BaseModel,
+    headed_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluate, "DISTRACTORS", 2)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    judge = readers.Readers().eval()
+    judge.quality = {"mask_iou": 0.0}
+    readers.save_readers(judge, tmp_path / "readers.safetensors", "small")
+    data = DataConfig(path=str(tmp_path / "pool"), size=64, reference_size=48, subjects=3, targets=1, references=2)
+    config = AdapterTrainConfig(
+        weights=str(headed_folder), encoder=ENCODER, data=data, optim=OptimConfig(batch=2), log=LogConfig(every=1)
+    )
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    text = f"--config {tmp_path}/c.yaml --steps 1 --subject-steps 1 --limit 1 --cpu --denoising 2"
+    arguments = [*text.split(), "--readers", str(tmp_path / "readers.safetensors"), "--out", str(tmp_path / "out")]
+    assert baselines.main([*arguments, "--minutes", "0"]) == 130
+    assert baselines.main(arguments) == 0, capsys.readouterr().err
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert all(f"| {name} | " in table for name in (*ENCODERS, *METHODS))
+    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+    monkeypatch.setattr(finetune, "fine_tune", lambda *a: pytest.fail("learned again"))
+    assert baselines.main(arguments) == 0
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+
+
+def test_a_benchmark_folder_that_is_missing_is_named() -> None:
+    options = argparse.Namespace(benchmark="nowhere", limit=1, world="small", seed=0, clip="", dino="", readers=None)
+    with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
+        evaluate.Bench.of(None, options)

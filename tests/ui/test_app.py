@@ -1,0 +1,241 @@
+"""app.py: its command line, its wiring, and its API as a program calls it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio.route_utils import delete_files_created_by_app
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from customcontrast.ui.handlers.generation import CONTROLS, SLOTS
+from customcontrast.ui.service.recipe import read_png
+from customcontrast.ui.service.service import Studio
+from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model
+
+BEAR, CAT = str(EXAMPLES / "bear.png"), str(EXAMPLES / "cat.png")
+SETTINGS = {
+    "negative_prompt": "",
+    "steps": 3,
+    "guidance": 4,
+    "subject_scale": 1,
+    "seed": 3,
+    "pictures": 1,
+    "location_masks": True,
+}
+
+
+DEMO: list[gr.Blocks] = []  # the running app, to look into it
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    weights = tiny_model(tmp_path_factory.mktemp("tiny"))
+    demo, url = app.launch(
+        app.options(["--weights", str(weights), "--port", str(free_port()), "--device", "cpu"]), block=False
+    )
+    DEMO.append(demo)
+    yield Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+    demo.close()
+
+
+def generate(client: Client, references: list[str], nouns: str, prompt: str, **changed: object) -> tuple:
+    files = [handle_file(path) for path in references]
+    return client.predict(references=files, nouns=nouns, prompt=prompt, **(SETTINGS | changed), api_name="/generate")
+
+
+def test_page_of_every_name_that_the_desk_speaks_of():
+    page = app.Page(Studio())
+    page.build()
+    per_slot = ("upload", "cut", "cutout", "note", "slot", "noun", "strength")
+    wanted = {*CONTROLS, *(f"{name}{k}" for name in per_slot for k in SLOTS)}
+    wanted |= set("count add notes status gallery shown stop viewers strip step overlay branch word who".split())
+    wanted |= set("map_step layers map recipe grid plot film play clock running around alike around_note".split())
+    wanted |= set("compared compare_status sides left right slider sheet made_grid grid_status base_note".split())
+    wanted |= {f"{name}{k}" for name in ("rest", "others", "chip", "brush", "place", "area", "frame") for k in SLOTS}
+    assert wanted <= set(page.c)
+
+
+def test_options_from_the_command_line_and_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("CUSTOMCONTRAST_PORT", "7999")
+    monkeypatch.setenv("CUSTOMCONTRAST_SHARE", "1")
+    monkeypatch.setenv("CUSTOMCONTRAST_WEIGHTS", str(tmp_path))
+    chosen = app.options(["--queue-size", "5"])
+    assert (chosen.port, chosen.share, chosen.weights, chosen.queue_size) == (7999, True, str(tmp_path), 5)
+    assert app.options(["--port", "1234"]).port == 1234
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--sam-checkpoint", "/no/such.pth"], ["--weights", "./nowhere"], ["--base", "sd99"]]
+)
+def test_wrong_options_end_with_a_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        app.options(arguments)
+    assert arguments[1] in capsys.readouterr().err
+
+
+def test_mcp_is_served_or_its_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        app.options(["--mcp"])
+    assert "gradio[mcp]" in capsys.readouterr().err
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: object())
+    assert app.options(["--mcp"]).mcp and not app.options([]).mcp
+
+
+def test_gradios_own_variables_are_honoured_after_ours(monkeypatch: pytest.MonkeyPatch):
+    """A container or Space sets GRADIO_SERVER_NAME; CUSTOMCONTRAST_HOST and the command line come first."""
+    for name, value in {"SERVER_NAME": "0.0.0.0", "SERVER_PORT": "7951", "SHARE": "true"}.items():
+        monkeypatch.setenv(f"GRADIO_{name}", value)
+    chosen = app.options([])
+    assert (chosen.host, chosen.port, chosen.share) == ("0.0.0.0", 7951, True)
+    monkeypatch.setenv("CUSTOMCONTRAST_HOST", "127.0.0.2")
+    assert app.options([]).host == "127.0.0.2" and app.options(["--host", "::1"]).host == "::1"
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "x")
+    with pytest.raises(SystemExit):
+        app.options([])
+
+
+def test_a_port_that_is_taken_ends_with_a_sentence(capsys: pytest.CaptureFixture[str]):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert app.main(["--port", port]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"127.0.0.1:{port}" in said and "--port" in said
+
+
+def test_the_cache_folder_is_ones_own():
+    code = "import os, app; print(os.environ['GRADIO_TEMP_DIR'])"
+    clean = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True, cwd=ROOT)
+    assert run.stdout.strip().endswith(f"gradio-{os.getuid()}")
+
+
+def test_the_page_does_not_wait_for_torch():
+    code = "import sys, app; app.options([]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_styles_and_scripts_ask_nothing_of_other_machines():
+    assert not re.search(r"https?://|@import|url\(", app.CSS + app.TOGGLE + app.NAMED_FRAMES)
+
+
+def test_only_the_named_endpoints_are_public(client: Client):
+    named = client.view_api(return_format="dict")
+    assert set(named["named_endpoints"]) == {"/segment", "/generate", "/maps"} and not named["unnamed_endpoints"]
+
+
+def test_segment(client: Client):
+    cutout, mask, facts = client.predict(handle_file(BEAR), None, api_name="/segment")
+    alpha = np.asarray(Image.open(cutout))[..., 3]
+    marked = np.asarray(Image.open(mask).convert("L")) > 127
+    assert alpha.shape == marked.shape and 0.02 < marked.mean() < 0.8 and (alpha[~marked] == 0).all()
+    y, x = (int(v) for v in np.argwhere(~marked)[0])
+    _, mask, again = client.predict(handle_file(BEAR), [[x, y, 1]], api_name="/segment")
+    assert np.asarray(Image.open(mask).convert("L"))[y, x] > 127 and again["method"] != facts["method"]
+
+
+@pytest.mark.parametrize(
+    ("points", "data", "said"),
+    [(None, b"no picture at all", "picture"), ([[1, 2]], None, "points"), ([[10_000, 5, 1]], None, "outside")],
+)
+def test_segment_refuses_with_a_sentence(client: Client, tmp_path: Path, points: object, data: bytes | None, said: str):
+    file = tmp_path / "file.png"
+    file.write_bytes(data if data is not None else Path(BEAR).read_bytes())
+    with pytest.raises(AppError, match=said) as caught:
+        client.predict(handle_file(str(file)), points, api_name="/segment")
+    assert "Traceback" not in str(caught.value)
+
+
+def test_generate_two_subjects_then_maps_in_the_same_session(client: Client):
+    files, strip, recipe = generate(client, [BEAR, CAT], "bear, cat", "a bear and a cat in the city", pictures=2)
+    assert len(files) == 2 and Image.open(strip).height > 0
+    settings, references = read_png(files[1])
+    assert settings["picture"] == 2 and [word["noun"] for word in settings["subjects"]] == ["bear", "cat"]
+    assert len(references) == 2 and recipe["run"]["seed"] == 3
+    map_, facts = client.predict("bear", 0, 1, api_name="/maps")
+    assert Image.open(map_).width >= 384 and "S2*" in facts["words"]
+    assert facts["map"] != client.predict("visual:2", 1, 1, api_name="/maps")[1]["map"]
+    with pytest.raises(AppError, match="not in the prompt"):
+        client.predict("zebra", 0, 0, api_name="/maps")
+
+
+def test_the_same_call_gives_the_same_picture(client: Client):
+    first, second = (generate(client, [BEAR], "bear", "a bear on the beach")[0][0] for _ in range(2))
+    other = generate(client, [BEAR], "bear", "a bear on the beach", seed=4)[0][0]
+    pixels = [np.asarray(Image.open(path)) for path in (first, second, other)]
+    assert np.array_equal(pixels[0], pixels[1]) and not np.array_equal(pixels[0], pixels[2])
+
+
+def test_several_references_of_one_subject_a_size_and_a_scheduler(client: Client):
+    changed = {"per_subject": "2, 1", "size": "32x64", "scheduler": "dpm"}
+    files, _, recipe = generate(client, [BEAR, BEAR, CAT], "bear, cat", "a bear and a cat", **changed)
+    assert Image.open(files[0]).size == (32, 64) and recipe["run"]["scheduler"] == "DPMSolverMultistepScheduler"
+    assert [len(pictures) for pictures in read_png(files[0])[1]] == [2, 1]
+
+
+def test_places_of_two_subjects(client: Client):
+    files, _, recipe = generate(client, [BEAR, CAT], "bear, cat", "a bear and a cat", places="left; 50, 20, 90, 100")
+    assert [row["place"] for row in read_png(files[0])[0]["subjects"]] == ["left", "50, 20, 90, 100"]
+    assert recipe["run"]["subjects"][0]["placement"]["box"] == [0, 0, 0.5, 1]
+
+
+def test_text_alone(client: Client):
+    files, strip, recipe = generate(client, [], "", "a red car in the city")
+    assert len(files) == 1 and strip is None and recipe["subjects"] == []
+
+
+@pytest.mark.parametrize(
+    ("references", "nouns", "changed", "said"),
+    [
+        ([BEAR], "", {}, "0 words for 1 pictures"),
+        ([BEAR], "bear", {"prompt": " "}, "prompt is empty"),
+        ([BEAR], "bear", {"steps": 1000}, "number of steps is 1000"),
+        ([BEAR], "bear", {"base": "sdxl"}, "not on this machine"),
+        ([BEAR] * 5, "a,b,c,d,e", {}, "At most 4"),
+        ([BEAR, CAT], "bear", {"per_subject": "3"}, "per_subject asks for 3"),
+        ([BEAR], "bear", {"per_subject": "five"}, "number from 1 to 4"),
+        ([], "", {"size": "huge"}, "width x height"),
+        ([BEAR], "bear", {"places": "left; right"}, "one for each of the 1 subjects"),
+        ([BEAR], "bear", {"places": "under the table"}, "left, middle, right"),
+    ],
+)
+def test_generate_refuses_with_a_sentence(
+    client: Client, references: list[str], nouns: str, changed: dict[str, object], said: str
+):
+    prompt = str(changed.pop("prompt", "a bear"))
+    with pytest.raises(AppError, match=said) as caught:
+        generate(client, references, nouns, prompt, **changed)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_another_session_sees_nothing_of_this_one(client: Client):
+    generate(client, [], "", "a red car")
+    stranger = Client(client.src, verbose=False)
+    with pytest.raises(AppError, match="in the same session"):
+        stranger.predict("car", 0, 0, api_name="/maps")
+
+
+def test_files_of_visitors_are_known_to_the_cleaner(client: Client, tmp_path: Path):
+    """Every answer's files are among those that are deleted after an hour."""
+    generate(client, [BEAR], "bear", "a bear")
+    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    made = list(cache.rglob("customcontrast-seed3-1.png"))
+    assert made
+    delete_files_created_by_app(DEMO[0], age=None)
+    assert not any(path.exists() for path in made)

@@ -1,0 +1,269 @@
+"""The library as a service: requests are checked, models load in the background, subjects are looked at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from customcontrast.base_model import BASES
+from customcontrast.placement import Placement
+from customcontrast.segmentation import Segmentation
+from customcontrast.ui.service.request import (
+    ADD,
+    BOX,
+    MAX_SIDE,
+    SCHEDULER_TITLES,
+    Cut,
+    Picked,
+    Request,
+    StudioError,
+    check,
+    place_box,
+    points_from,
+    read_place,
+    request_from,
+)
+from customcontrast.ui.service.service import CHOICES, Studio, StudioConfig
+from customcontrast.ui.service.wording import fill, noun_from_name
+from tests.support.serving import EXAMPLES, ROOT, tiny_model
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    return Studio(StudioConfig(weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def bear(shared: Studio) -> Cut:
+    return shared.cut(EXAMPLES / "bear.png")
+
+
+def test_choices_are_what_the_bases_say():
+    assert set(CHOICES) == set(BASES)
+    for name, choice in CHOICES.items():
+        assert (choice.steps, choice.guidance) == (BASES[name].steps, BASES[name].guidance)
+        assert choice.hub in (None, BASES[name].weights)
+
+
+def test_schedulers_are_those_of_the_core():
+    from customcontrast.sampling import SCHEDULERS
+
+    assert set(SCHEDULER_TITLES) == set(SCHEDULERS)
+
+
+def test_sizes_are_read_and_written_alike():
+    assert check(Request("a bear", size=" 64 × 96 ")).size == "64x96" and check(Request("a bear")).size == ""
+    assert Request("a bear", size="64x96").width_height == (64, 96) and Request("a bear").width_height is None
+
+
+def test_nothing_heavy_is_imported_before_a_model_is_asked_for():
+    code = (
+        "import sys, customcontrast.ui.handlers.generation; "
+        "print(sorted({'torch', 'diffusers', 'gradio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"prompt": None}, "prompt is empty"),
+        ({"prompt": "x" * 30_000}, "longer than"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10_000}, "steps"),
+        ({"guidance": "much"}, "guidance"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"subject_scale": -1}, "subject scale"),
+        ({"seed": -3}, "seed"),
+        ({"seed": None}, "seed"),
+        ({"pictures": 99}, "number of pictures"),
+        ({"size": "large"}, "width x height"),
+        ({"size": "8x8"}, "does not fit"),
+        ({"size": "2048x2048"}, "at most"),
+        ({"scheduler": "fast"}, "no scheduler"),
+    ],
+)
+def test_wrong_requests_get_one_sentence(wrong: dict[str, object], said: str):
+    with pytest.raises(StudioError, match=said) as caught:
+        check(replace(Request("a bear"), **wrong))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("noun", "said"), [("", "Say what subject 1 is"), ("<>", "Say what"), ("b" * 99, "too long")])
+def test_wrong_nouns_get_one_sentence(bear: Cut, noun: str, said: str):
+    with pytest.raises(StudioError, match=said):
+        check(Request("a bear", (Picked((bear.current,), noun),)))
+
+
+def test_settings_and_back(bear: Cut):
+    request = check(
+        Request("a bear", (Picked((bear.current,), "bear", 0.5, "right"),), "fog", 7, 3.5, 0.75, 11, 2, False)
+    )
+    again = request_from(request.settings() | {"version": 1, "run": {}}, [s.segmentations for s in request.subjects])
+    assert again == request
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"prompt": 3}, {"prompt": "a", "subjects": [{}]}, {"prompt": "a", "seed": []}]
+)
+def test_damaged_settings_get_one_sentence(settings: dict[str, object]):
+    with pytest.raises(StudioError):
+        request_from(settings, [[]] if settings.get("subjects") else [])
+
+
+def test_example_is_cut_out_and_clicks_correct_it(shared: Studio, bear: Cut):
+    assert bear.mask is not None and 0.02 < bear.mask.mean() < 0.8 and not bear.trouble
+    y, x = np.argwhere(~bear.mask)[0]
+    more = shared.clicked(bear, [(int(x), int(y), ADD)])
+    assert more.mask[y, x] and len(more.points) == 1 and more.auto is bear.auto
+    assert np.array_equal(shared.clicked(more, ()).mask, bear.mask)
+
+
+def test_places_have_one_spelling():
+    assert [read_place(text) for text in (None, "", " Left ", "ANYWHERE")] == ["", "", "left", "anywhere"]
+    assert read_place("10 20 %, 60;100%") == "10, 20, 60, 100" == read_place("10.0,20,60,1e2")
+    assert place_box("") is None is place_box("anywhere") and place_box("right") == (50, 0, 100, 100)
+    assert place_box("10, 20, 60, 99.5") == (10, 20, 60, 99.5)
+
+
+def test_a_place_goes_from_the_request_to_the_subject(shared: Studio, bear: Cut):
+    model = shared.model()
+
+    def placement(place: str) -> Placement:
+        return shared.subject(model, "toyland", Picked((bear.current,), "bear", place=place)).placement
+
+    assert placement("left").box == (0, 0, 0.5, 1) and placement("10, 20, 60, 100").box == (0.1, 0.2, 0.6, 1)
+    assert not placement("anywhere").location and placement("").location and not placement("").drawn
+
+
+def test_an_old_recipe_has_no_place(bear: Cut):
+    settings = {"prompt": "a bear", "subjects": [{"noun": "bear", "strength": 1.0}]}
+    assert request_from(settings, [[bear.current]]).subjects[0].place == ""
+    settings["subjects"][0]["place"] = "under the table"
+    with pytest.raises(StudioError, match="left, middle, right"):
+        request_from(settings, [[bear.current]])
+
+
+def test_two_box_clicks_make_a_box(shared: Studio, bear: Cut):
+    one = shared.clicked(bear, [(200, 180, BOX)])
+    assert one.box is None and np.array_equal(one.mask, bear.mask)
+    two = shared.clicked(bear, [(200, 180, BOX), (40, 20, BOX)])
+    assert two.box == (40, 20, 201, 181)
+    assert not two.mask[:20].any() and not two.mask[181:].any()
+
+
+def test_where_nothing_stands_out_a_click_shows_it(shared: Studio):
+    blank = shared.cut(Image.new("RGB", (120, 90), (128, 128, 128)))
+    assert blank.current is None and blank.trouble and blank.picture.size == (120, 90)
+
+
+def test_transparent_pictures_are_taken_at_their_word(shared: Studio):
+    rgba = Image.new("RGBA", (64, 64), (255, 0, 0, 0))
+    rgba.paste((255, 0, 0, 255), (16, 16, 48, 48))
+    cut = shared.cut(rgba)
+    assert cut.current.method == "alpha" and cut.mask.sum() == 32 * 32
+
+
+def test_large_pictures_are_reduced(shared: Studio):
+    big = Image.open(EXAMPLES / "bear.png").convert("RGB").resize((2000, 1500))
+    assert max(shared.cut(big).picture.size) == MAX_SIDE
+
+
+def test_subjects_are_looked_at_once(shared: Studio, bear: Cut):
+    model = shared.model()
+    first = shared.subject(model, "toyland", Picked((bear.current,), "bear"))
+    other = Segmentation(bear.current.image.copy(), bear.current.mask.copy())
+    second = shared.subject(model, "toyland", Picked((other,), "teddy", 0.5))
+    assert second.features is first.features and (second.noun, second.strength) == ("teddy", 0.5)
+    third = shared.subject(model, "toyland", Picked((replace(other, mask=~other.mask),), "bear"))
+    assert third.features is not first.features
+
+
+def test_the_same_request_gives_the_same_picture(shared: Studio, bear: Cut):
+    request = Request("a bear on the beach", (Picked((bear.current,), "bear"),), steps=3)
+    first, second = ([*shared.stream(request)][-1] for _ in range(2))
+    assert np.array_equal(np.asarray(first.images[0]), np.asarray(second.images[0]))
+
+
+def test_prompt_notes(shared: Studio):
+    shared.model()
+    assert shared.prompt_notes("a bear on the beach", ["bear"]) == []
+    assert not any("not in the prompt" in note for note in shared.prompt_notes("two bears in the city", ["bear"]))
+    assert "“cat” is not in the prompt" in shared.prompt_notes("a bear on the beach", ["cat"])[0]
+    assert any("beech" in note and "“beach”" in note for note in shared.prompt_notes("a bear on the beech", ["bear"]))
+    long = shared.prompt_notes("a bear " + "on the beach " * 400, ["bear"])
+    assert len(long) == 1 and "left out" in long[0] and len(long[0]) < 300
+    taken = shared.prompt_notes("a <cat> on the beach", ["bear"])
+    assert len(taken) == 1 and "<cat>" in taken[0] and "'bear'" in taken[0]  # it stands for the bear, and says so
+
+
+def test_a_missing_model_is_one_sentence_and_can_be_repaired(tmp_path: Path):
+    broken = Studio(StudioConfig(weights=str(tmp_path / "nothing"), device="cpu"))
+    with pytest.raises(StudioError, match="could not be loaded") as caught:
+        broken.model()
+    assert "\n" not in str(caught.value) and not broken.ready()
+    tiny_model(tmp_path / "nothing")
+    assert broken.model() is not None and broken.ready()
+
+
+@pytest.mark.parametrize(
+    ("template", "nouns", "filled"),
+    [
+        ("{subject} on the beach", ["elephant"], "an elephant on the beach"),
+        ("{subject} on the beach", [], "a robot on the beach"),
+        ("{tall subject} in the snow", ["cat", "robot"], "a tall cat and a robot in the snow"),
+        ("{subject wearing a hat} at night", ["a", "b", "c"], "an a wearing a hat, a b and a c at night"),
+    ],
+)
+def test_presets_are_filled(template: str, nouns: list[str], filled: str):
+    assert fill(template, nouns) == filled
+
+
+@pytest.mark.parametrize(("name", "noun"), [("bear.png", "bear"), ("striped-orange-cat_2.png", "cat"), ("07.png", "")])
+def test_nouns_are_guessed_from_example_names(name: str, noun: str):
+    assert noun_from_name(name) == noun
+
+
+@pytest.mark.parametrize("points", ["no", [[1, 2]], [[1, 2, 7]], [["a", 1, 1]], [[1, 1, 1]] * 100])
+def test_wrong_points_get_one_sentence(points: object):
+    with pytest.raises(StudioError, match="points"):
+        points_from(points)
+
+
+EARLY = """
+import sys, threading
+from customcontrast.ui.service.request import Request
+from customcontrast.ui.service.service import Studio
+
+studio, gate = Studio(), threading.Event()
+load = studio._load
+studio._load = lambda name: gate.wait() and load(name)
+picture, notes = (lambda: next(studio.stream(Request("a bear", steps=1)))), (lambda: studio.prompt_notes("a bear", []))
+asked = [picture, studio.atlas, notes]
+threads = [threading.Thread(target=ask, daemon=True) for ask in asked]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(1.0)
+print([m for m in ("torch", "diffusers", "transformers") if m in sys.modules])
+gate.set()
+for thread in threads:
+    thread.join(120.0)
+print([thread.is_alive() for thread in threads])
+"""
+
+
+def test_who_asks_before_the_model_is_there_imports_nothing_beside_its_loader():
+    """Two threads that import diffusers at once find it half made."""
+    command = [sys.executable, "-c", EARLY]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240, cwd=ROOT)
+    assert found.stdout.split("\n")[:2] == ["[]", "[False, False, False]"]
+    assert "Traceback" not in found.stderr

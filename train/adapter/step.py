@@ -1,0 +1,191 @@
+"""One training step's mathematics: a batch and its noise in, the terms of Eq. 9 out.
+
+It goes the way inference goes: parse_prompt → tokenize → Adapter → encode_contexts → subject_state → unet_forward, so
+Eq. 3, S+ and "the map" have one definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from customcontrast.adapter import Adapter
+from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.prompt import TokenizedPrompt
+from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt, joined, subject_state
+from customcontrast.layout import channels
+from train.adapter import losses
+from train.adapter.adapter_config import LossConfig
+from train.adapter.losses import Losses
+from train.data.samples import Batch
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is random in a step beside the data."""
+
+    t: Tensor  # LongTensor (B,), one timestep per sample
+    epsilon: Tensor  # (B, c, h, w)
+
+    @classmethod
+    def draw(cls, shape: Sequence[int], timesteps: int, seed: Sequence[int], device: torch.device) -> Noise:
+        """From `seed` alone (seed, step, …); drawn on the CPU, so that it is the same on every device."""
+        generator = torch.Generator().manual_seed(_mix(seed))
+        t = torch.randint(timesteps, (shape[0],), generator=generator)
+        epsilon = torch.randn(tuple(shape), generator=generator)
+        return cls(t.to(device), epsilon.to(device))
+
+
+def _mix(seed: Sequence[int]) -> int:
+    """Several integers → one 63-bit seed; unlike a sum, (1, 2) and (2, 1) differ."""
+    value = 0x9E3779B97F4A7C15
+    for part in seed:
+        value = ((value ^ (part + 0x632BE59BD9B4E019)) * 0xD1342543DE82EF95 + 1) % 2**64
+        value ^= value >> 29
+    return value >> 1
+
+
+def prompts_of(base: BaseModel, batch: Batch, placeholder_tokens: int) -> list[TokenizedPrompt]:
+    """The tokenised prompt of each row: "… noun S* …", the caption without S*, or the empty prompt.
+
+    S* stands right after the class noun, as in the paper's figure. A dropped subject, or S* dropped alone, leaves the
+    caption as it is; a dropped text leaves the empty prompt, which has no place for S*: the subject then acts through
+    Eq. 3 alone.
+    """
+    prompts = []
+    no_token = batch.drop_subject if batch.drop_token is None else batch.drop_subject | batch.drop_token
+    rows = zip(batch.captions, batch.nouns, batch.drop_text.tolist(), no_token.tolist(), strict=True)
+    for caption, (start, end), no_text, no_subject in rows:
+        if no_text or no_subject:
+            prompts.append(_without_subject(base, "" if no_text else caption, placeholder_tokens))
+            continue
+        noun = caption[start:end]
+        marked = f"{caption[:start]}<{noun}>{caption[end:]}"
+        prompts.append(encode_prompt(base, marked, [noun], placeholder_tokens))
+    return prompts
+
+
+def _without_subject(base: BaseModel, text: str, placeholder_tokens: int) -> TokenizedPrompt:
+    """A prompt of a batch of one-subject prompts that has no S*: all its positions are −1."""
+    prompt = encode_prompt(base, text)
+    absent = torch.full((1, placeholder_tokens), -1, dtype=torch.long)
+    return TokenizedPrompt(prompt.ids, absent, prompt.tokens, prompt.words, prompt.text)
+
+
+def contexts_of(
+    base: BaseModel, prompts: Sequence[TokenizedPrompt], text_tokens: Sequence[Tensor], rows: int
+) -> TextContext:
+    """`encode_contexts` of a batch with one subject, without encoding a prompt that has no S* once for every layer.
+
+    text_tokens: S* for each text encoder, (B, L, n, d_text), or () without the textual branch. A prompt without S* is
+    the same in all layers: one row of it goes through the encoder, not L. Same values and gradients.
+    """
+    with_s = [i for i, prompt in enumerate(prompts) if (prompt.positions >= 0).all()]
+    without = [i for i in range(len(prompts)) if i not in set(with_s)]
+    if not text_tokens or not without or not with_s:
+        return encode_contexts(base, prompts, [text_tokens], rows=rows)
+    L = text_tokens[0].shape[1]
+    own = [tokens[with_s] for tokens in text_tokens]
+    given = encode_contexts(base, [prompts[i] for i in with_s], [own], rows=rows)
+    plain = encode_contexts(base, [prompts[i] for i in without], rows=rows)
+    order = torch.tensor(with_s + without, device=given.hidden.device).argsort()
+    plain = replace(plain, hidden=plain.hidden.expand(-1, L, -1, -1))
+    return joined([given, plain]).rows(order)
+
+
+def _zero_empty(context: TextContext, empty: Sequence[bool]) -> TextContext:
+    """Zeros for the empty prompt, where the base's own pipeline has them (SDXL)."""
+    keep = context.hidden.new_tensor([not e for e in empty])
+    return replace(context, hidden=context.hidden * keep[:, None, None, None], pooled=context.pooled * keep[:, None])
+
+
+def _float32(recorder: MapRecorder) -> MapRecorder:
+    """Under bf16 autocast the subjects' sums are bf16, which antialiased resizing on a CPU does not take."""
+    for sums in recorder.sums.values():
+        sums.subject = None if sums.subject is None else sums.subject.float()
+        sums.visual = None if sums.visual is None else sums.visual.float()
+    return recorder
+
+
+def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
+    """The attention to train with: plain on a CPU, where the fused kernel's backward is the slower one.
+
+    With gradient checkpointing the backward pass belongs into it too: it runs the forward of a block again.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+class AdapterLoss(nn.Module):
+    """Eq. 9 of a batch. Its parameters are the adapter's alone; the frozen base is held outside the module tree."""
+
+    def __init__(self, base: BaseModel, adapter: Adapter, config: LossConfig, text_rows: int = 512) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.config = config
+        self.text_rows = text_rows
+        install_processors(base.unet)  # Eq. 3; a second time changes nothing
+        self.scheduler = DDPMScheduler.from_config(base.scheduler.config)  # the forward process of Eq. 1
+        self._frozen = (base,)  # a tuple hides it from .parameters(), .to() and DistributedDataParallel
+
+    @property
+    def base(self) -> BaseModel:
+        return self._frozen[0]
+
+    def forward(self, batch: Batch, noise: Noise) -> Losses:
+        """batch: with its frozen features (`data.with_features`), on the base's device. Returns scalars with graphs."""
+        with attention_kernel(batch.latents.device):
+            return self._losses(batch, noise)
+
+    def _losses(self, batch: Batch, noise: Noise) -> Losses:
+        base, c, adapter = self.base, self.config, self.adapter
+        z, t = batch.latents, noise.t
+        size = (z.shape[-2], z.shape[-1])
+
+        out = adapter(batch.reference_states, t)
+        prompts = prompts_of(base, batch, adapter.config.placeholder_tokens)
+        context = contexts_of(base, prompts, out.mfi.text_tokens, self.text_rows)
+        if base.zero_empty_prompt:
+            context = _zero_empty(context, [prompt.text == "" for prompt in prompts])
+        present = (~batch.drop_subject).to(z.dtype)  # λ of each row: 1, or 0 where the subject is dropped
+        strength = present if c.visual else torch.zeros_like(present)
+        if batch.drop_visual is not None:
+            strength = strength * (~batch.drop_visual).to(z.dtype)
+        recorder = MapRecorder() if c.lambda_2 else None
+        state = subject_state(base, context, prompts, [out], size=size, strengths=[strength], recorder=recorder)
+
+        z_t = self.scheduler.add_noise(z, noise.epsilon, t)
+        layout = None
+        if base.layout_channels and batch.layouts is not None:
+            layout = channels(batch.layouts, *size).to(base.dtype)
+        prediction = unet_forward(base, z_t.to(base.dtype), t, state, layout)
+        target = losses.diffusion_target(self.scheduler, z, noise.epsilon, t)
+
+        diffusion = losses.diffusion_loss(prediction, target)
+        zero = diffusion.new_zeros(())
+        cscl, macl = self.contrast(batch, t, out.mfi) if out.mfi.text_cls is not None else (zero, zero)
+        A = aggregate(_float32(recorder)) if recorder else None
+        location = zero if A is None else losses.location_loss(A[:, 0], batch.masks, present)
+        return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2, c.macl_weight)
+
+    def contrast(self, batch: Batch, t: Tensor, mfi: object) -> tuple[Tensor, Tensor]:
+        """(L_CSCL, L_MACL); a term that is off is 0 and costs nothing."""
+        c, zero = self.config, batch.latents.new_zeros(())
+        cscl = losses.cscl_loss(mfi.visual_cls, mfi.text_cls, batch.subjects, c.temperature) if c.cscl else zero
+        if not c.macl:
+            return cscl, zero
+        s, s_positive = torch.cat(mfi.text_tokens, dim=-1), self.s_plus(batch.positive_states, t)
+        S = losses.appearance_similarity(batch.embeddings, c.similarity_floor) if c.alpha else None
+        return cscl, losses.macl_loss(s, s_positive, S, batch.subjects, c.macl_temperature)
+
+    def s_plus(self, states: tuple[Tensor, ...], t: Tensor) -> Tensor:
+        """The S+ tensors s_i of other frames at t: (B, L, n, d_text), several text encoders joined along d_text."""
+        encoder = self.adapter.encoder
+        f_t, _ = encoder.textual(encoder.encode_image(states), t)
+        return torch.cat(encoder.text_tokens(f_t), dim=-1)

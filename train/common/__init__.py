@@ -1,0 +1,1 @@
+"""What the training of the base and of the adapter share."""

@@ -1,0 +1,185 @@
+"""What watches a training run: the log, the clock, and the wish to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_wandb_available
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from train.adapter.losses import Losses
+from train.common.config_error import ConfigError
+
+
+class StopSignal:
+    """SIGTERM or Ctrl-C asks for a clean stop at the end of the step; a second one is obeyed at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, object] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not in the main thread: nobody sends us signals
+                self._before[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def restore(self) -> None:
+        """Put back the handlers of before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def agree(wish: bool, accelerator: Accelerator) -> bool:
+    """True on every process as soon as one of them wishes it, so that none waits for another for ever."""
+    if accelerator.num_processes == 1:
+        return wish
+    return bool(accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), "sum") > 0)
+
+
+class Timer:
+    """Training time over all sittings, the limit of this one, and how long the loop waited for data."""
+
+    def __init__(self, before: float = 0.0, minutes: float | None = None) -> None:
+        self.before, self.minutes = before, minutes
+        self.start = time.monotonic()
+        self.waited = 0.0
+        self.out = 0.0
+
+    @property
+    def here(self) -> float:
+        """Seconds of this sitting, without pauses."""
+        return time.monotonic() - self.start - self.out
+
+    @property
+    def total(self) -> float:
+        """Seconds of all sittings."""
+        return self.before + self.here
+
+    @property
+    def up(self) -> bool:
+        """Whether this sitting's minutes are used up (pauses count: the limit is a promise to the machine)."""
+        return self.minutes is not None and time.monotonic() - self.start > 60 * self.minutes
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent here is waiting for data."""
+        begun = time.monotonic()
+        yield
+        self.waited += time.monotonic() - begun
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent here is not training."""
+        begun = time.monotonic()
+        yield
+        self.out += time.monotonic() - begun
+
+
+class WandB:
+    """Weights & Biases through accelerate's tracker; a run that goes on keeps its id."""
+
+    def __init__(self, accelerator: Accelerator, output: Path, config: dict[str, object]) -> None:
+        """Raises ConfigError where wandb is not installed. The accelerator must be made with log_with="wandb"."""
+        if not is_wandb_available():
+            raise ConfigError("log.wandb is on, but wandb is not installed; pip install wandb, or set log.wandb=false")
+        output.mkdir(parents=True, exist_ok=True)
+        key = hashlib.sha256(str(output.resolve()).encode()).hexdigest()[:12]
+        about = {"dir": str(output), "name": output.name, "id": key, "resume": "allow"}
+        accelerator.init_trackers("customcontrast", config, {"wandb": about})
+        self.tracker = accelerator.get_tracker("wandb")  # does nothing on other processes than the main one
+
+    def values(self, line: dict[str, float], step: int) -> None:
+        """Numbers of one step."""
+        self.tracker.log(line, step=step)
+
+    def picture(self, image: Image.Image, step: int) -> None:
+        """A validation strip."""
+        self.tracker.log_images({"validation": [np.asarray(image)]}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.tracker.finish()
+
+
+class Log:
+    """log.jsonl, TensorBoard and one line on the terminal, every `every` steps; only the main process writes.
+
+    wandb: where the numbers and strips go beside that, or None.
+    """
+
+    def __init__(self, output: Path, every: int, active: bool, wandb: WandB | None = None) -> None:
+        self.output, self.every, self.active, self.wandb = output, every, active, wandb
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.mark: tuple[float, float] = (0.0, 0.0)
+        self.board: SummaryWriter | None = None
+        if active:
+            output.mkdir(parents=True, exist_ok=True)
+            self.board = SummaryWriter(str(output / "tensorboard"))
+
+    def add(self, step: int, losses: Losses, norm: Tensor | float, rate: float, timer: Timer, samples: int) -> None:
+        """Take in one optimiser step of `samples` samples; norm is the gradient's before clipping."""
+        if not self.active:
+            return
+        values = {name: getattr(losses, name).detach() for name in Losses.__dataclass_fields__}
+        values["gradient"] = torch.as_tensor(norm, dtype=torch.float32).detach()
+        for name, value in values.items():  # kept as tensors: no wait for a GPU between lines
+            self.sums[name] = self.sums.get(name, 0.0) + value.float()
+        self.count += 1
+        if step % self.every == 0:
+            self.write(step, rate, timer, samples)
+
+    def write(self, step: int, rate: float, timer: Timer, samples: int) -> None:
+        """One line: means since the last one."""
+        if not self.active or not self.count:
+            return
+        seconds, waited = timer.here - self.mark[0], timer.waited - self.mark[1]
+        self.mark = (timer.here, timer.waited)
+        line = {name: float(total) / self.count for name, total in self.sums.items()}
+        line |= {
+            "learning_rate": rate,
+            "samples_per_second": self.count * samples / max(seconds, 1e-9),
+            "data_wait": waited / max(seconds, 1e-9),
+        }
+        for name, value in line.items():
+            self.board.add_scalar(f"train/{name}", value, step)
+        if self.wandb is not None:
+            self.wandb.values({f"train/{name}": value for name, value in line.items()}, step)
+        line = {"step": step, "seconds": round(timer.total, 1)} | {name: float(f"{v:.5g}") for name, v in line.items()}
+        with (self.output / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+        self.sums, self.count = {}, 0
+
+    def picture(self, step: int, image: Image.Image) -> None:
+        """A validation strip: validation/step-N.png and TensorBoard."""
+        if not self.active:
+            return
+        path = self.output / "validation" / f"step-{step:07d}.png"
+        path.parent.mkdir(exist_ok=True)
+        image.save(path)
+        self.board.add_image("validation", np.asarray(image), step, dataformats="HWC")
+        if self.wandb is not None:
+            self.wandb.picture(image, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard and finish the run of Weights & Biases."""
+        if self.board is not None:
+            self.board.close()
+        if self.wandb is not None:
+            self.wandb.close()

@@ -1,0 +1,136 @@
+"""One training sample, and a batch of them.
+
+A sample is a target frame x with its mask M and a caption that names only the class noun, a reference frame r ≠ x of
+the same subject, segmented (R), and a positive frame r⁺ ≠ r, segmented.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+
+
+DROPS = ("none", "text", "subject", "both", "token", "visual")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one training example is made of. Pictures are uint8 (3, ·, ·); a cached source gives features instead."""
+
+    subject: str  # stable id: two samples of one subject are never each other's negatives
+    caption: str  # names the subject by its class noun alone; looks come from R
+    noun: tuple[int, int]  # character span of that noun in the caption
+    mask: Tensor  # M, bool (1, H, W)
+    image: Tensor | None = None  # x, (3, H, W)
+    reference: Tensor | None = None  # R, (3, C, C) on white
+    positive: Tensor | None = None  # R⁺, (3, C, C) on white
+    latent: Tensor | None = None  # cached: z_0 of x, (c, h, w)
+    reference_states: tuple[Tensor, ...] | None = None  # cached: three CLIP layers of R, each (N, d_I)
+    positive_states: tuple[Tensor, ...] | None = None  # cached: the same of R⁺
+    embedding: Tensor | None = None  # cached: CLIP image embedding of R, (e,)
+    layout: Tensor | None = None  # where the subject is and how it is seen (`Layout.numbers`), (NUMBERS,)
+    drop: str = "none"  # one of DROPS
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples. The frozen features are None until `with_features`."""
+
+    subjects: Tensor  # LongTensor (B,), a hash of the id, equal on every process
+    captions: list[str]
+    nouns: list[tuple[int, int]]
+    masks: Tensor  # bool (B, 1, H, W)
+    drop_text: Tensor  # bool (B,): the empty prompt instead of the caption
+    drop_subject: Tensor  # bool (B,): no S*, and λ = 0
+    images: Tensor | None = None  # uint8 (B, 3, H, W)
+    references: Tensor | None = None  # uint8 (B, 3, C, C)
+    positives: Tensor | None = None
+    latents: Tensor | None = None  # z_0 (B, c, h, w)
+    reference_states: tuple[Tensor, ...] | None = None  # 3 × (B, N, d_I)
+    positive_states: tuple[Tensor, ...] | None = None
+    embeddings: Tensor | None = None  # (B, e)
+    layouts: Tensor | None = None  # (B, NUMBERS)
+    drop_token: Tensor | None = None  # bool (B,): no S*, the visual branch alone; None = nowhere
+    drop_visual: Tensor | None = None  # bool (B,): λ = 0, S* alone; None = nowhere
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def to(self, device: torch.device) -> Batch:
+        """All tensors on `device`."""
+        return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """These rows, in this order."""
+        index = torch.as_tensor(list(rows), dtype=torch.long)
+        return replace(self, **{f.name: _pick(getattr(self, f.name), index) for f in fields(self)})
+
+
+class Source(Protocol):
+    """Frames of subjects."""
+
+    def __len__(self) -> int:
+        """Number of distinct subjects."""
+
+    def draw(self, index: int, rng: random.Random) -> Sample:
+        """A sample of subject `index`; every choice comes from `rng`."""
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples; a picture or a feature that one of them lacks is None for all."""
+
+    def stack(name: str) -> Tensor | None:
+        values = [getattr(s, name) for s in samples]
+        return None if any(v is None for v in values) else torch.stack(values)
+
+    def states(name: str) -> tuple[Tensor, ...] | None:
+        values = [getattr(s, name) for s in samples]
+        if any(v is None for v in values):
+            return None
+        return tuple(torch.stack(layer) for layer in zip(*values, strict=True))
+
+    return Batch(
+        subjects=torch.tensor([zlib.crc32(s.subject.encode()) for s in samples]),
+        captions=[s.caption for s in samples],
+        nouns=[s.noun for s in samples],
+        masks=torch.stack([s.mask for s in samples]),
+        drop_text=torch.tensor([s.drop in ("text", "both") for s in samples]),
+        drop_subject=torch.tensor([s.drop in ("subject", "both") for s in samples]),
+        images=stack("image"),
+        references=stack("reference"),
+        positives=stack("positive"),
+        latents=stack("latent"),
+        reference_states=states("reference_states"),
+        positive_states=states("positive_states"),
+        embeddings=stack("embedding"),
+        layouts=stack("layout"),
+        drop_token=torch.tensor([s.drop == "token" for s in samples]),
+        drop_visual=torch.tensor([s.drop == "visual" for s in samples]),
+    )
+
+
+def _move(value: object, device: torch.device) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        return tuple(v.to(device, non_blocking=True) for v in value)
+    return value
+
+
+def _pick(value: object, index: Tensor) -> object:
+    if isinstance(value, Tensor):
+        return value[index.to(value.device)]
+    if isinstance(value, list):
+        return [value[i] for i in index.tolist()]
+    if isinstance(value, tuple):
+        return tuple(v[index.to(v.device)] for v in value)
+    return value

@@ -1,0 +1,313 @@
+"""What a Toyland picture shows, read by a small convolutional network that has seen renders alone.
+
+    python -m train.evaluation.attribute_reader --minutes 12 --pool runs/base-cpu/pool  → runs/readers/
+
+A reader trained in this way stands beside the base's weights, so that scores can be compared from one day to the next.
+Place, style and the set of species are read off every picture; the other attributes off pictures of one subject, where
+it is plain whose they are, and colours only where the style shows any. The network never sees a generated picture, so
+its readings of one are evidence; its own accuracy on renders of held-out subjects is kept in the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+from torchvision.transforms import functional as TF
+from tqdm import tqdm
+
+from customcontrast.base_model import WEIGHTS
+from customcontrast.precision import autocast
+from customcontrast.tensor_files import write_tensors
+from train.base.models import label_values
+from train.base.pool import read_shard, shard_paths
+from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
+
+DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
+SHIPPED = WEIGHTS / "toyland" / "attributes.safetensors"  # the one that judges where no other is named
+SIDE = 96  # px that a reader looks at where nothing else is said
+COLORLESS = ("sketch",)  # styles that show no colours
+COLORS = ("color_1", "color_2", "accessory_color")
+IGNORE = -100  # class index where a label does not apply
+Labels = dict[str, Any]  # of `toyland.attributes`
+
+
+class _Residual(nn.Module):
+    """Halve the side, change the width, then one residual block: (B, in, S, S) → (B, out, S/2, S/2)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(8, outputs), nn.SiLU())
+        self.block = nn.Sequential(
+            nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        return F.silu(x + self.block(x))
+
+
+class AttributeReader(nn.Module):
+    """Pixels (B, 3, H, W) in [0, 1] → {attribute: (B, values) logits}; `features` are the space of distances."""
+
+    def __init__(self, values: dict[str, list[str]], width: int = 32, side: int = SIDE) -> None:
+        super().__init__()
+        self.values, self.side = values, side
+        widths = (2 * width, 4 * width, 6 * width, 6 * width)
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU())
+        pairs = zip((width, *widths), widths, strict=False)
+        self.body = nn.Sequential(*(_Residual(a, b) for a, b in pairs))
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(of)) for name, of in values.items()})
+        self.quality: dict[str, float] = {}  # accuracy of each attribute on renders of held-out subjects
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) → (B, 12 × width): mean and maximum over the picture of the last layer."""
+        if pixels.shape[-2:] != (self.side, self.side):
+            pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", antialias=True)
+        z = self.body(self.stem(pixels * 2 - 1))
+        return torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        z = self.features(pixels)
+        return {name: head(z).float() for name, head in self.heads.items()}
+
+
+# ------------------------------------------------------------------------------------------ what is right
+
+
+def targets(labels: Sequence[Labels], values: dict[str, list[str]]) -> dict[str, Tensor]:
+    """Labels of N pictures → {attribute: (N,) index or IGNORE}; species is (N, species) of 0 and 1."""
+    out: dict[str, Tensor] = {}
+    for name, options in values.items():
+        if name == "species":
+            shown = [{s["species"] for s in row["subjects"]} for row in labels]
+            out[name] = torch.tensor([[float(o in row) for o in options] for row in shown])
+        else:
+            out[name] = torch.tensor([_index(row, name, options) for row in labels])
+    return out
+
+
+def _index(row: Labels, name: str, options: list[str]) -> int:
+    if name in ("background", "style"):
+        return options.index(row[name])
+    if len(row["subjects"]) > 1 or (name in COLORS and row["style"] in COLORLESS):
+        return IGNORE
+    value = row["subjects"][0][name]
+    return IGNORE if value is None else options.index(value)
+
+
+def reader_loss(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
+    """Mean over attributes of the cross-entropy; for the species the binary one, summed over species."""
+    terms = []
+    for name, x in logits.items():
+        if name == "species":
+            terms.append(F.binary_cross_entropy_with_logits(x, wanted[name], reduction="sum") / len(x))
+        elif (wanted[name] != IGNORE).any():
+            terms.append(F.cross_entropy(x, wanted[name], ignore_index=IGNORE))
+    return torch.stack(terms).mean()
+
+
+def correct(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """{attribute: (N,) 1 right, 0 wrong, nan where it does not apply}. Species: the n likeliest are the n shown."""
+    out = {}
+    for name, x in logits.items():
+        if name == "species":
+            true = wanted[name].bool()
+            worst = x.masked_fill(~true, torch.inf).amin(1)
+            best_other = x.masked_fill(true, -torch.inf).amax(1)
+            out[name] = (worst > best_other).float()
+        else:
+            right = (x.argmax(1) == wanted[name]).float()
+            out[name] = right.masked_fill(wanted[name] == IGNORE, torch.nan)
+    return out
+
+
+@torch.no_grad()
+def _logits(reader: AttributeReader, images: Tensor) -> dict[str, Tensor]:
+    """images (N, 3, H, W) uint8 → {attribute: (N, values)}."""
+    parts = [reader(part.float() / 255) for part in images.split(64)]
+    return {name: torch.cat([p[name] for p in parts]) for name in reader.values}
+
+
+def read(reader: AttributeReader, images: Tensor, labels: Sequence[Labels]) -> dict[str, Tensor]:
+    """images (N, 3, H, W) uint8 and what they should show → `correct` of them."""
+    return correct(_logits(reader, images), targets(labels, reader.values))
+
+
+def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> list[float | None]:
+    """For each picture 1.0 where all of {attribute: value} wanted of it is read off it, else 0.0; None for {}.
+
+    The pictures are of one size. Raises ValueError for a value that the reader was not taught.
+    """
+    for name, value in {item for row in wanted for item in row.items()}:
+        if value not in reader.values.get(name, ()):
+            raise ValueError(
+                f"attributes: the reader was never taught {name} {value!r}, so it cannot say whether a picture shows "
+                "it; train one on this world: python -m train.evaluation.attribute_reader --world …"
+            )
+    logits = _logits(reader, torch.stack([TF.pil_to_tensor(picture.convert("RGB")) for picture in pictures]))
+    told = {name: [of[i] for i in logits[name].argmax(1)] for name, of in reader.values.items()}
+    return [float(all(told[k][i] == v for k, v in row.items())) if row else None for i, row in enumerate(wanted)]
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+def worn(pixels: Tensor, generator: torch.Generator, sharp: bool = False) -> Tensor:
+    """What pictures suffer that are not renders: softened, a little noisy, mirrored. (B, 3, S, S) in [0, 1].
+
+    sharp: not softened, so that the reader holds softness against a picture.
+    """
+    side = pixels.shape[-1]
+    small = int(torch.randint(side // 2, side + 1, (1,), generator=generator))
+    if small < 0.9 * side and not sharp:
+        soft = F.interpolate(pixels, size=(small, small), mode="bilinear", antialias=True)
+        pixels = F.interpolate(soft, size=(side, side), mode="bilinear")
+    strength = 0.06 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
+    mirrored = torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5
+    pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+    return (pixels + strength * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
+
+
+def heldout_scenes(world: World, seed: str, count: int, p_two: float = 0.2) -> list[ToyScene]:
+    """Scenes of held-out subjects: places, styles, shapes and things to wear evenly, two subjects in `p_two`."""
+    rng, scenes = random.Random(seed), []
+    for i in range(count):
+        subjects = [sample_subject(rng, world, heldout=True)]
+        while len(subjects) < 1 + (i < p_two * count):
+            other = sample_subject(rng, world, heldout=True)
+            subjects += [other] if other.species != subjects[0].species else []
+        fixed = {
+            "background": world.backgrounds[i % len(world.backgrounds)],
+            "style": world.styles[(i // 3) % len(world.styles)],
+            "shape": world.shapes[0] if i % 2 else world.shapes[(i // 2) % len(world.shapes)],
+            "accessory": world.accessories[0] if i % 3 == 0 else world.accessories[(i // 3) % len(world.accessories)],
+        }
+        scenes.append(sample_scene(rng, world, subjects=tuple(subjects), **fixed))
+    return scenes
+
+
+def rendered(scenes: Sequence[ToyScene], side: int = SIDE) -> Tensor:
+    """(N, 3, side, side) uint8."""
+    return torch.cat([render(scenes[i : i + 16], side).images for i in range(0, len(scenes), 16)])
+
+
+def train_reader(
+    reader: AttributeReader, world: World, minutes: float, pool: Path | None, batch: int = 64, sharp: bool = False
+) -> int:
+    """AdamW for `minutes` in place, in bfloat16 where the CPU has it; the rate falls to 0. Without a pool it renders.
+
+    sharp: see `worn`.
+
+    Returns the number of pictures seen. Raises FileNotFoundError for a pool without shards.
+    """
+    shards = [read_shard(path) for path in shard_paths(pool)] if pool is not None else []
+    if pool is not None and not shards:
+        raise FileNotFoundError(f"there is no shard in {pool}; make some with `python -m train.base pool`")
+    images = torch.cat([_small(s.images, reader.side) for s in shards]) if shards else None
+    labels = [r["labels"] for s in shards for r in s.records]
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=1e-2)
+    start, step = time.monotonic(), 0
+    generator, rng = torch.Generator().manual_seed(0), random.Random(0)
+    bar = tqdm(total=round(60 * minutes), desc="attribute reader", unit="s")
+    reader.train()
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        if images is None:
+            scenes = [sample_scene(rng, world) for _ in range(batch)]
+            pixels, rows = rendered(scenes, reader.side), [attributes(s) for s in scenes]
+        else:
+            chosen = torch.randint(len(images), (batch,), generator=generator)
+            pixels, rows = images[chosen], [labels[i] for i in chosen]
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (1 - done)
+        with autocast("cpu"):
+            logits = reader(worn(pixels.float() / 255, generator, sharp))
+        loss = reader_loss(logits, targets(rows, reader.values))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        bar.n = round(60 * minutes * done)
+        bar.set_postfix(step=step, loss=f"{loss.item():.3f}")
+    bar.close()
+    reader.eval().requires_grad_(False)
+    return step * batch
+
+
+def _small(images: Tensor, side: int) -> Tensor:
+    """Pictures uint8 (N, 3, S, S) at the reader's side, so that no step has to make them smaller."""
+    if images.shape[-1] == side:
+        return images
+    small = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    return small.round().clamp(0, 255).to(torch.uint8)
+
+
+def accuracy(reader: AttributeReader, world: World, count: int = 512) -> dict[str, float]:
+    """The share of each attribute read right off renders of held-out subjects, in scenes spread evenly."""
+    scenes = heldout_scenes(world, "reader accuracy", count)
+    hits = read(reader, rendered(scenes, reader.side), [attributes(s) for s in scenes])
+    return {name: float(x.nanmean()) for name, x in hits.items()}
+
+
+def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
+    """Weights in 16 bits; what they read, how well, and after how many pictures, in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"values": json.dumps(reader.values), "quality": json.dumps(reader.quality), "pictures": str(seen)}
+    about["side"] = str(reader.side)
+    write_tensors({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
+
+
+def load_reader(path: Path = SHIPPED) -> AttributeReader:
+    """Read it back. Raises FileNotFoundError with the command that makes it."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no reader in {path}; make it with `python -m train.evaluation.attribute_reader`"
+        )
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        reader = AttributeReader(json.loads(about["values"]), side=int(about.get("side", SIDE)))
+        reader.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    reader.quality = json.loads(about["quality"])
+    return reader.eval().requires_grad_(False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, measure on held-out subjects, save."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluation.attribute_reader", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
+    parser.add_argument("--side", type=int, default=SIDE, help="px that it looks at")
+    parser.add_argument("--sharp", action="store_true", help="learn from sharp renders alone")
+    parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
+    parser.add_argument("--out", type=Path, default=DEFAULT)
+    options = parser.parse_args(arguments)
+    world = getattr(World, options.world)()
+    torch.manual_seed(0)
+    reader = AttributeReader(label_values(world), side=options.side)
+    try:
+        seen = train_reader(reader, world, options.minutes, options.pool, sharp=options.sharp)
+    except FileNotFoundError as error:
+        print(f"attribute_reader: {error}", file=sys.stderr)
+        return 2
+    reader.quality = accuracy(reader, world)
+    save_reader(reader, options.out, seen)
+    print(f"{seen} pictures; held-out renders: " + ", ".join(f"{k} {v:.3f}" for k, v in reader.quality.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

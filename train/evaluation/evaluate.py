@@ -1,0 +1,354 @@
+"""Numbers and pictures for an adapter.
+
+    python -m train.evaluation adapter --base toyland --benchmark toyland --limit 20
+    python -m train.evaluation adapter --base sd15 --adapter FILE --benchmark /path/to/dreambench
+    python -m train.evaluation base                (a base from text alone)
+    python -m train.evaluation pairs               (two subjects in one picture)
+    python -m train.evaluation paired              (a base's pictures against renders of the same scenes)
+
+`adapter` makes one picture per subject and task with the adapter, and again from the text alone (the floor); on
+Toyland it also scores the real render of what was asked (the ceiling). It writes pictures/, scores.json, table.md and
+grid.png. Pictures that are there already are not made again, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from customcontrast.adapter import CheckpointError
+from customcontrast.base_model import BASES, BaseModel, BaseModelError
+from customcontrast.config import RecordConfig
+from customcontrast.images.loading import load_picture
+from customcontrast.pipeline import CustomContrast
+from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from customcontrast.visualize.drawing import label
+from train.evaluation import attribute_reader
+from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
+from train.evaluation.metrics import (
+    Backbones,
+    Edits,
+    Score,
+    cosine,
+    identity_rank,
+    markdown,
+    pretrained_backbones,
+    to_json,
+    toyland_backbones,
+)
+from train.evaluation.paired_renders import paired_command
+from train.evaluation.readers import SHIPPED, Readers, load_readers
+from train.evaluation.tasks import DISTRACTORS, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
+from train.evaluation.text_to_image import base_command, sampler
+from train.evaluation.two_subjects import pairs_command
+from train.toyland import World
+
+RUNS = ("adapter", "text only (floor)", "real render (ceiling)")
+Find = Callable[[Image.Image, str], Segmentation | None]  # a picture and the class noun of the subject in it
+EDITED_REFERENCES = "references in a style and shape and wearing something, none of it asked for"
+CELL = 112  # px of a picture in the grid
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One picture of the benchmark and the subject found in it."""
+
+    case: Case
+    task: Task
+    picture: Image.Image
+    segmentation: Segmentation | None  # None: nothing was found; the whole picture is compared
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What is asked of a method, and who judges: the same for an adapter and for the baselines."""
+
+    cases: list[Case]
+    backbones: Backbones
+    find: Find
+    distractors: list[Image.Image]
+    notes: list[str]
+
+    @classmethod
+    def of(cls, base: BaseModel, options: argparse.Namespace) -> Bench:
+        """options: benchmark, limit, world, readers, attributes, clip, dino, weights, seed, as `adapter` has them."""
+        if options.limit < 1:
+            raise ValueError(f"--limit {options.limit}: give 1 subject or more")
+        world = World.named(options.world)
+        edited = getattr(options, "references", "plain") == "edited"
+        if options.benchmark != "toyland":
+            if edited:
+                raise ValueError(f"--references edited needs --benchmark toyland, not {options.benchmark}")
+            cases = folder_cases(Path(options.benchmark), options.limit)
+            backbones = pretrained_backbones(options.clip, options.dino, base.device, getattr(options, "reward", None))
+            grounding = getattr(options, "grounding", None) or ()
+            notes = [_asked(cases, options.seed), f"subjects found by: {' and '.join(grounding) or 'our segmentation'}"]
+            return cls(cases, backbones, finder(None, grounding, base.device), [], notes)
+        readers = load_readers(options.readers)
+        attributes = attribute_reader.load_reader(options.attributes)
+        cases = toyland_cases(options.limit, world, options.seed, edited)
+        edits = functools.partial(attribute_reader.shows, attributes)
+        backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity, edits)
+        asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
+        notes = [
+            _asked(cases, options.seed),
+            f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader",
+            *(f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()),
+            "edits: the share of edits seen by the attribute reader, which on held-out renders reads rightly: "
+            + ", ".join(f"{name} {attributes.quality[name]:.3f}" for name in asked if name in attributes.quality),
+        ]
+        if edited:
+            notes.append(f"{EDITED_REFERENCES}; leaks: the share of it that is read off the picture")
+            notes.append("CI, DI and retrieval: against a portrait of the subject")
+        return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed, DISTRACTORS), notes)
+
+
+def _asked(cases: Sequence[Case], seed: int) -> str:
+    return f"{len(cases)} subjects never seen in training, {len(cases[0].tasks)} prompts each, seed {seed}"
+
+
+def adapter_command(arguments: Sequence[str]) -> str:
+    """`python -m train.evaluation adapter …`: the table."""
+    parser = argparse.ArgumentParser(prog="python -m train.evaluation adapter", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--base", default="toyland", choices=sorted(BASES))
+    parser.add_argument("--weights", help="folder or hub id of the base; default its own")
+    parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
+    parser.add_argument("--benchmark", default="toyland", help="toyland, or a folder with a sub-folder per subject")
+    parser.add_argument("--limit", type=int, default=20, help="subjects")
+    add_references(parser)
+    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
+    parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.evaluation.readers)")
+    parser.add_argument(
+        "--attributes",
+        type=Path,
+        default=attribute_reader.SHIPPED,
+        help="who sees edits (train.evaluation.attribute_reader)",
+    )
+    parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="CT and CI of real pictures")
+    parser.add_argument("--dino", default="facebook/dinov2-base", help="DI of real pictures")
+    parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")
+    parser.add_argument(
+        "--grounding",
+        nargs="*",
+        metavar="MODEL",
+        help="real pictures: find subjects with Grounded SAM, as the paper does (optional: a Grounding DINO, a SAM)",
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
+    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of Eq. 3")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--floor", type=Path, help="where the pictures from text alone are; several runs can share it")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
+    options = parser.parse_args(arguments)
+    if options.grounding is not None and len(options.grounding) < 2:
+        options.grounding = [*options.grounding, *(DETECTOR, SAM)[len(options.grounding) :]]
+    return evaluate_adapter(options)
+
+
+def add_references(parser: argparse.ArgumentParser) -> None:
+    """The option --references."""
+    parser.add_argument(
+        "--references",
+        choices=["plain", "edited"],
+        default="plain",
+        help="Toyland's: portraits, or subjects in another style and shape and wearing something (what of it leaks?)",
+    )
+
+
+def evaluate_adapter(options: argparse.Namespace) -> str:
+    """Make the pictures, score them, write the report; returns its Markdown."""
+    custom = CustomContrast.load(options.base, options.weights, options.adapter)
+    if custom.adapter is None:
+        raise ValueError(f"there is no adapter beside the weights of {options.base!r}; pass --adapter FILE")
+    bench = Bench.of(custom.base, options)
+    out, cases, find = options.out, bench.cases, bench.find
+    floor = getattr(options, "floor", None) or out / "pictures" / "text"
+    made = {
+        RUNS[0]: list(pictures(custom, cases, options, out / "pictures" / "adapter", find, with_subject=True)),
+        RUNS[1]: list(pictures(custom, cases, options, floor, find, with_subject=False)),
+    }
+    if options.benchmark == "toyland":
+        made[RUNS[2]] = [real(case, task, custom.base.default_size) for case in cases for task in case.tasks]
+    backbones, notes = bench.backbones, bench.notes
+    runs = {name: score(rows, backbones, bench.distractors) for name, rows in made.items()}
+    metadata = custom.adapter.metadata
+    about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | {"notes": notes}
+    table = markdown(runs, backbones.names, notes)
+    (out / "table.md").write_text(table, encoding="utf-8")
+    (out / "scores.json").write_text(to_json(runs, backbones.names, about), encoding="utf-8")
+    grid(cases, made).save(out / "grid.png")
+    return table
+
+
+# ----------------------------------------------------------------------------------------------------- pictures
+
+
+def pictures(
+    custom: CustomContrast,
+    cases: Sequence[Case],
+    options: argparse.Namespace,
+    folder: Path,
+    find: Find,
+    with_subject: bool,
+) -> Iterator[Made]:
+    """One picture per subject and task; those in `folder` made with the same settings are read instead."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = (options.steps, options.guidance, options.subject_scale if with_subject else 0, options.seed)
+    weights = (digest(options.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
+    rows = [(case, task) for case in cases for task in case.tasks]
+    for case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
+        shown = case.key if with_subject else case.subject
+        key = hashlib.sha256(repr((settings, weights, task.prompt, shown)).encode()).hexdigest()[:10]
+        path = folder / f"{case.subject}-{task.category}-{key}.png"
+        if not path.exists():
+            subjects = [custom.subject(case.reference, case.noun)] if with_subject else []
+            result = custom.generate(
+                task.prompt if with_subject else task.text,
+                subjects,
+                num_inference_steps=options.steps,
+                guidance_scale=options.guidance,
+                subject_scale=options.subject_scale,
+                seed=options.seed,
+                record=RecordConfig(maps=False),
+            )
+            result.images[0].save(path)
+        picture = load_picture(path)
+        yield Made(case, task, picture, find(picture, case.noun))
+
+
+def base_digest(base: BaseModel) -> str:
+    """The UNet's last layer and the scheduler in a few letters: another base or sampler makes other pictures."""
+    total = hashlib.sha256(repr(sampler(base)).encode())
+    total.update(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()[:12]
+
+
+def digest(path: object, custom: CustomContrast) -> str:
+    """The adapter's weights in a few letters."""
+    total = hashlib.sha256(repr(path).encode())
+    for name, tensor in sorted(custom.adapter.state_dict().items()):
+        total.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()[:12]
+
+
+def finder(readers: Readers | None, grounding: Sequence[str] = (), device: torch.device | str = "cpu") -> Find:
+    """How the subject of a generated picture is found: Toyland's mask reader, Grounded SAM, or our segmentation.
+
+    grounding: hub ids or folders of Grounding DINO and SAM; () = our segmentation.
+    """
+    if readers is not None:
+        return lambda picture, noun: readers.segment(picture)
+    if grounding:
+        return GroundedSAM.load(*grounding, device=device).segment
+    segmenter = Segmenter()
+
+    def find(picture: Image.Image, noun: str) -> Segmentation | None:
+        try:
+            return segmenter.auto(picture)
+        except SegmentationError:
+            return None
+
+    return find
+
+
+def real(case: Case, task: Task, side: int) -> Made:
+    """The ceiling: the real render, with its exact mask."""
+    picture, mask = ceiling(case, task, side)
+    return Made(case, task, picture, Segmentation(image=picture, mask=mask, score=1.0, method="exact"))
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+
+
+def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Image.Image] = ()) -> list[Score]:
+    """CT, CI, DI and rank of every picture. CT reads the whole picture; CI and DI segmented against segmented."""
+    references = [m.case.likeness.on_plain() for m in made]
+    subjects = [m.segmentation.on_plain() if m.segmentation else m.picture for m in made]
+    ct = cosine(backbones.text([m.task.text for m in made]), backbones.image([m.picture for m in made]))
+    ci = cosine(backbones.image(references), backbones.image(subjects))
+    true, found = backbones.identity(references), backbones.identity(subjects)
+    di = cosine(true, found)
+    others = backbones.identity(distractors) if distractors else None
+    edits = backbones.edits([m.picture for m in made], [m.task.edit for m in made]) if backbones.edits else None
+    leaked = leaks(made, backbones.edits) if backbones.edits else [None] * len(made)
+    ir = backbones.reward([m.task.text for m in made], [m.picture for m in made]) if backbones.reward else None
+    rows = []
+    for i, m in enumerate(made):
+        rank = identity_rank(found[i], true[i], others) if others is not None else -1
+        cosines = float(ct[i]), float(ci[i]), float(di[i])
+        told = {
+            "ir": None if ir is None else float(ir[i]),
+            "edit": None if edits is None else edits[i],
+            "leaks": leaked[i],
+        }
+        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, rank=rank, **told))
+    return rows
+
+
+def leaks(made: Sequence[Made], sees: Edits) -> list[dict[str, float] | None]:
+    """Which of `Case.leaks` is seen in each picture, {attribute: 1.0 or 0.0}; None where there is nothing to leak."""
+    unasked = [m.case.leaks(m.task) for m in made]
+    rows = [(m.picture, {name: value}) for m, row in zip(made, unasked, strict=True) for name, value in row.items()]
+    seen = iter(sees(*zip(*rows, strict=True)) if rows else ())
+    return [{name: next(seen) for name in row} or None for row in unasked]
+
+
+def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> Image.Image:
+    """For the first subjects: the reference, then for every task the picture of each run side by side."""
+    shown = list(cases)[:rows]
+    tasks, runs, names = len(shown[0].tasks), len(made), [name.split(" (")[0] for name in made]
+    step, gap, line = CELL + 20, 12, 15  # a row's height, between tasks, a line of text
+    left = [CELL + gap + k * (CELL * runs + gap) for k in range(tasks)]
+    sheet = Image.new("RGB", (left[-1] + CELL * runs, 2 * line + step * len(shown)), "white")
+    label(sheet, CELL / 2, line, "reference", CELL, 11)
+    for k, task in enumerate(shown[0].tasks):
+        label(sheet, left[k] + CELL * runs / 2, 0, task.category, CELL * runs, 11, bold=True)
+        for r, name in enumerate(names):
+            label(sheet, left[k] + CELL * (r + 0.5), line, name, CELL, 10)
+    for y, case in enumerate(shown):
+        top = 2 * line + y * step
+        sheet.paste(case.reference.on_plain(size=CELL), (0, top))
+        for k, task in enumerate(case.tasks):
+            for r, run in enumerate(made.values()):
+                picture = run[y * tasks + k].picture.resize((CELL, CELL))
+                sheet.paste(picture, (left[k] + CELL * r, top))
+            label(sheet, left[k] + CELL * runs / 2, top + CELL + 2, task.text, CELL * runs, 11)
+    return sheet
+
+
+# ----------------------------------------------------------------------------------------------------- commands
+
+COMMANDS: dict[str, Callable[[Sequence[str]], str]] = {
+    "adapter": adapter_command,
+    "base": base_command,
+    "pairs": pairs_command,
+    "paired": paired_command,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Dispatch on the first word; prints the command's table, or one sentence and returns 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"usage: python -m train.evaluation {{{','.join(COMMANDS)}}} …\n\n{__doc__}", file=sys.stderr)
+        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+    command, *rest = arguments
+    try:
+        print(COMMANDS[command](rest))
+    except (BaseModelError, CheckpointError, OSError, ValueError) as error:
+        print(f"evaluate: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

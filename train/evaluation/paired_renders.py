@@ -1,0 +1,187 @@
+"""How near a base's pictures come to the renders of the same scenes: same words, same layout, picture against render.
+
+    python -m train.evaluation paired --base toyland2 --world demo --count 300
+
+Only a base that takes layouts can be judged so. Held-out subjects, one to a scene. Beside each number stands what two
+sets of renders, or a render and its own reading, would give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.linalg import sqrtm
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torchmetrics.functional.image import structural_similarity_index_measure
+from tqdm import tqdm
+
+from customcontrast import CustomContrast
+from customcontrast.config import RecordConfig
+from customcontrast.sampling import side_by_side
+from train.evaluation.readers import SHIPPED, load_readers
+from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
+from train.toyland.layouts import layout_of
+
+SHOWN = 24  # pairs on the sheet
+_WHITE = (0.95047, 1.0, 1.08883)  # D65
+_TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One scene: how its picture differs from its render, inside the subject's exact mask."""
+
+    prompt: str
+    iou: float  # of the subject's silhouettes, as the mask reader finds it in the picture, and the exact one
+    color: float  # ΔE (CIE 1976) between the mean colours
+    pixels: float  # mean ΔE pixel by pixel
+    ssim: float  # structural similarity, window 11 px
+    iou_read: float  # of the mask reader on the render itself: the ceiling of `iou`
+
+
+def to_lab(pixels: np.ndarray) -> np.ndarray:
+    """sRGB (…, 3) in 0..1 to CIE L*a*b* (D65)."""
+    linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
+    t = linear @ np.array(_TO_XYZ).T / np.array(_WHITE)
+    f = np.where(t > (6 / 29) ** 3, np.cbrt(t), t / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack((116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])), -1)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two masks (H, W); 1 where both are empty."""
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else 1.0
+
+
+def compare(
+    prompt: str, made: np.ndarray, real: np.ndarray, found: np.ndarray, read: np.ndarray, mask: np.ndarray
+) -> Pair:
+    """Picture and render (H, W, 3) uint8; masks (H, W) bool: found in the picture, read off the render, exact."""
+    a, b = to_lab(made[mask] / 255), to_lab(real[mask] / 255)
+    both = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None].float() / 255 for x in (made, real))
+    _, structure = structural_similarity_index_measure(*both, data_range=1.0, return_full_image=True)
+    return Pair(
+        prompt,
+        iou(found, mask),
+        float(np.linalg.norm(a.mean(0) - b.mean(0))),
+        float(np.linalg.norm(a - b, axis=-1).mean()),
+        float(structure[0].mean(0).numpy()[mask].mean()),
+        iou(read, mask),
+    )
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Fréchet distance of two sets of features (N, d), taken as normal distributions (Heusel et al. 2017)."""
+    sa, sb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    mixed = sqrtm(sa @ sb)
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(sa + sb - 2 * np.real(mixed)))
+
+
+def critic(generated: np.ndarray, rendered: np.ndarray) -> float:
+    """Accuracy, on the other half, of a linear critic that learned on one half which features (N, d) are rendered."""
+    x = np.concatenate([generated, rendered])
+    y = np.repeat([0, 1], [len(generated), len(rendered)])
+    order = np.random.default_rng(0).permutation(len(x))
+    learn, test = order[: len(x) // 2], order[len(x) // 2 :]
+    scale = StandardScaler().fit(x[learn])
+    model = LogisticRegression(max_iter=2000, C=0.1).fit(scale.transform(x[learn]), y[learn])
+    return float(model.score(scale.transform(x[test]), y[test]))
+
+
+def heldout(world: World, seed: int, count: int) -> list[ToyScene]:
+    """Scenes of one held-out subject each, as the world draws them."""
+    rng = random.Random(f"paired-{seed}")
+    return [sample_scene(rng, world, subjects=(sample_subject(rng, world, heldout=True),)) for _ in range(count)]
+
+
+@torch.no_grad()
+def clip_features(custom: CustomContrast, pictures: Sequence[Image.Image]) -> np.ndarray:
+    """Image embeddings (N, e) by the base's own CLIP."""
+    base, parts = custom.base, []
+    for start in range(0, len(pictures), 64):
+        pixels = base.image_processor(images=list(pictures[start : start + 64]), return_tensors="pt")["pixel_values"]
+        parts.append(base.image_encoder(pixels.to(base.device, base.image_encoder.dtype)).image_embeds.float().cpu())
+    return torch.cat(parts).numpy()
+
+
+def paired_command(arguments: Sequence[str]) -> str:
+    """`python -m train.evaluation paired …`: the table."""
+    parser = argparse.ArgumentParser(prog="python -m train.evaluation paired", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--base", default="toyland2")
+    parser.add_argument("--weights", help="folder of the base; default the shipped one")
+    parser.add_argument("--world", default="demo", help="part of Toyland: small, demo or full")
+    parser.add_argument("--readers", type=Path, default=SHIPPED, help="who finds subjects (train.evaluation.readers)")
+    parser.add_argument("--count", type=int, default=300, help="scenes")
+    parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/paired"))
+    return evaluate_paired(parser.parse_args(arguments))
+
+
+def evaluate_paired(options: argparse.Namespace) -> str:
+    """Make the pictures, compare them, write scores.json, table.md and sheet.png; returns the table.
+
+    Raises ValueError for a base that takes no layout.
+    """
+    custom = CustomContrast.load(options.base, options.weights)
+    if not custom.base.layout_channels:
+        raise ValueError(f"--base {options.base}: it takes no layout, so its pictures cannot be paired with renders")
+    readers, side = load_readers(options.readers), custom.base.default_size
+    scenes = heldout(World.named(options.world), options.seed, options.count)
+    pairs, made, real = [], [], []
+    for i, scene in enumerate(tqdm(scenes, desc="pairs", unit="scene")):
+        rendered = render([scene], side)
+        prompt, mask = describe(scene).text, rendered.masks[0, 0].numpy()
+        real.append(Image.fromarray(rendered.images[0].permute(1, 2, 0).numpy()))
+        result = custom.generate(
+            prompt, (), layout=layout_of(scene, rendered.masks[0]), seed=options.seed + i,
+            num_inference_steps=options.steps, guidance_scale=options.guidance, record=RecordConfig(maps=False),
+        )  # fmt: skip
+        made.append(result.images[0])
+        found, read = (readers.segment(picture).mask for picture in (made[-1], real[-1]))
+        pairs.append(compare(prompt, np.asarray(made[-1]), np.asarray(real[-1]), found, read, mask))
+    other = [
+        Image.fromarray(render([scene], side).images[0].permute(1, 2, 0).numpy())
+        for scene in heldout(World.named(options.world), options.seed + 1, options.count)
+    ]
+    features = [clip_features(custom, pictures) for pictures in (made, real, other)]
+    scores = {
+        "scenes": len(pairs),
+        "IoU of silhouettes, median": float(np.median([p.iou for p in pairs])),
+        "the same of the reader on renders": float(np.median([p.iou_read for p in pairs])),
+        "ΔE of mean colours, median": float(np.median([p.color for p in pairs])),
+        "ΔE by pixel, median": float(np.median([p.pixels for p in pairs])),
+        "SSIM inside the mask, median": float(np.median([p.ssim for p in pairs])),
+        "Fréchet distance to renders": frechet(features[0], features[2]),
+        "Fréchet distance of two sets of renders": frechet(features[1], features[2]),
+        "critic's accuracy": critic(features[0], features[2]),
+        "critic's accuracy on two sets of renders": critic(features[1], features[2]),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {"scores": scores, "pairs": [asdict(p) for p in pairs]}
+    (options.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in scores.items())])
+    (options.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    sheet(made, real).save(options.out / "sheet.png")
+    return table
+
+
+def sheet(made: Sequence[Image.Image], real: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+    """Rows of pictures, each above its renders."""
+    rows = []
+    for start in range(0, min(SHOWN, len(made)), columns):
+        rows += [side_by_side(list(pictures[start : start + columns])) for pictures in (made, real)]
+    page = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for i, row in enumerate(rows):
+        page.paste(row, (0, i * row.height))
+    return page

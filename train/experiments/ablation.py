@@ -1,0 +1,215 @@
+"""The paper's ablation (Tables 3 and 4) in kind: IDs 0–5, same seeds, same steps, same data order.
+
+    python -m train.experiments.ablation --config toyland --steps 1500 --seeds 0 1 2 --limit 20 --out runs/ablation
+
+Trains what is not trained yet, evaluates what is not evaluated yet, and writes table.md: every ID with its
+interval over subjects, seeds pooled, beside the paper's numbers; then how far every ID is from ID 2, the method
+without its contrastive losses, picture by picture. A run that was stopped, by --minutes or by hand, goes on with the
+same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from train.adapter.adapter_config import AdapterTrainConfig, load_config
+from train.adapter.train import train
+from train.adapter.training_state import ResumeError
+from train.common.config_error import ConfigError
+from train.evaluation import evaluate
+from train.evaluation.metrics import COLUMNS, Score, asked, paired, summarise
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of Tables 3 and 4."""
+
+    name: str
+    encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig flags
+    cscl: bool = False
+    macl: bool = False
+    paper: tuple[float, float, float] = (0.0, 0.0, 0.0)  # E-CI, E-DI, CT of the paper (SD-1.5)
+
+
+VARIANTS: dict[int, Variant] = {
+    0: Variant("Visual", {"textual": False, "tv_fusion": False}, paper=(0.731, 0.554, 0.302)),
+    1: Variant("+ Textual", {"tv_fusion": False}, paper=(0.765, 0.568, 0.282)),
+    2: Variant("+ TV Fusion", paper=(0.754, 0.563, 0.311)),
+    3: Variant("2 + CSCL", cscl=True, paper=(0.765, 0.575, 0.323)),
+    4: Variant("2 + MACL", macl=True, paper=(0.780, 0.584, 0.318)),
+    5: Variant("2 + CSCL + MACL", cscl=True, macl=True, paper=(0.788, 0.591, 0.325)),
+}
+
+
+BASELINE = 2  # the method without its contrastive losses
+
+
+def variant_config(config: AdapterTrainConfig, variant: Variant, seed: int, steps: int) -> AdapterTrainConfig:
+    """`config` as this variant trains it. Data order and noise depend on the seed alone, so all variants share them."""
+    return replace(
+        config,
+        seed=seed,
+        encoder=config.encoder | variant.encoder,
+        loss=replace(config.loss, cscl=variant.cscl, macl=variant.macl),
+        optim=replace(config.optim, steps=steps),
+        log=replace(config.log, validate_every=0),
+    )
+
+
+class Deadline:
+    """The minutes of this sitting."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def left(self) -> float | None:
+        """Minutes left, 0 when none are; None without a limit."""
+        return None if self.end is None else max(0.0, (self.end - time.monotonic()) / 60)
+
+
+def run(options: argparse.Namespace) -> str:
+    """Train, evaluate, and write the table; returns its Markdown."""
+    config = load_config(options.config, options.set)
+    scores: dict[int, list[Score]] = {}
+    deadline = Deadline(options.minutes)
+    for seed in options.seeds:
+        for number in options.ids:
+            folder = options.out / f"id{number}-seed{seed}"
+            if deadline.left == 0.0:
+                raise KeyboardInterrupt
+            wanted = variant_config(config, VARIANTS[number], seed, options.steps)
+            if train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
+                raise KeyboardInterrupt  # asked to stop: the checkpoint is written
+            scores.setdefault(number, []).extend(evaluated(folder, config, options))
+            (options.out / f"{named('table', options)}.md").write_text(table(scores, options), encoding="utf-8")
+    return table(scores, options)
+
+
+def named(stem: str, options: argparse.Namespace) -> str:
+    """The name of what is about these references: of an evaluation's folder, of a table."""
+    return stem if options.references == "plain" else f"{stem}-{options.references}"
+
+
+def evaluated(
+    folder: Path, config: AdapterTrainConfig, options: argparse.Namespace, subject_scale: float = 1.0
+) -> list[Score]:
+    """The scores of one trained variant; subject_scale is λ of Eq. 3.
+
+    A subject keeps its name over the seeds: it is one group of the bootstrap.
+    """
+    arguments = argparse.Namespace(
+        base=config.base,
+        weights=config.weights,
+        adapter=folder / "adapter.safetensors",
+        benchmark=options.benchmark,
+        limit=options.limit,
+        references=options.references,
+        world=config.data.world,
+        readers=options.readers,
+        attributes=options.attributes,
+        clip=options.clip,
+        dino=options.dino,
+        steps=options.denoising,
+        guidance=None,
+        subject_scale=subject_scale,
+        seed=0,
+        floor=options.out / "floor",
+        out=folder / named("evaluation", options),
+    )
+    done = arguments.out / "scores.json"
+    if not done.exists() or json.loads(done.read_text())["about"].get("step") != options.steps:
+        evaluate.evaluate_adapter(arguments)
+    rows = json.loads(done.read_text())["scores"][evaluate.RUNS[0]]
+    return [Score(**row) for row in rows]
+
+
+SHOWN = {"E-CI": "E-CI", "E-DI": "E-DI", "CT": "CT"}  # column of `metrics.COLUMNS`: its heading
+TOY = {"edits": "edits", "leaks": "leaks", "retrieval": "found"}  # where there are readers of Toyland
+
+
+def shown(scores: dict[int, list[Score]]) -> dict[str, str]:
+    """Columns of the tables: the paper's, and those of `TOY` that all methods have. {column: its heading}."""
+    return SHOWN | {column: head for column, head in TOY.items() if all(asked(s, column) for s in scores.values())}
+
+
+def differences(scores: dict[int, list[Score]]) -> list[str]:
+    """Markdown: every ID less the baseline, over pairs of pictures of one subject, prompt and seed; [] without it."""
+    if BASELINE not in scores or len(scores) < 2:
+        return []
+    heads = shown(scores)
+    lines = ["", f"| ID | less ID {BASELINE}: {' | '.join(heads.values())} |", "|---|" + "---|" * len(heads)]
+    for number, rows in sorted(scores.items()):
+        if number == BASELINE:
+            continue
+        gains = [paired(asked(rows, c), asked(scores[BASELINE], c), COLUMNS[c][1]) for c in heads]
+        lines.append(f"| {number} | {' | '.join(f'{gain:+}' for gain in gains)} |")
+    return lines
+
+
+def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
+    """Markdown: ours with intervals, the paper's beside."""
+    heads = shown(scores)
+    lines = [f"| ID | what | {' | '.join(heads.values())} | paper: E-CI | E-DI | CT |", "|---" * (len(heads) + 5) + "|"]
+    for number, rows in sorted(scores.items()):
+        variant = VARIANTS[number]
+        found = summarise(rows)
+        ours = " | ".join(str(found[name]) for name in heads)
+        paper = " | ".join(f"{value:.3f}" for value in variant.paper)
+        lines.append(f"| {number} | {variant.name} | {ours} | {paper} |")
+    lines += differences(scores)
+    seeds = " ".join(map(str, options.seeds))
+    lines += [
+        "",
+        f"- {options.steps} steps, seeds {seeds}, {options.limit} subjects; 95 % bootstrap intervals over subjects",
+    ]
+    lines += [f"- {evaluate.EDITED_REFERENCES}"] * (options.references == "edited")
+    lines += ["- the paper's numbers are on real pictures with SD-1.5: compare the order, not the size"]
+    return "\n".join(lines) + "\n"
+
+
+def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Options of this command and of `baselines`: what is trained on, how it is judged, where and how long."""
+    parser.add_argument("--config", default="toyland")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
+    parser.add_argument("--benchmark", default="toyland")
+    parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
+    evaluate.add_references(parser)
+    parser.add_argument("--readers", type=Path, default=evaluate.SHIPPED)
+    parser.add_argument("--attributes", type=Path, default=evaluate.attribute_reader.SHIPPED)
+    parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
+    parser.add_argument("--dino", default="facebook/dinov2-base")
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
+    parser.add_argument("--cpu", action="store_true")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="python -m train.experiments.ablation", description=__doc__.split("\n\n")[0])
+    add_common(parser, Path("runs/ablation"))
+    parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1500)
+    options = parser.parse_args(arguments)
+    try:
+        print(run(options))
+    except (ConfigError, ResumeError, FileNotFoundError, ValueError) as error:
+        print(f"ablate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ablate: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
