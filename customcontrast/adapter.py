@@ -17,14 +17,11 @@ from customcontrast.attention.layers import LayerSpec, SubjectAttention
 from customcontrast.base_model import BaseModel, encoder_config
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
+from customcontrast.errors import CheckpointError
 from customcontrast.tensor_files import write_tensors
 
 FORMAT = "customcontrast-adapter-1"
 ABLATIONS = ("textual", "tv_fusion", "sink")
-
-
-class CheckpointError(ValueError):
-    """An adapter file does not fit; the message is one sentence that says why."""
 
 
 @dataclass(frozen=True)

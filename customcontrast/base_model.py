@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
 )
@@ -25,69 +24,13 @@ from transformers import (
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
+from customcontrast.errors import BaseModelError
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
+from customcontrast.specs import BASES, BaseSpec
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
 FACTS = "base.json"  # beside an embedded base's weights: what its training tells of its use
-WEIGHTS = Path(__file__).parent / "weights"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
-class BaseModelError(ValueError):
-    """A base model cannot be loaded; the message is one sentence that says what to do."""
-
-
-@dataclass(frozen=True)
-class BaseSpec:
-    """What differs between base models and cannot be read from their weights."""
-
-    name: str
-    weights: str  # default: a folder inside the package, or a hub id
-    text_parts: tuple[tuple[str, str, type[nn.Module]], ...]  # (tokenizer folder, encoder folder, class) of each
-    hidden_layer: int  # which text hidden state the UNet reads: -1 = the last, normed; -2 = before it, not normed
-    steps: int  # default number of denoising steps
-    guidance: float  # default classifier-free guidance scale
-    encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields that suit this size
-    image_encoder: str | None = None  # hub id of the CLIP image encoder where the weights bring none
-    embedded: bool = False  # its weights come with the package
-
-    @property
-    def pooled(self) -> bool:
-        """Whether the UNet also wants the pooled text and the picture's size (SDXL)."""
-        return len(self.text_parts) > 1
-
-
-_CLIP = ("tokenizer", "text_encoder", CLIPTextModel)
-_CLIP_2 = ("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection)
-
-_SMALL = {"width": 192, "heads": 6}
-
-BASES: dict[str, BaseSpec] = {
-    spec.name: spec
-    for spec in (
-        BaseSpec("toyland", str(WEIGHTS / "toyland"), (_CLIP,), -1, 20, 4.0, _SMALL, embedded=True),
-        BaseSpec("toyland2", str(WEIGHTS / "toyland2"), (_CLIP,), -1, 20, 4.0, _SMALL, embedded=True),
-        BaseSpec(
-            "sd15",
-            "stable-diffusion-v1-5/stable-diffusion-v1-5",
-            (_CLIP,),
-            -1,
-            50,
-            7.5,
-            image_encoder="openai/clip-vit-large-patch14",
-        ),
-        BaseSpec(
-            "sdxl",
-            "stabilityai/stable-diffusion-xl-base-1.0",
-            (_CLIP, _CLIP_2),
-            -2,
-            30,
-            5.0,
-            {"width": 1024, "heads": 16},
-            "openai/clip-vit-large-patch14",
-        ),
-    )
-}
 
 
 @dataclass
@@ -239,8 +182,10 @@ def load_base(
         vision_source, vision_folder, processor_folder = str(image_encoder or spec.image_encoder), "", ""
     return BaseModel(
         name=name,
-        tokenizers=[part(CLIPTokenizer, folder) for folder, _, _ in spec.text_parts],
-        text_encoders=[transformer(cls, folder) for _, folder, cls in spec.text_parts],
+        tokenizers=[part(CLIPTokenizer, text.tokenizer) for text in spec.text_parts],
+        text_encoders=[
+            transformer(getattr(transformers, text.encoder_class), text.encoder) for text in spec.text_parts
+        ],
         unet=unet,
         vae=vae,
         scheduler=_scheduler(source, name),

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from customcontrast.errors import ConfigError
+from customcontrast.layout import Layout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MAX_SIZE = 65_536  # of any one size of an encoder: what is larger is a damaged file
 _SIZES = ("width", "visual_queries", "text_queries", "depth", "heads", "feedforward", "fourier_bands")
@@ -22,7 +31,7 @@ def _are_whole(values: object, least: int) -> bool:
 def _check_switches(config: object, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(config, name), bool):
-            raise ValueError(f"{type(config).__name__}: {name}={getattr(config, name)!r} must be True or False.")
+            raise ConfigError(f"{type(config).__name__}: {name}={getattr(config, name)!r} must be True or False.")
 
 
 @dataclass(frozen=True)
@@ -55,29 +64,29 @@ class EncoderConfig:
         for name in ("image_width", "num_layers", "num_train_timesteps", *_SIZES):
             value = getattr(self, name)
             if not _is(value, int) or not 1 <= value <= MAX_SIZE:
-                raise ValueError(
+                raise ConfigError(
                     f"EncoderConfig: {name}={value!r} must be a whole number, at least one and at most {MAX_SIZE}."
                 )
         for name, least in (("text_widths", 1), ("image_layers", -MAX_SIZE)):
             if not _are_whole(getattr(self, name), least):
-                raise ValueError(f"EncoderConfig: {name}={getattr(self, name)!r} must be a tuple of whole numbers.")
+                raise ConfigError(f"EncoderConfig: {name}={getattr(self, name)!r} must be a tuple of whole numbers.")
         scales = self.text_scales
         if not isinstance(scales, list | tuple) or not all(_is(s, int | float) and abs(s) < MAX_SIZE for s in scales):
-            raise ValueError(f"EncoderConfig: text_scales={scales!r} must be a tuple of numbers.")
+            raise ConfigError(f"EncoderConfig: text_scales={scales!r} must be a tuple of numbers.")
         _check_switches(self, "textual", "tv_fusion", "sink", "fusion_values")
         if self.fusion not in ("pa", "block"):
-            raise ValueError(f"EncoderConfig: fusion={self.fusion!r} must be 'pa' or 'block'.")
+            raise ConfigError(f"EncoderConfig: fusion={self.fusion!r} must be 'pa' or 'block'.")
         if self.width % self.heads:
-            raise ValueError(f"EncoderConfig: width={self.width} is not a multiple of heads={self.heads}.")
+            raise ConfigError(f"EncoderConfig: width={self.width} is not a multiple of heads={self.heads}.")
         if self.tv_fusion and not self.textual:
-            raise ValueError("EncoderConfig: tv_fusion=True needs textual=True; set tv_fusion=False as well.")
+            raise ConfigError("EncoderConfig: tv_fusion=True needs textual=True; set tv_fusion=False as well.")
         if not self.text_widths or self.num_layers < 1 or len(self.image_layers) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"EncoderConfig: text_widths={self.text_widths}, num_layers={self.num_layers} and "
                 f"image_layers={self.image_layers} must each name at least one."
             )
         if self.text_scales and len(self.text_scales) != len(self.text_widths):
-            raise ValueError(
+            raise ConfigError(
                 f"EncoderConfig: text_scales={self.text_scales} must have one entry for each of "
                 f"text_widths={self.text_widths}, or none."
             )
@@ -98,15 +107,15 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> EncoderConfig:
-        """Rebuild from `to_dict` (lists become tuples). Raises ValueError on a field it does not know."""
+        """Rebuild from `to_dict` (lists become tuples). Raises ConfigError on a field it does not know."""
         known = {field.name for field in dataclasses.fields(cls)}
         needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
         missing = [name for name in needed if name not in values] if isinstance(values, dict) else ["any field"]
         if missing:
-            raise ValueError(f"EncoderConfig: the values lack {', '.join(missing)}; give what `to_dict` wrote.")
+            raise ConfigError(f"EncoderConfig: the values lack {', '.join(missing)}; give what `to_dict` wrote.")
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"EncoderConfig has no field {', '.join(unknown)}; its fields are {sorted(known)}.")
+            raise ConfigError(f"EncoderConfig has no field {', '.join(unknown)}; its fields are {sorted(known)}.")
         values = {"fusion": "block"} | values  # of a file older than the field
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
 
@@ -125,11 +134,11 @@ class LocationConfig:
 
     def __post_init__(self) -> None:
         if not _is(self.threshold, int | float) or not 0.0 <= self.threshold < 1.0:
-            raise ValueError(f"LocationConfig: threshold={self.threshold!r} must be a number in [0, 1).")
+            raise ConfigError(f"LocationConfig: threshold={self.threshold!r} must be a number in [0, 1).")
         if not _is(self.start_step, int) or self.start_step < 2:
-            raise ValueError(f"LocationConfig: start_step={self.start_step!r} must be 2 or more; step 1 has no mask.")
+            raise ConfigError(f"LocationConfig: start_step={self.start_step!r} must be 2 or more; step 1 has no mask.")
         if self.freeze_step is not None and (not _is(self.freeze_step, int) or self.freeze_step < 1):
-            raise ValueError(f"LocationConfig: freeze_step={self.freeze_step!r} must be 1 or more, or None.")
+            raise ConfigError(f"LocationConfig: freeze_step={self.freeze_step!r} must be 1 or more, or None.")
         _check_switches(self, "enabled", "mask_visual", "mask_text", "apart")
 
 
@@ -147,20 +156,20 @@ class RecordConfig:
 
     def __post_init__(self) -> None:
         if self.steps is not None and not _are_whole(self.steps, 1):
-            raise ValueError(f"RecordConfig: steps={self.steps!r} must be step numbers that count from 1, or None.")
+            raise ConfigError(f"RecordConfig: steps={self.steps!r} must be step numbers that count from 1, or None.")
         _check_switches(self, "maps", "by_resolution", "looked_at")
         if not _places(self.layers, int):
-            raise ValueError(
+            raise ConfigError(
                 f"RecordConfig: layers={self.layers!r} must name some, counted from 0; None = all of them."
             )
         if not _places(self.tokens, int | str):
-            raise ValueError(
+            raise ConfigError(
                 f"RecordConfig: tokens={self.tokens!r} must be places from 0 or words; None = all of them."
             )
         if not _is(self.looked_at_every, int) or self.looked_at_every < 1:
-            raise ValueError(f"RecordConfig: looked_at_every={self.looked_at_every!r} must be a whole number from 1.")
+            raise ConfigError(f"RecordConfig: looked_at_every={self.looked_at_every!r} must be a whole number from 1.")
         if self.looked_at and not self.maps:
-            raise ValueError("RecordConfig: looked_at=True needs maps=True.")
+            raise ConfigError("RecordConfig: looked_at=True needs maps=True.")
 
     def keeps(self, step: int) -> bool:
         """Whether the maps of this step (from 1) are kept."""
@@ -176,3 +185,138 @@ def _places(values: object, kind: object) -> bool:
         and len(values) > 0
         and all(isinstance(v, kind) and not isinstance(v, bool) and (isinstance(v, str) or v >= 0) for v in values)
     )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The range of a number: for the library, and for what a visitor of the page, the API or a recipe may request."""
+
+    low: float
+    high: float
+    public_low: float
+    public_high: float
+    whole: bool = False  # only whole numbers
+
+
+# One table for library, page, API and recipe: the page's sliders end where its checks end, so what the API accepts can
+# be shown. A public server's time is shared, hence its own columns.
+LIMITS: dict[str, Limit] = {
+    "num_inference_steps": Limit(1, 1000, 1, 100, whole=True),
+    "guidance_scale": Limit(-1000, 1000, 0, 30),  # beyond this, too much for 16-bit numbers
+    "subject_scale": Limit(-1000, 1000, 0, 5),
+    "strength": Limit(-1000, 1000, 0, 3),
+    "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
+    "num_images": Limit(1, 64, 1, 4, whole=True),
+    "preview_every": Limit(0, 1000, 0, 100, whole=True),
+    "side": Limit(8, 8192, 32, 2048, whole=True),  # px, of a generated picture
+}
+MAX_SUBJECTS = 4  # in one picture
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
+
+# (step from 1, timestep, latents (N, C, h, w) after it) -> the latents to go on with, and whether to go on at all
+OnStep = Callable[[int, "Tensor", "Tensor"], "tuple[Tensor, bool]"]
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """Every setting of one generation beside its subjects, checked here. None stands for the base's own value.
+
+    What depends on the base (multiples of its factor, number of layers, shape of the latents) is checked when the run
+    starts. Raises ConfigError naming the argument, what came and what is taken.
+    """
+
+    prompt: str  # see `conditioning.prompt.parse_prompt` for the accepted forms
+    negative_prompt: str | None = ""
+    num_inference_steps: int | None = None  # denoising steps
+    guidance_scale: float | None = None  # classifier-free guidance; 1 or less turns it off
+    subject_scale: float = 1.0  # λ of Eq. 3; 0 = the visual branch off, S* stays in the prompt
+    seed: int = 0  # picture i starts from the noise of seed + i
+    height: int | None = None  # px, a multiple of the autoencoder's factor
+    width: int | None = None  # px, likewise
+    num_images: int = 1
+    location: LocationConfig | None = None
+    record: RecordConfig | None = None
+    preview_every: int = 0  # steps between two previews; 0 = none
+    scheduler: str | None = None  # a key of `specs.SCHEDULERS`, or a scheduler class of diffusers by name
+    generator: tuple[torch.Generator, ...] | None = None  # one per picture, in place of `seed`
+    latents: Tensor | None = field(default=None, compare=False)  # starting noise (N, C, h, w) of unit variance
+    on_step: OnStep | None = None  # called after each step, see `OnStep`
+    layout: Layout | None = None  # where subjects are and how they are seen, for a base that takes layouts
+    output_type: str = "pil"  # what `Result.images` are: one of OUTPUT_TYPES
+
+    def __post_init__(self) -> None:
+        fill = {"negative_prompt": "", "location": LocationConfig(), "record": RecordConfig()}
+        for name, default in fill.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        given = self.generator
+        if isinstance(given, list | tuple) or type(given).__name__ == "Generator":
+            object.__setattr__(self, "generator", tuple(given) if isinstance(given, list | tuple) else (given,))
+        for name in ("guidance_scale", "subject_scale"):
+            if getattr(self, name) is not None or name == "subject_scale":
+                object.__setattr__(self, name, checked_number(name, getattr(self, name)))
+        for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width"):
+            object.__setattr__(self, name, _whole_number(getattr(self, name)))
+        for wrong, sentence in self._complaints():
+            if wrong:
+                raise ConfigError(f"generate: {sentence}")
+
+    def _complaints(self) -> list[tuple[bool, str]]:
+        """What may be wrong, each with its sentence."""
+        kinds = (("location", LocationConfig), ("record", RecordConfig))
+        counts = ("num_inference_steps", "seed", "num_images", "preview_every")
+        open_ended = {name for name in (*counts, "height", "width") if getattr(self, name) is None}
+        return [
+            (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
+            (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
+            *[
+                (
+                    not isinstance(getattr(self, name), kind),
+                    f"{name}={getattr(self, name)!r} must be a {kind.__name__}.",
+                )
+                for name, kind in kinds
+            ],
+            (
+                not isinstance(self.layout, Layout | None),
+                f"layout={self.layout!r} must be a customcontrast.layout.Layout, or None.",
+            ),
+            (
+                not isinstance(self.scheduler, str | None),
+                f"scheduler={self.scheduler!r} must be a name such as 'ddim', or None for the base's own.",
+            ),
+            (
+                self.output_type not in OUTPUT_TYPES,
+                f"output_type={self.output_type!r} must be one of {', '.join(OUTPUT_TYPES)}.",
+            ),
+            *[
+                (
+                    name not in open_ended and not _in_range(getattr(self, name), LIMITS[name]),
+                    f"{name}={getattr(self, name)!r} must be {LIMITS[name].low} to {LIMITS[name].high}.",
+                )
+                for name in counts
+            ],
+        ]
+
+
+def checked_number(name: str, value: Any) -> float:
+    """A number of any library as float, within LIMITS. Raises ConfigError."""
+    limit = LIMITS[name]
+    if not isinstance(value, int | float | bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0:
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not limit.low <= value <= limit.high:
+        raise ConfigError(f"generate: {name}={value!r} must be a number from {limit.low} to {limit.high}.", name)
+    return float(value)
+
+
+def _in_range(value: Any, limit: Limit) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and limit.low <= value <= limit.high
+
+
+def _whole_number(value: Any) -> Any:
+    """A whole number of NumPy's, torch's or another library's as Python's own; anything else as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor or array of several, or of fractions
+        return value

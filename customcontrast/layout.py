@@ -1,7 +1,7 @@
-"""Layout of a picture as extra input channels of a denoiser: where each subject is, how it is turned, camera and light.
+"""Layout of a picture: where each subject is, how it is turned, camera and light.
 
-A base that was trained with these channels (the embedded Toyland model) draws subjects where it is told. Everything is
-painted into the subject's box, so the denoiser is told *where* a view holds. All channels 0 mean "unknown".
+A base that was trained with it (the embedded Toyland model) draws subjects where it is told; `layout_channels` makes
+the input channels of it. Everything is painted into the subject's box, so the denoiser is told *where* a view holds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of the picture, 0..1
+
+
 POSES = ("standing", "sitting", "walking", "waving")
+
+
 MAX_SUBJECTS = 2
+
+
 LAYOUT_CHANNELS = 13  # elevation; light (3); box of each of two subjects; sin, cos, sin 2 of the azimuth; four poses
 
 
@@ -72,57 +75,19 @@ class Layout:
         subjects = tuple(s.mirrored() for s in self.subjects)
         return replace(self, subjects=subjects, light=(-self.light[0], self.light[1]))
 
-    def numbers(self) -> Tensor:
-        """The layout as a row of numbers (NUMBERS,), for `channels`."""
-        row = [self.elevation, *self.light]
+    def numbers(self) -> list[float]:
+        """The layout as a row of NUMBERS numbers, for `layout_channels.channels`."""
+        row: list[float] = [self.elevation, *self.light]
         for k in range(MAX_SUBJECTS):
             if k < len(self.subjects):
                 s = self.subjects[k]
                 row += [*s.box, s.azimuth, float(POSES.index(s.pose))]
             else:
                 row += [0.0] * 6
-        return torch.tensor(row)
+        return row
 
 
 NUMBERS = 3 + 6 * MAX_SUBJECTS
-
-
-def layout_channels(layouts: Sequence[Layout | None], height: int, width: int) -> Tensor:
-    """Channels (B, LAYOUT_CHANNELS, height, width) of these layouts on a grid of latents; None gives zeros."""
-    rows = torch.stack([torch.zeros(NUMBERS) if x is None else x.numbers() for x in layouts])
-    return channels(rows, height, width)
-
-
-def channels(rows: Tensor, height: int, width: int) -> Tensor:
-    """Rows of `Layout.numbers` (B, NUMBERS) to channels (B, LAYOUT_CHANNELS, height, width) on the rows' device.
-
-    A cell holds the share of it that a box covers. A row without any box is unknown: all zeros.
-    """
-    elevation, light_azimuth, light_elevation = rows[:, 0], rows[:, 1] * (math.pi / 180), rows[:, 2]
-    light = torch.stack((elevation / 20 - 0.85, light_azimuth.sin(), light_azimuth.cos(), light_elevation / 25 - 2), 1)
-    subjects = rows[:, 3:].unflatten(1, (MAX_SUBJECTS, 6))
-    box, azimuth = subjects[..., :4], subjects[..., 4] * (math.pi / 180)
-    pose = (subjects[..., 5:] == torch.arange(len(POSES), device=rows.device)).to(rows.dtype)
-    across = _covered(box[..., 0], box[..., 2], width)
-    down = _covered(box[..., 1], box[..., 3], height)
-    boxes = down[..., :, None] * across[..., None, :]  # (B, K, h, w)
-    view = torch.cat((torch.stack((azimuth.sin(), azimuth.cos(), (2 * azimuth).sin()), -1), pose), -1)
-    painted = torch.einsum("bkc,bkhw->bchw", view, boxes)
-    known = ((box[..., 2] > box[..., 0]).any(1)).to(rows.dtype)
-    everywhere = (light * known[:, None])[..., None, None].expand(-1, -1, height, width)
-    return torch.cat((everywhere, boxes, painted), 1)
-
-
-def mirrored_rows(rows: Tensor) -> Tensor:
-    """Rows of `Layout.numbers` (B, NUMBERS) of the same pictures seen in a mirror."""
-    out = rows.clone()
-    out[:, 1] *= -1
-    subjects = out[:, 3:].unflatten(1, (MAX_SUBJECTS, 6))
-    there = subjects[..., 2] > subjects[..., 0]
-    left, right = subjects[..., 0].clone(), subjects[..., 2].clone()
-    subjects[..., 0], subjects[..., 2] = (1 - right) * there, (1 - left) * there
-    subjects[..., 4] *= -1
-    return out
 
 
 @dataclass(frozen=True)
@@ -198,11 +163,3 @@ def _fitted(shape: float, place: Box) -> Box:
     height = min(bottom - top, (right - left) / shape)
     middle, wide = (left + right) / 2, height * shape
     return max(0.0, middle - wide / 2), bottom - height, min(1.0, middle + wide / 2), bottom
-
-
-def _covered(low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """(..., cells): which share of each of `cells` equal cells of 0..1 lies between low and high."""
-    edge = torch.arange(cells, device=low.device, dtype=low.dtype) / cells
-    return ((torch.minimum(high[..., None], edge + 1 / cells) - torch.maximum(low[..., None], edge)) * cells).clamp(
-        0, 1
-    )

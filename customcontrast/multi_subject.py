@@ -22,9 +22,11 @@ from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditioner, Conditions
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
 from customcontrast.conditioning.text_context import TextContext, subject_state
-from customcontrast.layout import Layout, layout_channels
-from customcontrast.output import Notebook
-from customcontrast.plan import Plan
+from customcontrast.config import GenerationConfig
+from customcontrast.generation import drawn_masks, picture_layouts
+from customcontrast.layout import Layout
+from customcontrast.layout_channels import layout_channels
+from customcontrast.map_collector import MapCollector
 from customcontrast.subject import Subject
 
 SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest
@@ -37,7 +39,7 @@ class OnePass:
     """All subjects in one UNet call, each under its own mask."""
 
     base: BaseModel
-    plan: Plan
+    config: GenerationConfig
     conditions: Conditions
     unconditional: TextContext | None  # None = without classifier-free guidance
     strengths: Sequence[float]  # λ of each subject
@@ -48,9 +50,11 @@ class OnePass:
     def prompt(self) -> TokenizedPrompt:
         return self.conditions.prompt
 
-    def recorder(self, notebook: Notebook, step: int, asked: bool, sources: Sequence[Tensor]) -> MapRecorder | None:
+    def recorder(
+        self, collector: MapCollector, step: int, asked: bool, sources: Sequence[Tensor]
+    ) -> MapRecorder | None:
         """A recorder for this step, or None if nobody wants its maps."""
-        return notebook.recorder(step, asked, sources)
+        return collector.recorder(step, asked, sources)
 
     def aggregate(self, recorder: MapRecorder) -> Tensor | None:
         """A of Eq. 8 for each subject, (N, K, h, w)."""
@@ -82,7 +86,7 @@ class OnePass:
             repeat=len(z),
             masks=masks,
             masked=masked,
-            location=self.plan.location,
+            location=self.config.location,
             recorder=recorder,
             steady=self.conditions.steady,
             kept=self.kept,
@@ -94,7 +98,7 @@ class OnePass:
         if not guided:
             return prediction
         without, with_prompt = prediction.chunk(2)
-        return without + self.plan.guidance_scale * (with_prompt - without)
+        return without + self.config.guidance_scale * (with_prompt - without)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +116,15 @@ class SeparatePasses:
         """The tokens of `prompt` that every pass has."""
         return set.intersection(*(set(places.values()) for places in self.places))
 
-    def recorder(self, notebook: Notebook, step: int, asked: bool, sources: Sequence[Tensor]) -> JoinedRecorder | None:
+    def recorder(
+        self, collector: MapCollector, step: int, asked: bool, sources: Sequence[Tensor]
+    ) -> JoinedRecorder | None:
         """One recorder for each pass, read as one; None if nobody wants this step's maps."""
         parts = []
         for k, places in enumerate(self.places):
-            wanted = [own for own, place in places.items() if place in notebook.tokens]
-            parts.append(notebook.recorder(step, asked, sources[k : k + 1], wanted))
-        return None if parts[0] is None else JoinedRecorder(self, parts, notebook.tokens)
+            wanted = [own for own, place in places.items() if place in collector.tokens]
+            parts.append(collector.recorder(step, asked, sources[k : k + 1], wanted))
+        return None if parts[0] is None else JoinedRecorder(self, parts, collector.tokens)
 
     def aggregate(self, recorder: JoinedRecorder) -> Tensor | None:
         """A of Eq. 8 for each subject, from its own pass, (N, K, h, w)."""
@@ -228,27 +234,32 @@ def _within(masks: Tensor | None, weights: Tensor) -> Tensor | None:
 
 
 def make_passes(
-    base: BaseModel, conditioner: Conditioner, plan: Plan, timesteps: Tensor, size: Size
+    base: BaseModel,
+    conditioner: Conditioner,
+    config: GenerationConfig,
+    subjects: Sequence[Subject],
+    timesteps: Tensor,
+    size: Size,
 ) -> OnePass | SeparatePasses:
     """Conditions of all timesteps (T,), and how they are put to the UNet. size: (h, w) of the latents."""
-    guided = plan.guidance_scale > 1
-    layouts = plan.picture_layouts(base) if base.layout_channels else []
+    guided = config.guidance_scale > 1
+    layouts = picture_layouts(base, config, subjects) if base.layout_channels else []
 
-    def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
-        conditions = conditioner.conditions(prompt, subjects, timesteps)
-        without = conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
+    def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
+        conditions = conditioner.conditions(prompt, some, timesteps)
+        without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
-        return OnePass(base, plan, conditions, without, [plan.subject_scale * s.strength for s in subjects], where)
+        return OnePass(base, config, conditions, without, [config.subject_scale * s.strength for s in some], where)
 
-    if not plan.location.apart or len(plan.subjects) < 2:
-        return one(plan.prompt, plan.subjects, layouts)
-    parsed = parse_prompt(plan.prompt, [subject.noun for subject in plan.subjects])
-    whole, passes, places = conditioner.tokenized(parsed, plan.subjects), [], []
+    if not config.location.apart or len(subjects) < 2:
+        return one(config.prompt, subjects, layouts)
+    parsed = parse_prompt(config.prompt, [subject.noun for subject in subjects])
+    whole, passes, places = conditioner.tokenized(parsed, subjects), [], []
     order = [word.subject for word in parsed.words if word.subject is not None]
-    prior = parts_of_picture(plan, order, size).to(base.device)
+    prior = parts_of_picture(config, subjects, order, size).to(base.device)
     step = 1 << min(layer.level for layer in base.cross_attention_layers)  # whole cells of the finest maps
-    shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, plan.subjects, strict=True))
-    for k, (subject, (own, kept)) in enumerate(zip(plan.subjects, words_of_each(parsed), strict=True)):
+    shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, subjects, strict=True))
+    for k, (subject, (own, kept)) in enumerate(zip(subjects, words_of_each(parsed), strict=True)):
         alone = [_alone(x, order.index(k) if k in order else k, shifts[k] / size[1]) for x in layouts]
         passes.append(one(own, [subject], alone))
         pairs = zip(passes[-1].prompt.places, (whole.places[i] for i in kept), strict=True)
@@ -268,13 +279,13 @@ def _alone(layout: Layout | None, place: int, right: float) -> Layout | None:
     return replace(layout, subjects=(replace(subject, box=(near, top, far, bottom)),)) if near < far else None
 
 
-def parts_of_picture(plan: Plan, order: Sequence[int], size: Size) -> Tensor:
+def parts_of_picture(config: GenerationConfig, subjects: Sequence[Subject], order: Sequence[int], size: Size) -> Tensor:
     """Each subject's part of the picture, (K, h, w) in [0, 1]: what the user drew for it, else its place in a row.
 
     order: the subjects as the prompt names them; the row is in this order from left to right. Who has a drawing takes
     its place in it too, so that two subjects of which one is drawn on the left do not meet there.
     """
-    layouts, K, (h, w) = plan.layouts(size, torch.device("cpu")), len(plan.subjects), size
+    layouts, K, (h, w) = drawn_masks(config, subjects, size, torch.device("cpu")), len(subjects), size
     x = (torch.arange(w, dtype=torch.float32) + 0.5) / w
     centres = [_centre(layout) if layout is not None else None for layout in layouts]
     free = [k for k in order if centres[k] is None]

@@ -1,18 +1,12 @@
-"""What a generation returns, and the notebook that gathers it step by step."""
+"""What a generation gives: a `Step` as it happens, and the `Result`. Plain arrays and pictures, no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
-
-from customcontrast.attention.maps import MapRecorder, Size
-from customcontrast.conditioning.prompt import TokenizedPrompt
-from customcontrast.config import RecordConfig
 
 
 @dataclass(frozen=True)
@@ -46,131 +40,9 @@ class Result:
     recipe: dict[str, Any]  # every setting, for the same picture again
     map_tokens: list[int] = field(default_factory=list)  # places in `tokens` of the token axis of the text maps
     map_layers: list[int] = field(default_factory=list)  # cross-attention layers the maps average over, from 0
-    looked_at: list[np.ndarray] = field(default_factory=list)  # per subject: see `Notebook.looked_at`; [] = not asked
+    looked_at: list[np.ndarray] = field(
+        default_factory=list
+    )  # per subject: see `MapCollector.looked_at`; [] = not asked
     truncated: str = ""  # words of the prompt that did not fit
     notes: list[str] = field(default_factory=list)  # sentences for the user
     seconds: dict[str, float] = field(default_factory=dict)  # where the time went
-
-
-class Notebook:
-    """Gathers one run's maps; keeps no more than RecordConfig asks for, as float16 on the CPU."""
-
-    def __init__(
-        self, record: RecordConfig, prompt: TokenizedPrompt, images: int, subjects: int, grid: Size, layers: int
-    ) -> None:
-        """grid: (h, w) of all that is kept; layers: how many cross-attention layers there are."""
-        self.record = record
-        self.tokens = chosen_tokens(record.tokens, prompt)
-        self.layers = list(range(layers)) if record.layers is None else sorted(set(record.layers))
-        self.images = images
-        self.subjects = subjects
-        self.grid = grid
-        self.masks: list[np.ndarray] = []
-        self.maps: dict[str, list[np.ndarray]] = {"text": [], "visual": [], "subject": []}
-        self.map_steps: list[int] = []
-        self.sums: dict[Size, dict[str, Tensor]] = {}
-        self.looked: list[Tensor] = []
-        self.looks_taken = 0
-
-    def looks(self, step: int) -> bool:
-        """Whether this step (from 1) asks which reference patches each place looked at."""
-        asked = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
-        return asked and self.record.keeps(step)
-
-    def recorder(
-        self,
-        step: int,
-        maps_needed: bool,
-        sources: Sequence[Tensor] = (),
-        tokens: Sequence[int] | None = None,
-    ) -> MapRecorder | None:
-        """A recorder for this step (from 1): the tokens asked for if it is kept, the subjects alone if only a mask
-        needs them. sources: see MapRecorder. tokens: their places in the prompt of a pass of its own."""
-        if self.record.keeps(step):
-            return MapRecorder(self.tokens if tokens is None else tokens, self.record.layers, maps_needed, sources)
-        return MapRecorder() if maps_needed else None
-
-    def write(self, step: int, recorder: MapRecorder | None, masks: Tensor | None) -> np.ndarray | None:
-        """Take in one finished step; returns its masks as an array."""
-        array = None if masks is None else masks.float().cpu().numpy()
-        if array is not None:
-            self.masks.append(array)
-        if recorder is None or not self.record.keeps(step):
-            return array
-        self.map_steps.append(step)
-        for kind, kept in self.maps.items():
-            maps = recorder.mean(kind, self.grid)
-            if maps is not None:
-                kept.append(maps.half().cpu().numpy())
-        if self.record.by_resolution:
-            self._add_resolutions(recorder)
-        if self.looks(step):
-            looked = [recorder.looked(k, self.grid) for k in range(self.subjects)]
-            self.looks_taken += 1
-            self.looked = [a + b for a, b in zip(self.looked, looked, strict=True)] if self.looked else looked
-        return array
-
-    def looked_at(self, patches: Size) -> list[np.ndarray]:
-        """Per subject, which of its reference patches each place looked at: the mean over the steps asked and layers.
-
-        float16 (images, h, w, references, patches high, patches wide). At each place it sums to the mean over those
-        steps of the visual map, which is the mass on this subject's tokens (1 for an adapter without a sink).
-        patches: how a reference is divided, rows and columns.
-        """
-        T = max(self.looks_taken, 1)
-        return [(looked / T).unflatten(-1, patches).half().cpu().numpy() for looked in self.looked]
-
-    def _add_resolutions(self, recorder: MapRecorder) -> None:
-        for size, kinds in recorder.by_resolution().items():
-            sums = self.sums.setdefault(size, {})
-            for kind, maps in kinds.items():
-                sums[kind] = sums[kind] + maps.float() if kind in sums else maps.float()
-
-    def arrays(self) -> dict[str, Any]:
-        """The fields of Result that hold maps; empty axes where nothing was kept."""
-        T, size = len(self.map_steps), self.grid
-        text = self._stacked("text", (self.images, T, len(self.tokens), *size))
-        by_resolution = {
-            f"{h}x{w}": {kind: (maps / T).half().cpu().numpy() for kind, maps in sums.items()}
-            for (h, w), sums in sorted(self.sums.items(), reverse=True)
-        }
-        masks = (
-            np.stack(self.masks, axis=1) if self.masks else np.zeros((self.images, 0, self.subjects, *size), np.float32)
-        )
-        return {
-            "location_masks": masks,
-            "text_maps": text,
-            "visual_maps": self._stacked("visual", (self.images, T, self.subjects, *size)),
-            "subject_maps": self._stacked("subject", (self.images, T, self.subjects, *size)),
-            "by_resolution": by_resolution,
-            "map_steps": self.map_steps,
-            "map_tokens": self.tokens,
-            "map_layers": self.layers,
-        }
-
-    def _stacked(self, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-        """(images, T', …); ones where this adapter has no such map: without a sink all mass is on the subject."""
-        kept = self.maps[kind]
-        return np.stack(kept, axis=1) if kept else np.full(shape, kind == "visual", np.float16)
-
-
-def chosen_tokens(wanted: Sequence[int | str] | None, prompt: TokenizedPrompt) -> list[int]:
-    """Places of the tokens to keep: all, or those named by place (from 0, the start token) or as words of the prompt.
-
-    Raises ValueError naming what the prompt does not have.
-    """
-    if wanted is None:
-        return list(range(len(prompt.tokens)))
-    places: set[int] = set()
-    for token in wanted:
-        if isinstance(token, str):
-            found = [i for word, at in prompt.words for i in at if word.strip(",.;:!?").lower() == token.lower()]
-        else:
-            found = [token] if 0 <= token < len(prompt.tokens) else []
-        if not found:
-            raise ValueError(
-                f"RecordConfig: tokens has {token!r}; the prompt is {prompt.text!r} of {len(prompt.tokens)} tokens. "
-                "Name its words, or places from 0."
-            )
-        places.update(found)
-    return sorted(places)

@@ -20,13 +20,15 @@ from customcontrast.attention.state import level_size
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import check_text
-from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig
 from customcontrast.encoder import token_sources
+from customcontrast.errors import ConfigError
+from customcontrast.generation import drawn_masks, recipe, resolve
 from customcontrast.layout import Layout
+from customcontrast.map_collector import MapCollector
 from customcontrast.multi_subject import make_passes
-from customcontrast.output import Notebook, Result, Step
+from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
-from customcontrast.plan import OnStep, Plan
 from customcontrast.sampling import (
     make_scheduler,
     on_device,
@@ -134,41 +136,47 @@ class CustomContrast:
         Without subjects it is the base's plain text-to-image.
         Arguments are checked at once (ValueError); closing the generator stops the run.
         """
-        options = {
-            "negative_prompt": negative_prompt,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "subject_scale": subject_scale,
-            "seed": seed,
-            "height": height,
-            "width": width,
-            "num_images": num_images,
-            "location": location,
-            "record": record,
-            "preview_every": preview_every,
-            "scheduler": scheduler,
-            "generator": generator,
-            "latents": latents,
-            "on_step": on_step,
-            "layout": layout,
-            "output_type": output_type,
-        }
-        plan = Plan.make(self.base, prompt, subjects, options)
+        config = GenerationConfig(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            subject_scale=subject_scale,
+            seed=seed,
+            height=height,
+            width=width,
+            num_images=num_images,
+            location=location,
+            record=record,
+            preview_every=preview_every,
+            scheduler=scheduler,
+            generator=generator,
+            latents=latents,
+            on_step=on_step,
+            layout=layout,
+            output_type=output_type,
+        )
+        return self.run(config, subjects)
+
+    def run(self, config: GenerationConfig, subjects: Subject | Sequence[Subject] = ()) -> Iterator[Step | Result]:
+        """`stream` with its settings in one object. Raises ConfigError at once."""
+        several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
+        config = resolve(self.base, config, several)
         width_here = self.adapter.config.width if self.adapter else None
-        if any(subject.features.shape[-1] != width_here for subject in plan.subjects):
-            raise ValueError(
+        if any(subject.features.shape[-1] != width_here for subject in several):
+            raise ConfigError(
                 "generate: these subjects do not fit; no adapter is loaded (pass adapter=FILE to CustomContrast.load), "
                 "or they come from another one (make them again with this CustomContrast's `subject`)."
             )
-        made = make_scheduler(self.base.scheduler, scheduler)
+        scheduler = make_scheduler(self.base.scheduler, config.scheduler)
         try:
-            made.set_timesteps(plan.num_inference_steps)
+            scheduler.set_timesteps(config.num_inference_steps)
         except (ValueError, IndexError) as error:  # PNDM with too few, for one
-            raise ValueError(
-                f"generate: scheduler={scheduler or type(made).__name__!r} cannot take num_inference_steps="
-                f"{plan.num_inference_steps} ({error}); give more steps, or another scheduler."
+            raise ConfigError(
+                f"generate: scheduler={config.scheduler or type(scheduler).__name__!r} cannot take num_inference_steps="
+                f"{config.num_inference_steps} ({error}); give more steps, or another scheduler."
             ) from error
-        return self._run(plan, made)
+        return self._run(config, several, scheduler)
 
     def generate(self, prompt: str, subjects: Subject | Sequence[Subject] = (), **options: Any) -> Result:
         """Generate: `stream` run to its end, with the same arguments."""
@@ -188,54 +196,54 @@ class CustomContrast:
         return [(word, next(iter(get_close_matches(word, known, 1, 0.6)), "")) for word in strange]
 
     @torch.no_grad()
-    def _run(self, plan: Plan, scheduler: Any) -> Iterator[Step | Result]:
+    def _run(self, config: GenerationConfig, subjects: tuple[Subject, ...], scheduler: Any) -> Iterator[Step | Result]:
         """The denoising loop. All that is mutable is made here and dies here."""
-        base, N = self.base, plan.num_images
+        base, N = self.base, config.num_images
         clock = _Clock()
         install_processors(base.unet)  # diffusers' own switches, attention slicing among them, take ours away
-        scheduler.set_timesteps(plan.num_inference_steps, device=base.device)
+        scheduler.set_timesteps(config.num_inference_steps, device=base.device)
         timesteps = scheduler.timesteps
-        size = (plan.height // base.scale_factor, plan.width // base.scale_factor)
+        size = (config.height // base.scale_factor, config.width // base.scale_factor)
         with on_device(base.device, *base.text_encoders, self.adapter):
-            passes = make_passes(base, self.conditioner, plan, timesteps, size)
+            passes = make_passes(base, self.conditioner, config, subjects, timesteps, size)
         clock.lap("conditioning")
 
-        generators = plan.generator or [torch.Generator().manual_seed(plan.seed + i) for i in range(N)]
-        if plan.latents is None:
+        generators = config.generator or [torch.Generator().manual_seed(config.seed + i) for i in range(N)]
+        if config.latents is None:
             z = starting_noise(generators, base.latent_channels, size, base.device, base.dtype)
         else:
-            z = plan.latents.to(base.device, base.dtype)
+            z = config.latents.to(base.device, base.dtype)
         z = z * scheduler.init_noise_sigma
         options = step_options(scheduler, generators)
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
         layers = len(base.cross_attention_layers)
-        notebook = Notebook(plan.record, passes.prompt, N, len(plan.subjects), grid, layers)
-        located = [subject.placement.location for subject in plan.subjects]
-        masker = Masker(plan.location, plan.layouts(grid, base.device), located, N)
-        masks_wanted = any(located) and plan.location.enabled or bool(plan.subjects) and plan.record.maps
+        collector = MapCollector(config.record, passes.prompt, N, len(subjects), grid, layers)
+        located = [subject.placement.location for subject in subjects]
+        masker = Masker(config.location, drawn_masks(config, subjects, grid, base.device), located, N)
+        masks_wanted = any(located) and config.location.enabled or bool(subjects) and config.record.maps
 
         for step, t in enumerate(timesteps, start=1):
             asked = masks_wanted and masker.asks(step)
-            sources = self._sources(plan, t) if notebook.looks(step) else ()
-            recorder = passes.recorder(notebook, step, asked, sources)
+            sources = self._sources(subjects, t) if collector.looks(step) else ()
+            recorder = passes.recorder(collector, step, asked, sources)
             prediction = passes.predict(scheduler, z, t, recorder, *masker.at(step))
             stepped = scheduler.step(prediction, t, z, **options)
 
             masker.take(passes.aggregate(recorder) if asked else None)
-            arrays = notebook.write(step, recorder, passes.owned(masker.masks))
+            arrays = collector.write(step, recorder, passes.owned(masker.masks))
             preview = None
-            if plan.preview_every and step % plan.preview_every == 0:
+            if config.preview_every and step % config.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
                 preview = side_by_side(self._decode(foreseen, "pil"))
             z, going = stepped.prev_sample, True
-            if plan.on_step is not None:
-                z, going = plan.on_step(step, t, z)
+            if config.on_step is not None:
+                z, going = config.on_step(step, t, z)
             yield Step(step, len(timesteps), int(t), preview, arrays)
             if not going:
                 break
 
         clock.lap("denoising")
-        images = self._decode(z, plan.output_type)
+        images = self._decode(z, config.output_type)
         clock.lap("decoding")
         about = (
             {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
@@ -246,21 +254,22 @@ class CustomContrast:
             tokens=list(passes.prompt.tokens),
             words=[(word, list(places)) for word, places in passes.prompt.words],
             timesteps=[int(t) for t in timesteps[:step]],
-            recipe=plan.recipe() | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
+            recipe=recipe(config, subjects)
+            | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
             truncated=passes.prompt.truncated,
             notes=list(passes.prompt.notes),
             seconds=clock.laps,
-            looked_at=notebook.looked_at(base.image_patches),
-            **notebook.arrays(),
+            looked_at=collector.looked_at(base.image_patches),
+            **collector.arrays(),
         )
 
-    def _sources(self, plan: Plan, t: torch.Tensor) -> list[torch.Tensor]:
+    def _sources(self, subjects: Sequence[Subject], t: torch.Tensor) -> list[torch.Tensor]:
         """Per subject, the reference patches its visual tokens come from at timestep t: (L, n, references, patches)."""
         t = torch.as_tensor([t.item()], device=self.base.device)
         with on_device(self.base.device, self.adapter):
             return [
                 token_sources(self.adapter.encoder, subject.features, t, len(subject.segmentations))[0]
-                for subject in plan.subjects
+                for subject in subjects
             ]
 
     def _decode(self, z: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:

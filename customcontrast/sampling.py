@@ -13,19 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {  # diffusers' class, and what it is told beside the base's config
-    "ddim": ("DDIMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-    "dpm": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "dpm_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-}
+from customcontrast.specs import SCHEDULERS
+
 # Classes of diffusers that walk the noise schedule of a latent diffusion model, as this base was trained with.
-FITTING = frozenset(title for title, _ in SCHEDULERS.values()) | frozenset(
+FITTING = frozenset(spec.class_name for spec in SCHEDULERS.values()) | frozenset(
     f"{stem}Scheduler"
     for stem in (
         "DDIMParallel", "DDPMParallel", "DEISMultistep", "DPMSolverSDE", "DPMSolverSinglestep", "KDPM2Discrete",
@@ -33,19 +24,19 @@ FITTING = frozenset(title for title, _ in SCHEDULERS.values()) | frozenset(
     )
 )  # fmt: skip
 _SOLVER_KINDS = ("algorithm_type", "solver_type")  # what DPM-Solver's relatives call their variants, each differently
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
 
 
 def make_scheduler(own: Any, name: str | None = None) -> Any:
     """A fresh scheduler for one run, from the base's own config (so ε or v, and its noise schedule, stay right).
 
-    own: the base's scheduler. name: a key of SCHEDULERS or a diffusers class name; None = the base's own class. Options
-    of the base's that another class does not take (the kind of a DPM-Solver) are left out for it.
+    own: the base's scheduler. name: a key of `specs.SCHEDULERS` or a diffusers class name; None = the base's own class.
+    Options of the base's that another class does not take (the kind of a DPM-Solver) are left out for it.
     Raises ValueError for a name that is unknown, of another family of models, or needs a package that is not here.
     """
     if name is None:
         return type(own).from_config(own.config)
-    title, told = SCHEDULERS.get(name, (name, {})) if isinstance(name, str) else ("", {})
+    spec = SCHEDULERS.get(name) if isinstance(name, str) else None
+    title, told = (spec.class_name, spec.options) if spec else (name if isinstance(name, str) else "", {})
     if title not in FITTING and title != type(own).__name__:
         other = title.endswith("Scheduler") and hasattr(diffusers, title)
         why = "is for another family of models (flow matching, other noise, tokens)" if other else "is unknown"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from torch import Tensor
 
 from customcontrast.attention.maps import MapRecorder
 from customcontrast.config import LocationConfig
-
-if TYPE_CHECKING:
-    from customcontrast.base_model import BaseModel
 
 LOG_OF_ZERO = -1e4  # fits half precision, and e to this is 0 exactly
 
@@ -144,8 +141,18 @@ class SubjectState:
         return F.pad(bias, (0, 0, 0, 0, self.first, 0))[:, None].to(dtype)
 
 
+class Denoises(Protocol):
+    """What `unet_forward` needs of a base."""
+
+    unet: Any
+
+    @property
+    def layout_channels(self) -> int:
+        """Input channels of the UNet beside the latents."""
+
+
 def unet_forward(
-    base: BaseModel, z: Tensor, t: Tensor | float, state: SubjectState, layout: Tensor | None = None
+    base: Denoises, z: Tensor, t: Tensor | float, state: SubjectState, layout: Tensor | None = None
 ) -> Tensor:
     """The UNet with Eq. 3 in every cross-attention layer: the one call that training and inference share.
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from customcontrast.base_model import BaseModel
+
+class SeesPictures(Protocol):
+    """What is needed of a base to look at pictures."""
+
+    image_processor: Any
+    image_encoder: Any
+    device: torch.device
+
+    @property
+    def image_layers(self) -> tuple[int, ...]:
+        """The CLIP image layers of f_I, coarse to fine."""
 
 
 def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
@@ -23,7 +32,7 @@ def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
     return tuple(round(depth * (count - i) / count) for i in range(count))
 
 
-def preprocess(base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
+def preprocess(base: SeesPictures, pictures: Sequence[Image.Image]) -> Tensor:
     """Segmented subjects R (RGB pictures on white) -> pixel values (B, 3, S, S) of the CLIP image encoder."""
     pictures = [picture.convert("RGB") for picture in pictures]
     pixels = base.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
@@ -32,7 +41,7 @@ def preprocess(base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
 
 @torch.no_grad()
 def extract(
-    base: BaseModel, pictures: Sequence[Image.Image] | Tensor, layers: Sequence[int] | None = None
+    base: SeesPictures, pictures: Sequence[Image.Image] | Tensor, layers: Sequence[int] | None = None
 ) -> tuple[Tensor, ...]:
     """Hidden states of the frozen CLIP image encoder, one per entry of `layers` (default: the base's three).
 
@@ -45,7 +54,7 @@ def extract(
 
 
 @torch.no_grad()
-def embed(base: BaseModel, pictures: Sequence[Image.Image] | Tensor) -> Tensor:
+def embed(base: SeesPictures, pictures: Sequence[Image.Image] | Tensor) -> Tensor:
     """CLIP image embeddings (B, d_proj), not normalised: what S_ij of Eq. 7 compares."""
     pixels = pictures if isinstance(pictures, Tensor) else preprocess(base, pictures)
     return base.image_encoder(pixels).image_embeds

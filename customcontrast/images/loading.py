@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from customcontrast.errors import PictureError
+
 MAX_PIXELS = 120_000_000  # refused above this, from the header alone (12,000 x 10,000)
 MAX_BYTES = 256 << 20  # refused above this, before reading
 MAX_SIDE = 2048  # larger pictures are reduced to this on their longer side
@@ -43,10 +45,6 @@ FOREIGN = (
 _READING = threading.Lock()
 
 Source = str | Path | bytes | Image.Image | np.ndarray
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used; the message is one sentence for the person who gave it."""
 
 
 def load_picture(

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from customcontrast.adapter import Adapter, read_metadata
-from customcontrast.base_model import BASES, FACTS
+from customcontrast.base_model import FACTS
+from customcontrast.specs import BASES
 from customcontrast.subject import Subject
 
 ADAPTER, VOCABULARY, BASE_KEY = "adapter.safetensors", "vocabulary.json", "_customcontrast_base"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from customcontrast.adapter import Adapter, load_adapter, save_adapter
 from customcontrast.attention import slice_attention
-from customcontrast.base_model import BASES, FACTS, BaseModel, load_base
+from customcontrast.base_model import FACTS, BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.integrations.diffusers_inputs import (
     ADAPTER,
@@ -41,6 +41,7 @@ from customcontrast.layout import Layout, LayoutPrior
 from customcontrast.output import Result, Step
 from customcontrast.pipeline import CustomContrast
 from customcontrast.placement import Placement
+from customcontrast.specs import BASES
 from customcontrast.subject import Segmented, Subject
 from customcontrast.tensor_files import share_with_umask
 
@@ -209,7 +210,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         base = BaseModel(
             name=self.base_name,
-            tokenizers=[getattr(self, tokenizer) for tokenizer, _, _ in spec.text_parts],
+            tokenizers=[getattr(self, text.tokenizer) for text in spec.text_parts],
             text_encoders=self._text_encoders,
             unet=self.unet,
             vae=self.vae,
@@ -232,7 +233,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @property
     def _text_encoders(self) -> list[nn.Module]:
-        return [getattr(self, encoder) for _, encoder, _ in BASES[self.base_name].text_parts]
+        return [getattr(self, text.encoder) for text in BASES[self.base_name].text_parts]
 
     def subject(
         self,
@@ -442,7 +443,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         The text encoders and the adapter, whose weights the library reads directly, come and go as a whole. Not run
         on CUDA: the tests run accelerate's hooks from weights on "meta" with the CPU as the execution device.
         """
-        rest = [encoder for _, encoder, _ in BASES[self.base_name].text_parts]
+        rest = [text.encoder for text in BASES[self.base_name].text_parts]
         self._exclude_from_cpu_offload = rest
         super().enable_sequential_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
         for model in (*self._text_encoders, self.adapter):

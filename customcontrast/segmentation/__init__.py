@@ -5,7 +5,7 @@ boxes, brush.py lays painted strokes over it, segmenter.py puts them together, r
 """
 
 from customcontrast.segmentation.brush import Stroke, check_stroke, painted
-from customcontrast.segmentation.segmentation import Segmentation, SegmentationError, from_mask
+from customcontrast.segmentation.result import Segmentation, SegmentationError, from_mask
 from customcontrast.segmentation.segmenter import SAM_VARIABLE, Segmenter
 
 __all__ = [

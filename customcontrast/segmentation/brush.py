@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from customcontrast.segmentation.segmentation import Segmentation, SegmentationError
+from customcontrast.errors import SegmentationError
+from customcontrast.segmentation.result import Segmentation
 
 MAX_PATH = 4096  # places on the path of one stroke
 MAX_STROKES = 200  # on one picture

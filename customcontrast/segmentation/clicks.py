@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from customcontrast.segmentation.segmentation import SegmentationError
+from customcontrast.errors import SegmentationError
 
 Points = Sequence[tuple[float, float, int]]  # (x, y, label) in pixels; label 1: subject, 0: not the subject
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels

@@ -21,8 +21,8 @@ from segment_anything import SamPredictor
 from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 
+from customcontrast.errors import SegmentationError
 from customcontrast.precision import autocast
-from customcontrast.segmentation.segmentation import SegmentationError
 
 # How to build each published size, without weights.
 SAM_TYPES: dict[str, Callable[[], Sam]] = {

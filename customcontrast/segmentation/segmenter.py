@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from customcontrast.errors import SegmentationError
 from customcontrast.images.loading import Source, load_picture, load_with_alpha
 from customcontrast.segmentation.clean import clean, resize, work_size
 from customcontrast.segmentation.clicks import Box, Points, box_mask, check_box, check_points
 from customcontrast.segmentation.grabcut import first_guess, grabcut
-from customcontrast.segmentation.segmentation import Segmentation, SegmentationError
+from customcontrast.segmentation.result import Segmentation
 from customcontrast.segmentation.u2net import U2Net, simplified
 from customcontrast.segmentation.windows import look_around, look_into
 

@@ -19,16 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from customcontrast.adapter import Adapter
+from customcontrast.errors import AtlasError
 from customcontrast.tensor_files import write_tensors
 
 FILE = "features.safetensors"  # name of an atlas beside its adapter
 TIMES = (100, 300, 500, 700, 900)  # steps t at which u is read, of 1000
 NEIGHBOURS = 5
 SHARPNESS = 20.0  # of the weights exp(SHARPNESS · cosine)
-
-
-class AtlasError(ValueError):
-    """There is no atlas, or it does not fit; the message is one sentence for a visitor."""
 
 
 def unit(x: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ import gradio as gr  # noqa: E402
 from customcontrast.ui.api import Endpoints  # noqa: E402
 from customcontrast.ui.handlers.comparison import axis_hint  # noqa: E402
 from customcontrast.ui.handlers.generation import CONTROLS, ROW, SLOTS, Desk, Set, note, notice, said  # noqa: E402
-from customcontrast.ui.sections import results, subjects  # noqa: E402
+from customcontrast.ui.sections import (
+    results,
+    subject_slots,  # noqa: E402
+)
 from customcontrast.ui.service.service import Studio  # noqa: E402
 from customcontrast.ui.theme import TOGGLE  # noqa: E402
 
@@ -58,8 +61,8 @@ class Page:
                 gr.Button("Light / dark", size="sm", scale=0, min_width=110).click(None, js=TOGGLE, **QUIET)
             with gr.Row():
                 with gr.Column(scale=5, min_width=320):
-                    subjects.subjects(self.c, self.desk)
-                    subjects.settings(self.c, self.desk)
+                    subject_slots.subjects(self.c, self.desk)
+                    subject_slots.settings(self.c, self.desk)
                 with gr.Column(scale=7, min_width=320):
                     results.prompt(self.c, self.desk)
                     results.results(self.c)

@@ -5,7 +5,7 @@ plots.py draws curves and t-SNE, canvas.py holds the typography they share.
 """
 
 from customcontrast.visualize.drawing import SUBJECT_COLORS
-from customcontrast.visualize.maps import (
+from customcontrast.visualize.overlays import (
     heat_map,
     location_strip,
     overlay,

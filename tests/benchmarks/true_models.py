@@ -24,8 +24,9 @@ from transformers import (
 
 from customcontrast.adapter import Adapter
 from customcontrast.attention import install_processors
-from customcontrast.base_model import BASES, BaseModel
+from customcontrast.base_model import BaseModel
 from customcontrast.config import EncoderConfig
+from customcontrast.specs import BASES
 
 UNETS = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},

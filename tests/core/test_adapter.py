@@ -11,16 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from customcontrast.adapter import (
-    FORMAT,
-    Adapter,
-    AdapterOutput,
-    CheckpointError,
-    load_adapter,
-    read_metadata,
-    save_adapter,
-)
+from customcontrast.adapter import FORMAT, Adapter, AdapterOutput, load_adapter, read_metadata, save_adapter
 from customcontrast.base_model import BaseModel
+from customcontrast.errors import CheckpointError
 from tests.support.tiny_models import random_adapter
 
 

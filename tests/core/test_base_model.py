@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from customcontrast.base_model import BASES, BaseModel, BaseModelError, encoder_config, load_base
+from customcontrast.base_model import BaseModel, encoder_config, load_base
+from customcontrast.errors import BaseModelError
+from customcontrast.specs import BASES
 
 
 def test_registry_has_the_bases() -> None:

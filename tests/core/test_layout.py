@@ -14,18 +14,11 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from customcontrast import CustomContrast, CustomContrastPipeline
-from customcontrast.base_model import FACTS, BaseModel, BaseModelError, load_base
+from customcontrast.base_model import FACTS, BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
-from customcontrast.layout import (
-    LAYOUT_CHANNELS,
-    NUMBERS,
-    Layout,
-    LayoutPrior,
-    SubjectLayout,
-    channels,
-    layout_channels,
-    mirrored_rows,
-)
+from customcontrast.errors import BaseModelError
+from customcontrast.layout import LAYOUT_CHANNELS, NUMBERS, Layout, LayoutPrior, SubjectLayout
+from customcontrast.layout_channels import channels, layout_channels, mirrored_rows
 from customcontrast.segmentation import Segmentation
 from tests.support.tiny_models import random_adapter, save_tiny_toyland
 
@@ -62,8 +55,8 @@ def test_unknown_is_zeros_and_a_row_says_its_own_layout_alone() -> None:
 
 
 def test_the_mirror_of_a_layout_is_the_layout_of_the_mirror() -> None:
-    rows = torch.stack([TWO.numbers(), replace(TWO, subjects=(RIGHT,)).numbers(), torch.zeros(NUMBERS)])
-    assert torch.allclose(mirrored_rows(rows)[0], TWO.mirrored().numbers())
+    rows = torch.tensor([TWO.numbers(), replace(TWO, subjects=(RIGHT,)).numbers(), [0.0] * NUMBERS])
+    assert torch.allclose(mirrored_rows(rows)[0], torch.tensor(TWO.mirrored().numbers()))
     assert torch.allclose(mirrored_rows(mirrored_rows(rows)), rows, atol=1e-6)
     maps, mirrored = channels(rows, 12, 12), channels(mirrored_rows(rows), 12, 12).flip(-1)
     signs = torch.ones(LAYOUT_CHANNELS)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
+from customcontrast.errors import PictureError
 from customcontrast.images import loading
-from customcontrast.images.loading import PictureError, alpha_mask, load_picture
+from customcontrast.images.loading import alpha_mask, load_picture
 
 RED, BLUE = (220, 30, 40), (30, 60, 210)
 

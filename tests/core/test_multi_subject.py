@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from customcontrast.conditioning.conditioner import VisualConditioner
 from customcontrast.conditioning.prompt import parse_prompt, words_of_each
-from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig
+from customcontrast.generation import resolve
 from customcontrast.multi_subject import INWARD, OnePass, SeparatePasses, make_passes
 from customcontrast.pipeline import CustomContrast, Subject
-from customcontrast.plan import Plan
 from customcontrast.sampling import make_scheduler
 from tests.conftest import Cutout
 
@@ -32,14 +32,13 @@ def pair(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> list[Su
     return [any_custom.subject(cutout(1), "bear"), any_custom.subject([cutout(2), cutout(3)], "cat")]
 
 
-def passes_of(custom: CustomContrast, subjects: list[Subject], prompt: str = PROMPT) -> tuple[SeparatePasses, Plan]:
-    names = ("num_inference_steps", "guidance_scale", "negative_prompt", "height", "width", "location", "record",
-             "scheduler")  # fmt: skip
-    options = dict.fromkeys(names) | {"subject_scale": 0.9, "seed": 0, "num_images": 1, "preview_every": 0}
-    plan = Plan.make(custom.base, prompt, subjects, options | {"location": APART, **FAST})
+def passes_of(
+    custom: CustomContrast, subjects: list[Subject], prompt: str = PROMPT
+) -> tuple[SeparatePasses, GenerationConfig]:
+    config = resolve(custom.base, GenerationConfig(prompt, subject_scale=0.9, location=APART, **FAST), subjects)
     f = custom.base.scale_factor
-    size = (plan.height // f, plan.width // f)
-    return make_passes(custom.base, custom.conditioner, plan, torch.tensor([900, 500]), size), plan
+    size = (config.height // f, config.width // f)
+    return make_passes(custom.base, custom.conditioner, config, subjects, torch.tensor([900, 500]), size), config
 
 
 # ---- whose words ------------------------------------------------------------------------------------

@@ -14,17 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from customcontrast.images.loading import PictureError
+from customcontrast.errors import PictureError, SegmentationError
 from customcontrast.precision import autocast
-from customcontrast.segmentation import (
-    SAM_VARIABLE,
-    Segmentation,
-    SegmentationError,
-    Segmenter,
-    check_stroke,
-    from_mask,
-    painted,
-)
+from customcontrast.segmentation import SAM_VARIABLE, Segmentation, Segmenter, check_stroke, from_mask, painted
 from customcontrast.segmentation import clean as cleaning
 from customcontrast.segmentation import sam as sam_module
 from customcontrast.segmentation import u2net as u2net_module

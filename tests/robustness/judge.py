@@ -14,21 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from customcontrast.adapter import CheckpointError
-from customcontrast.base_model import BaseModelError
-from customcontrast.images.loading import PictureError
-from customcontrast.segmentation import SegmentationError
+from customcontrast.errors import (
+    BaseModelError,
+    CheckpointError,
+    ConfigError,
+    DataLayoutError,
+    PictureError,
+    RecipeError,
+    RequestError,
+    ResumeError,
+    SegmentationError,
+    ViewError,
+)
 from customcontrast.ui.handlers.generation import OUR_FAULT
-from customcontrast.ui.service.figures import ViewError
-from customcontrast.ui.service.recipe import RecipeError
-from customcontrast.ui.service.request import StudioError
-from train.adapter.training_state import ResumeError
-from train.common.config_error import ConfigError
-from train.data.photos import LayoutError
 
 OURS = (
-    BaseModelError, CheckpointError, ConfigError, LayoutError, PictureError, RecipeError, ResumeError,
-    SegmentationError, StudioError, ViewError,
+    BaseModelError, CheckpointError, ConfigError, DataLayoutError, PictureError, RecipeError, ResumeError,
+    SegmentationError, RequestError, ViewError,
 )  # fmt: skip
 LIMIT = 30  # s that one case may take, on a busy machine
 LONGEST = 420  # characters of a sentence

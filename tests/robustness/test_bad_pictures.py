@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from customcontrast.images.loading import MAX_SIDE, MIN_SIDE, PictureError, load_with_alpha
+from customcontrast.errors import PictureError
+from customcontrast.images.loading import MAX_SIDE, MIN_SIDE, load_with_alpha
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 FEW = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -19,7 +19,7 @@ from PIL import Image
 from customcontrast.ui.handlers.generation import CONTROLS, EMPTY_ROW, SLOTS, Desk, Shown, said
 from customcontrast.ui.service import recipe
 from customcontrast.ui.service.request import Cut, Picked, Request, check, points_from
-from customcontrast.ui.service.service import Studio, StudioConfig, StudioError
+from customcontrast.ui.service.service import RequestError, Studio, StudioConfig
 from tests.robustness.makers import FEW, NO_TEXT, NOUNS, NUMBERS, PROMPTS, broken_bytes, json_values, numbers, odd_text
 from tests.support.serving import EXAMPLES, tiny_model
 
@@ -63,12 +63,12 @@ def as_told(action: Callable[..., Any]) -> Callable[..., None]:
             changes = action(*args, **options)
             changes = list(changes) if isinstance(changes, Iterator) else [changes]
         except Exception as error:
-            raise StudioError(said(error)) from error
+            raise RequestError(said(error)) from error
         for change in changes if isinstance(changes[-1], dict) else ():
             for value in change.values():
                 found = re.search(r"cc-error[^>]*>(.*?)</div>", str(value)) if "cc-error" in str(value) else None
                 if found:
-                    raise StudioError(html.unescape(found[1]))
+                    raise RequestError(html.unescape(found[1]))
 
     act.__qualname__ = action.__qualname__
     return act

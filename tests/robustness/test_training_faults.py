@@ -20,12 +20,12 @@ from accelerate.state import AcceleratorState
 import train.adapter.train as loop
 from customcontrast.adapter import load_adapter
 from customcontrast.base_model import BaseModel
+from customcontrast.errors import ConfigError
 from tests.robustness.kills import ROOT, command, compare, trial
 from tests.robustness.runs import small_run
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig
 from train.adapter.train import main, train
-from train.common.config_error import ConfigError
 from train.data.sources import make_source
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from customcontrast.base_model import BASES  # noqa: E402
+from customcontrast.specs import BASES  # noqa: E402
 from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
 from tests.support.serving import EXAMPLES, server  # noqa: E402
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 
-from customcontrast.base_model import BASES  # noqa: E402
+from customcontrast.specs import BASES  # noqa: E402
 from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
 from tests.support.serving import EXAMPLES, server  # noqa: E402
 

@@ -21,15 +21,15 @@ from safetensors.torch import load_file, save_file
 from customcontrast.adapter import Adapter, load_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
+from customcontrast.errors import ConfigError, ResumeError
 from customcontrast.precision import autocast
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig
 from train.adapter.losses import Losses
 from train.adapter.step import AdapterLoss, Noise, contexts_of, prompts_of
 from train.adapter.train import main, train, usable_precision
-from train.adapter.training_state import EMA, Progress, ResumeError, learning_rate
+from train.adapter.training_state import EMA, Progress, learning_rate
 from train.common import monitor
-from train.common.config_error import ConfigError
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples
 from train.data.samples import Batch, collate

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from customcontrast.base_model import BaseModel
+from customcontrast.errors import AtlasError
 from customcontrast.pipeline import CustomContrast
-from customcontrast.toyland.feature_atlas import Atlas, AtlasError, encoder_features
+from customcontrast.toyland.feature_atlas import Atlas, encoder_features
 from train.evaluation import atlas as features
 from train.toyland import World
 
@@ -70,7 +71,7 @@ def test_features_are_of_unit_length_and_see_no_neighbour(tiny_custom: CustomCon
 
 
 def test_the_command_writes_table_pictures_and_json(tmp_path: Path) -> None:
-    from customcontrast.base_model import BASES
+    from customcontrast.specs import BASES
 
     file = Path(BASES["toyland"].weights) / "adapter.safetensors"
     arguments = ["--adapter", f"ours={file}", "--subjects", "4", "--views", "3", "--out", str(tmp_path)]

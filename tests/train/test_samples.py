@@ -15,9 +15,9 @@ from PIL import Image
 
 from customcontrast.base_model import BaseModel
 from customcontrast.encoder import image_features
+from customcontrast.errors import ConfigError
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, load_config
 from train.adapter.train import batches_from
-from train.common.config_error import ConfigError
 from train.data import adapter_pool, folder, frozen_features, references, sampler, toyland_source
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples, StepSampler, draw_drop, make_loader

@@ -94,9 +94,9 @@ def test_openimages_leaves_out_groups_and_unknown_rows(openimages: Path) -> None
 
 @pytest.mark.parametrize("source", ["mvimgnet", "openimages", "folder"])
 def test_another_layout_is_one_sentence(tmp_path: Path, source: str) -> None:
-    with pytest.raises(photos.LayoutError, match="no "):
+    with pytest.raises(photos.DataLayoutError, match="no "):
         photos.list_subjects(source, tmp_path)
-    with pytest.raises(photos.LayoutError, match="not a folder"):
+    with pytest.raises(photos.DataLayoutError, match="not a folder"):
         photos.list_subjects(source, tmp_path / "nowhere")
 
 

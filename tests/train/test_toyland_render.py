@@ -24,7 +24,7 @@ from train.toyland.geometry import Table, build_table, intersect
 from train.toyland.noise import resample, smooth
 from train.toyland.parts import BOX, ELLIPSOID, FRUSTUM
 from train.toyland.species.accessories import ACCESSORIES
-from train.toyland.styles.styles import STYLES
+from train.toyland.styles.registry import STYLES
 from train.toyland.subjects import COLORS
 
 

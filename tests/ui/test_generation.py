@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from customcontrast.adapter import save_adapter
+from customcontrast.errors import RequestError
 from customcontrast.ui.handlers.generation import CONTROLS, EMPTY_ROW, OUR_FAULT, SLOTS, Changes, Desk, Set, Shown
 from customcontrast.ui.handlers.subject_panel import AREA
 from customcontrast.ui.service import recipe
-from customcontrast.ui.service.request import ADD, ANYWHERE, BOX, REMOVE, Cut, StudioError
+from customcontrast.ui.service.request import ADD, ANYWHERE, BOX, REMOVE, Cut
 from customcontrast.ui.service.service import PACKAGED, PLAIN, Studio, StudioConfig
 from tests.support.serving import EXAMPLES, tiny_model
 from tests.support.tiny_models import random_adapter
@@ -213,9 +214,9 @@ def test_the_place_of_a_subject_is_chosen_typed_or_drawn(desk: Desk):
     assert (drawn["place3"], drawn["area3"]["value"]) == (AREA, "0, 10, 50, 90")
     assert "without a mask" in desk.choose_place(1, ANYWHERE, "1, 2")["frame1"]
     for wrong in ("60, 0, 10, 100", "10, 20", "a, b, c, d", "0, 0, 1, 1", "0, 0, 50, 101", "nan, 0, 50, 50"):
-        with pytest.raises(StudioError, match="place"):
+        with pytest.raises(RequestError, match="place"):
             desk.choose_place(1, AREA, wrong)
-    with pytest.raises(StudioError, match="at least 5 percent"):
+    with pytest.raises(RequestError, match="at least 5 percent"):
         desk.draw_place(1, {"box": [10, 10, 12, 12]})
 
 
@@ -336,7 +337,7 @@ def test_text_alone_works_and_is_shown(desk: Desk):
     assert changes["map"] is not None and changes["viewers"]["visible"]
     assert changes["who"] == Set(choices=[], value=None, visible=False) and changes["word"]["value"] == 1  # "red"
     assert desk.show_more(last["shown"])["film"]["visible"] is False
-    with pytest.raises(StudioError, match="without a subject"):
+    with pytest.raises(RequestError, match="without a subject"):
         desk.map(last["shown"], "visual", 0, 0, 0, "")
 
 
@@ -430,10 +431,10 @@ def test_an_adapter_without_the_contrastive_losses_stands_beside(
     assert len(set(made.values())) == 5
     before = list(desk.compare(*control))[-1]["compared"]
     assert np.asarray(before.pictures["full"][1]).tobytes() == made["full"]  # the other adapter left no trace
-    with pytest.raises(StudioError, match="train.experiments.ablation --ids 2"):
+    with pytest.raises(RequestError, match="train.experiments.ablation --ids 2"):
         desk.side_by_side(before, "plain", "full")
     request = dataclasses.replace(mine._request(control), contrast=False)
-    with pytest.raises(StudioError, match="put it beside the adapter as adapter-plain.safetensors"):
+    with pytest.raises(RequestError, match="put it beside the adapter as adapter-plain.safetensors"):
         list(desk.studio.stream(request))
 
 
@@ -586,5 +587,5 @@ def test_maps_by_name(desk: Desk, shown: Shown):
     for word, index in (("zebra", 0), ("visual:9", 0), ("bear", 7)):
         with pytest.raises(ValueError, match="There is no|not in the prompt"):
             desk.named_map(shown, word, 0, index)
-    with pytest.raises(StudioError, match="Generate a picture first"):
+    with pytest.raises(RequestError, match="Generate a picture first"):
         desk.named_map(None, "bear", 0, 0)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from customcontrast.errors import RecipeError
 from customcontrast.segmentation import Segmentation
-from customcontrast.ui.service.recipe import KEY, MAX_SUBJECTS, RecipeError, png_bytes, read_png, text_chunks
+from customcontrast.ui.service.recipe import KEY, MAX_SUBJECTS, png_bytes, read_png, text_chunks
 
 SETTINGS = {"prompt": "a bear “S*” on the beach", "seed": 7, "subjects": [{"noun": "bear", "strength": 1.0}]}
 

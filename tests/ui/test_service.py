@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from customcontrast.base_model import BASES
+from customcontrast.errors import RequestError
 from customcontrast.placement import Placement
 from customcontrast.segmentation import Segmentation
+from customcontrast.specs import BASES
 from customcontrast.ui.service.request import (
     ADD,
     BOX,
@@ -22,7 +23,6 @@ from customcontrast.ui.service.request import (
     Cut,
     Picked,
     Request,
-    StudioError,
     check,
     place_box,
     points_from,
@@ -92,14 +92,14 @@ def test_nothing_heavy_is_imported_before_a_model_is_asked_for():
     ],
 )
 def test_wrong_requests_get_one_sentence(wrong: dict[str, object], said: str):
-    with pytest.raises(StudioError, match=said) as caught:
+    with pytest.raises(RequestError, match=said) as caught:
         check(replace(Request("a bear"), **wrong))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("noun", "said"), [("", "Say what subject 1 is"), ("<>", "Say what"), ("b" * 99, "too long")])
 def test_wrong_nouns_get_one_sentence(bear: Cut, noun: str, said: str):
-    with pytest.raises(StudioError, match=said):
+    with pytest.raises(RequestError, match=said):
         check(Request("a bear", (Picked((bear.current,), noun),)))
 
 
@@ -115,7 +115,7 @@ def test_settings_and_back(bear: Cut):
     "settings", [{}, {"prompt": 3}, {"prompt": "a", "subjects": [{}]}, {"prompt": "a", "seed": []}]
 )
 def test_damaged_settings_get_one_sentence(settings: dict[str, object]):
-    with pytest.raises(StudioError):
+    with pytest.raises(RequestError):
         request_from(settings, [[]] if settings.get("subjects") else [])
 
 
@@ -148,7 +148,7 @@ def test_an_old_recipe_has_no_place(bear: Cut):
     settings = {"prompt": "a bear", "subjects": [{"noun": "bear", "strength": 1.0}]}
     assert request_from(settings, [[bear.current]]).subjects[0].place == ""
     settings["subjects"][0]["place"] = "under the table"
-    with pytest.raises(StudioError, match="left, middle, right"):
+    with pytest.raises(RequestError, match="left, middle, right"):
         request_from(settings, [[bear.current]])
 
 
@@ -207,7 +207,7 @@ def test_prompt_notes(shared: Studio):
 
 def test_a_missing_model_is_one_sentence_and_can_be_repaired(tmp_path: Path):
     broken = Studio(StudioConfig(weights=str(tmp_path / "nothing"), device="cpu"))
-    with pytest.raises(StudioError, match="could not be loaded") as caught:
+    with pytest.raises(RequestError, match="could not be loaded") as caught:
         broken.model()
     assert "\n" not in str(caught.value) and not broken.ready()
     tiny_model(tmp_path / "nothing")
@@ -234,7 +234,7 @@ def test_nouns_are_guessed_from_example_names(name: str, noun: str):
 
 @pytest.mark.parametrize("points", ["no", [[1, 2]], [[1, 2, 7]], [["a", 1, 1]], [[1, 1, 1]] * 100])
 def test_wrong_points_get_one_sentence(points: object):
-    with pytest.raises(StudioError, match="points"):
+    with pytest.raises(RequestError, match="points"):
         points_from(points)
 
 

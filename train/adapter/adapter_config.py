@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from train.common.config_error import ConfigError
+from customcontrast.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 

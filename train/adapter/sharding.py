@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from train.common.config_error import ConfigError
+from customcontrast.errors import ConfigError
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:

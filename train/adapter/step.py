@@ -20,7 +20,7 @@ from customcontrast.attention import MapRecorder, aggregate, install_processors,
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt, joined, subject_state
-from customcontrast.layout import channels
+from customcontrast.layout_channels import channels
 from train.adapter import losses
 from train.adapter.adapter_config import LossConfig
 from train.adapter.losses import Losses

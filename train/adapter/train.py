@@ -22,16 +22,16 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch.optim import AdamW
 
 from customcontrast.adapter import Adapter, save_adapter
-from customcontrast.base_model import BaseModelError, load_base
+from customcontrast.base_model import load_base
+from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.precision import computes_bf16
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.losses import Losses, require_finite
 from train.adapter.sharding import shard, whole
 from train.adapter.step import AdapterLoss, Noise, attention_kernel
-from train.adapter.training_state import EMA, Progress, ResumeError
+from train.adapter.training_state import EMA, Progress
 from train.adapter.validate import validation_strip
-from train.common.config_error import ConfigError
 from train.common.monitor import Log, StopSignal, Timer, WandB, agree
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples, StepSampler, in_order, make_loader

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from customcontrast.adapter import Adapter
+from customcontrast.errors import ResumeError
 from customcontrast.tensor_files import write_tensors
 from train.adapter.adapter_config import AdapterTrainConfig, OptimConfig
 from train.adapter.sharding import like, own, whole
@@ -35,10 +36,6 @@ FREE = {
     "data.path",
     "weights",
 }  # may change when a run goes on
-
-
-class ResumeError(ValueError):
-    """A checkpoint cannot be continued; the message says why and what to do."""
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:

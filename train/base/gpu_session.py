@@ -23,7 +23,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from customcontrast.layout import NUMBERS, channels, mirrored_rows
+from customcontrast.layout import NUMBERS
+from customcontrast.layout_channels import channels, mirrored_rows
 from customcontrast.precision import autocast
 from customcontrast.tensor_files import write_tensors
 from customcontrast.toyland.autoencoder import PatchAutoencoder

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from customcontrast.layout import mirrored_rows
+from customcontrast.layout_channels import mirrored_rows
 from train.base import pool
 from train.base.models import (
     tokenize,

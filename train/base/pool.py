@@ -76,7 +76,7 @@ def write_shard(index: int, config: PoolConfig, folder: Path, device: str = "cpu
         images.append(out.images.cpu())
         masks.append(torch.nn.functional.pad(out.masks.cpu(), (0, 0, 0, 0, 0, 2 - out.masks.shape[1])))
         records += [
-            _record(group, view, scene, rng, config.captions) | {"layout": layout_of(scene, mask).numbers().tolist()}
+            _record(group, view, scene, rng, config.captions) | {"layout": layout_of(scene, mask).numbers()}
             for (group, view, scene), mask in zip(part, out.masks.cpu(), strict=True)
         ]
     bits = np.packbits(torch.cat(masks).numpy(), axis=-1)

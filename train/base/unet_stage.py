@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from customcontrast.layout import channels
+from customcontrast.layout_channels import channels
 from customcontrast.precision import autocast
 from train.base.base_config import PretrainConfig
 from train.base.latents import encode_pool, latent_scale, latents_path, read_latents

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from customcontrast.errors import ConfigError
 from train.adapter.losses import Losses
-from train.common.config_error import ConfigError
 
 
 class StopSignal:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from customcontrast.errors import ConfigError
 from customcontrast.tensor_files import write_tensors
-from train.common.config_error import ConfigError
 from train.data.frozen_features import clip_features, latents_of
 from train.data.references import segmented
 from train.data.samples import Sample
@@ -57,7 +57,7 @@ def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[di
         targets += mine
         records.append({"subject": subject.id, "targets": [_record(scene, rng) for scene in mine]})
     pictures = render(targets, size)
-    places = [layout_of(scene, masks).numbers().tolist() for scene, masks in zip(targets, pictures.masks, strict=True)]
+    places = [layout_of(scene, masks).numbers() for scene, masks in zip(targets, pictures.masks, strict=True)]
     for g, record in enumerate(records):
         for k, target in enumerate(record["targets"]):
             target["layout"] = places[g * config.targets + k]

@@ -29,9 +29,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast.conditioning.prompt import without_tags
-from customcontrast.images.loading import PictureError, load_picture
-from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
-from train.common.config_error import ConfigError
+from customcontrast.errors import ConfigError, PictureError, SegmentationError
+from customcontrast.images.loading import load_picture
+from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.references import segmented
 from train.data.samples import Sample
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from customcontrast.errors import DataLayoutError
 from train.data.folder import SUFFIXES, class_noun, mask_path, pictures_in, subject_places
 
 MVIMGNET_CLASSES = "mvimgnet_category.txt"  # lines "class label,class name"
@@ -20,10 +21,6 @@ OPENIMAGES_CLASSES = "class-descriptions"  # part of a CSV's name: LabelName,Dis
 OPENIMAGES_MASKS = "object-segmentation"  # MaskPath,ImageID,LabelName,BoxID,…
 OPENIMAGES_BOXES = "bbox"  # ImageID,…,LabelName,…,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,…
 LEFT_OUT = ("IsTruncated", "IsGroupOf", "IsDepiction")
-
-
-class LayoutError(ValueError):
-    """A folder does not have the layout that was named; the message is one sentence that says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,16 @@ class Subject:
 def list_subjects(source: str, folder: Path) -> list[Subject]:
     """The subjects of `folder`, sorted by id.
 
-    source: mvimgnet | openimages | folder. Raises LayoutError where the layout is another one.
+    source: mvimgnet | openimages | folder. Raises DataLayoutError where the layout is another one.
     """
     readers = {"mvimgnet": mvimgnet, "openimages": openimages, "folder": own}
     if source not in readers:
-        raise LayoutError(f"source is {source!r}; choose {', '.join(readers)}")
+        raise DataLayoutError(f"source is {source!r}; choose {', '.join(readers)}")
     if not folder.is_dir():
-        raise LayoutError(f"input {folder} is not a folder; pass the data set's root")
+        raise DataLayoutError(f"input {folder} is not a folder; pass the data set's root")
     found = sorted(readers[source](folder), key=lambda subject: subject.id)
     if not found:
-        raise LayoutError(
+        raise DataLayoutError(
             f"input {folder} holds no subject in the layout of {source!r}; see train/data/photos.py for it"
         )
     return found
@@ -65,11 +62,11 @@ def mvimgnet(folder: Path) -> Iterator[Subject]:
     """MVImgNet: class_label/instance_id/images/*.jpg, with masks/ beside images/ (2.0), or under the root
     mask/class_label/instance_id/NAME.jpg.png (1.0); mvimgnet_category.txt names the classes.
 
-    Raises LayoutError when the list of classes is missing.
+    Raises DataLayoutError when the list of classes is missing.
     """
     listed = folder / MVIMGNET_CLASSES
     if not listed.is_file():
-        raise LayoutError(f"{folder} has no {MVIMGNET_CLASSES}; put the data set's list of classes there")
+        raise DataLayoutError(f"{folder} has no {MVIMGNET_CLASSES}; put the data set's list of classes there")
     rows = (line.split(",", 1) for line in listed.read_text(encoding="utf-8").splitlines() if "," in line)
     names = {label.strip(): name.strip().lower() for label, name in rows}
     for place in sorted(folder.glob("*/*/images")):
@@ -112,7 +109,7 @@ def openimages(folder: Path) -> Iterator[Subject]:
 def _table(folder: Path, part: str) -> Path:
     found = sorted(path for path in folder.glob("*.csv") if part in path.name)
     if not found:
-        raise LayoutError(f"{folder} has no CSV with {part!r} in its name; OpenImages publishes one")
+        raise DataLayoutError(f"{folder} has no CSV with {part!r} in its name; OpenImages publishes one")
     return found[0]
 
 

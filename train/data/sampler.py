@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from train.common.config_error import ConfigError
+from customcontrast.errors import ConfigError
 from train.data.samples import DROPS, Batch, Sample, Source, collate
 from train.toyland.captions import article
 
@@ -106,7 +106,7 @@ def in_order(loader: DataLoader) -> Iterator[Batch]:
         yield from loader
     except ConfigError as error:  # from a loader process it comes with that one's traceback around it
         raise ConfigError(
-            str(error).strip().splitlines()[-1].removeprefix("train.common.config_error.ConfigError: ")
+            str(error).strip().splitlines()[-1].removeprefix("customcontrast.errors.ConfigError: ")
         ) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):

@@ -28,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from customcontrast.images.loading import PictureError, load_picture
-from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
-from train.common.config_error import ConfigError
+from customcontrast.errors import ConfigError, PictureError, SegmentationError
+from customcontrast.images.loading import load_picture
+from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.captioning import Captioner
 from train.data.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mask, square
 from train.data.photos import Subject, View

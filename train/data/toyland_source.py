@@ -80,5 +80,5 @@ class ToylandSource:
             image=picture.images[0],
             reference=references[0],
             positive=references[1],
-            layout=layout_of(scene, picture.masks[0]).numbers(),
+            layout=torch.tensor(layout_of(scene, picture.masks[0]).numbers()),
         )

@@ -27,7 +27,8 @@ from PIL import Image
 from torch import Tensor
 
 from customcontrast.adapter import Adapter, load_adapter
-from customcontrast.base_model import BASES, BaseModel, load_base
+from customcontrast.base_model import BaseModel, load_base
+from customcontrast.specs import BASES
 from customcontrast.toyland.feature_atlas import FILE, TIMES, Atlas, encoder_features, unit
 from customcontrast.visualize import tsne, tsne_plot
 from train.data.frozen_features import clip_features

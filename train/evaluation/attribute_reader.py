@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
-from customcontrast.base_model import WEIGHTS
 from customcontrast.precision import autocast
+from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.base.models import label_values
 from train.base.pool import read_shard, shard_paths

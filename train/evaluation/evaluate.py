@@ -25,12 +25,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from customcontrast.adapter import CheckpointError
-from customcontrast.base_model import BASES, BaseModel, BaseModelError
+from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
+from customcontrast.errors import BaseModelError, CheckpointError, SegmentationError
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
-from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter
+from customcontrast.segmentation import Segmentation, Segmenter
+from customcontrast.specs import BASES
 from customcontrast.visualize.drawing import label
 from train.evaluation import attribute_reader
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
-from customcontrast.base_model import WEIGHTS
 from customcontrast.segmentation import Segmentation
+from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from customcontrast.errors import ConfigError, ResumeError
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
-from train.adapter.training_state import ResumeError
-from train.common.config_error import ConfigError
 from train.evaluation import evaluate
 from train.evaluation.metrics import COLUMNS, Score, asked, paired, summarise
 

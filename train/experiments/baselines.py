@@ -26,12 +26,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from customcontrast.base_model import BaseModel, BaseModelError, load_base
+from customcontrast.base_model import BaseModel, load_base
+from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.images.loading import load_picture
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
-from train.adapter.training_state import ResumeError
-from train.common.config_error import ConfigError
 from train.evaluation import evaluate
 from train.evaluation.evaluate import Bench, Made, base_digest
 from train.evaluation.metrics import Score, markdown, to_json

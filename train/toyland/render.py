@@ -20,7 +20,7 @@ from train.toyland.backgrounds.scenes import BACKGROUNDS
 from train.toyland.geometry import GROUND_Y, Hits, Table, build_table, intersect, view_matrix, windows
 from train.toyland.noise import blur, step
 from train.toyland.shading import Surface, shade, surface
-from train.toyland.styles import styles
+from train.toyland.styles import registry
 from train.toyland.world import ToyScene
 
 CPU_CHUNK, GPU_CHUNK = 4, 128  # geometries rendered together
@@ -74,8 +74,8 @@ def render(scenes: Sequence[ToyScene], size: int, device: str | torch.device = "
 def _check(scene: ToyScene) -> None:
     if scene.background not in BACKGROUNDS:
         raise ValueError(f"background is {scene.background!r}; choose one of {', '.join(BACKGROUNDS)}")
-    if scene.style not in styles.STYLES:
-        raise ValueError(f"style is {scene.style!r}; choose one of {', '.join(styles.STYLES)}")
+    if scene.style not in registry.STYLES:
+        raise ValueError(f"style is {scene.style!r}; choose one of {', '.join(registry.STYLES)}")
 
 
 def render_variants(
@@ -119,10 +119,10 @@ def _chunk(
     a = alpha[pick]
     picture = ground * (1.0 - a) + color
     lines = None
-    if any(styles.STYLES[s.style].lines for s in scenes):
+    if any(registry.STYLES[s.style].lines for s in scenes):
         lines = outline(hits, table, g, fine, ss)[pick]
     seeds = torch.tensor([s.seed for s in scenes], device=device)
-    picture = styles.apply([s.style for s in scenes], picture, a, lines, seeds)
+    picture = registry.apply([s.style for s in scenes], picture, a, lines, seeds)
     return (picture.clamp(0, 1) * 255.0 + 0.5).to(torch.uint8), mask[pick], wear[pick]
 
 

@@ -14,7 +14,7 @@ from train.toyland.backgrounds.scenes import BACKGROUNDS
 from train.toyland.geometry import GROUND_Y, frame_box
 from train.toyland.species.accessories import ACCESSORIES, FRONT_ONLY
 from train.toyland.species.bodies import POSES, SHAPES, SPECIES, assemble, extent
-from train.toyland.styles.styles import STYLES
+from train.toyland.styles.registry import STYLES
 from train.toyland.subjects import (
     COLORS,
     EARS,

@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image
 
 from customcontrast import visualize
+from customcontrast.errors import RequestError
 from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said, seen
 from customcontrast.ui.service import figures
-from customcontrast.ui.service.request import SCHEDULER_TITLES, Request, StudioError, check
+from customcontrast.ui.service.request import SCHEDULER_TITLES, Request, check
 from customcontrast.ui.service.service import PLAIN, Studio
 
 WAYS = {  # key → its label
@@ -52,10 +53,10 @@ def ways(request: Request, plain: bool = False) -> dict[str, Request]:
     as in IP-Adapter, with this adapter's weights. plain (where there is such an adapter): everything, with the adapter
     trained without CSCL and MACL. unmasked: both branches, no location masks and no given places. full: both, with
     masks and the places that were given.
-    Raises StudioError for a request without a subject.
+    Raises RequestError for a request without a subject.
     """
     if not request.subjects:
-        raise StudioError("There is no subject to compare with: give a picture of yours first.")
+        raise RequestError("There is no subject to compare with: give a picture of yours first.")
     full = replace(request, pictures=1, text_tokens=True, location_masks=True, contrast=True)
     loose = replace(full, location_masks=False, subjects=tuple(replace(s, place="") for s in full.subjects))
     without = {"plain": replace(full, contrast=False)} if plain else {}
@@ -69,13 +70,13 @@ def ways(request: Request, plain: bool = False) -> dict[str, Request]:
 
 
 def axis_values(axis: str, text: str) -> list[Any]:
-    """“0.5, 1, 1.5” → values of a parameter; prompts are one a line. Raises StudioError."""
+    """“0.5, 1, 1.5” → values of a parameter; prompts are one a line. Raises RequestError."""
     if axis not in AXES:
-        raise StudioError(f"A grid cannot run over “{axis}”; choose one of {', '.join(AXES.values())}.")
+        raise RequestError(f"A grid cannot run over “{axis}”; choose one of {', '.join(AXES.values())}.")
     parts = str(text or "").splitlines() if axis == "prompt" else str(text or "").replace("\n", ",").split(",")
     parts = [part.strip() for part in parts if part.strip()]
     if not parts:
-        raise StudioError(f"Say which values of “{AXES[axis]}” the grid should have.")
+        raise RequestError(f"Say which values of “{AXES[axis]}” the grid should have.")
     if axis == "prompt":
         return parts
     if axis == "scheduler":
@@ -84,15 +85,15 @@ def axis_values(axis: str, text: str) -> list[Any]:
     try:
         return [int(part) if axis in ("seed", "steps") else float(part) for part in parts]
     except ValueError:
-        raise StudioError(f"The values of “{AXES[axis]}” must be numbers with commas between them.") from None
+        raise RequestError(f"The values of “{AXES[axis]}” must be numbers with commas between them.") from None
 
 
 def cells(request: Request, x: str, xs: Sequence[Any], y: str, ys: Sequence[Any]) -> list[list[Request]]:
-    """A request for each cell: rows over y, columns over x, one picture each, all checked. Raises StudioError."""
+    """A request for each cell: rows over y, columns over x, one picture each, all checked. Raises RequestError."""
     if x == y:
-        raise StudioError("Choose two different parameters for the grid.")
+        raise RequestError("Choose two different parameters for the grid.")
     if len(xs) * len(ys) > MAX_CELLS:
-        raise StudioError(
+        raise RequestError(
             f"This grid has {len(xs) * len(ys)} pictures; at most {MAX_CELLS} are made: take fewer values."
         )
     one = replace(request, pictures=1)
@@ -157,12 +158,12 @@ class Comparing:
             return {}
         absent = [key for key in (left, right) if key not in compared.pictures]
         if absent == ["plain"]:
-            raise StudioError(
+            raise RequestError(
                 "There is no adapter without CSCL and MACL here: train it with "
                 f"`python -m train.experiments.ablation --ids 2`, and put it beside the adapter as {PLAIN}."
             )
         if absent:
-            raise StudioError("Choose two of the ways in the lists.")
+            raise RequestError("Choose two of the ways in the lists.")
         pictures = [figures.enlarged(compared.pictures[key][1]) for key in (left, right)]
         return {"left": left, "right": right, "slider": Set(value=tuple(pictures), visible=True)}
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from customcontrast.errors import RequestError
 from customcontrast.segmentation import Segmentation
 from customcontrast.ui.handlers.comparison import Comparing
 from customcontrast.ui.handlers.messages import NO_ROOM, OUR_FAULT, Changes, Set, note, notice, progress, said
@@ -29,7 +30,6 @@ from customcontrast.ui.service.request import (
     Cut,
     Picked,
     Request,
-    StudioError,
     check,
     points_from,
     read_place,
@@ -124,7 +124,7 @@ class Desk(Cutting, Seeing, Comparing):
     def prompt_notes(self, prompt: str, base: str, *nouns: str) -> Changes:
         """What is worth saying about the prompt before it is used; just after the start, once the model is there."""
         if not self.studio.ready(base):
-            with contextlib.suppress(TimeoutError, StudioError):
+            with contextlib.suppress(TimeoutError, RequestError):
                 self.studio.model(base, timeout=PATIENCE)
         words = [noun.strip() for noun in nouns if noun and noun.strip()]
         return {"notes": notice(self.studio.prompt_notes(prompt, words, base) if prompt.strip() else [])}
@@ -174,7 +174,7 @@ class Desk(Cutting, Seeing, Comparing):
         for k, (cut, rest, noun, strength, place, area) in enumerate(rows, start=1):
             album = (*(() if cut is None else (cut,)), *(rest or ()))
             if any(picture.current is None for picture in album):
-                raise StudioError("One of your pictures has no subject yet: click on it in the cut-out.")
+                raise RequestError("One of your pictures has no subject yet: click on it in the cut-out.")
             if album:
                 pictures = tuple(picture.current for picture in album)
                 subjects.append(Picked(pictures, noun, strength, chosen_place(k, place, area)))
@@ -265,16 +265,16 @@ class Desk(Cutting, Seeing, Comparing):
     # ---- for programs -------------------------------------------------------------------------
 
     def found(self, image: str | None, points: Any = None) -> Segmentation:
-        """The subject of a picture, with a client's corrections. Raises StudioError."""
+        """The subject of a picture, with a client's corrections. Raises RequestError."""
         if not image:
-            raise StudioError("There is no picture: send one.")
+            raise RequestError("There is no picture: send one.")
         cut = self.studio.clicked(self.studio.cut(image), points_from(points))
         if cut.current is None or cut.trouble:
-            raise StudioError(cut.trouble)
+            raise RequestError(cut.trouble)
         return cut.current
 
     def run(self, files: Sequence[str], nouns: str, per_subject: str = "", places: str = "", **settings: Any) -> Shown:
-        """Generate from picture files and the subjects' words, separated by commas. Raises StudioError.
+        """Generate from picture files and the subjects' words, separated by commas. Raises RequestError.
 
         per_subject: how many of the files belong to each subject, such as "2, 1"; "" = one each.
         places: where each subject stands, separated by semicolons, such as "left; 50, 20, 90, 100"; "" = automatic.
@@ -285,7 +285,7 @@ class Desk(Cutting, Seeing, Comparing):
             told = (
                 "send one word for each" if not (per_subject or "").strip() else f"per_subject asks for {sum(counts)}"
             )
-            raise StudioError(f"nouns: {len(words)} words for {len(files)} pictures; {told}.")
+            raise RequestError(f"nouns: {len(words)} words for {len(files)} pictures; {told}.")
         rest = iter(files)
         subjects = tuple(
             Picked(tuple(self.found(next(rest)) for _ in range(count)), word, place=place)
@@ -302,17 +302,19 @@ def _counts(text: str, subjects: int) -> list[int]:
         return [1] * subjects
     parts = [part.strip() for part in str(text).split(",")]
     if len(parts) != subjects or not all(part.isdecimal() and 1 <= int(part) <= MAX_REFERENCES for part in parts):
-        raise StudioError(f"per_subject: send a number from 1 to {MAX_REFERENCES} for each of the {subjects} subjects.")
+        raise RequestError(
+            f"per_subject: send a number from 1 to {MAX_REFERENCES} for each of the {subjects} subjects."
+        )
     return [int(part) for part in parts]
 
 
 def _places(text: str, subjects: int) -> list[str]:
-    """“left; 50, 20, 90, 100” → a place for each subject. Raises StudioError."""
+    """“left; 50, 20, 90, 100” → a place for each subject. Raises RequestError."""
     if not str(text or "").strip():
         return [""] * subjects
     parts = str(text).split(";")
     if len(parts) != subjects:
-        raise StudioError(
+        raise RequestError(
             f"places: send one for each of the {subjects} subjects with semicolons between them, such as “left; right”."
         )
     return [read_place(part) for part in parts]
@@ -322,5 +324,5 @@ def _readable(place: str | None) -> str:
     """A place as it can be shown: what a visitor typed wrongly is left out."""
     try:
         return read_place(place)
-    except StudioError:
+    except RequestError:
         return ""

@@ -8,12 +8,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from customcontrast.ui.service.figures import ViewError
+from customcontrast.errors import ViewError
 from customcontrast.ui.service.wording import out_of_memory, sentence
 
 log = logging.getLogger(__name__)
 
-KNOWN_ERRORS = ("PictureError", "SegmentationError", "RecipeError", "StudioError", "ViewError", "AtlasError")
+KNOWN_ERRORS = ("PictureError", "SegmentationError", "RecipeError", "RequestError", "ViewError", "AtlasError")
 OUR_FAULT = "Something went wrong on the server and was written to its log. Try again, or change the picture."
 NO_ROOM = "There was not enough memory for this on the server: ask for fewer pictures, or try again in a moment."
 

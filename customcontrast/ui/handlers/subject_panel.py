@@ -8,22 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from customcontrast.errors import RequestError
 from customcontrast.segmentation import check_stroke
 from customcontrast.segmentation.brush import MAX_STROKES
 from customcontrast.ui.handlers.messages import Changes, Set, notice, said
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.recipe import MAX_REFERENCES
-from customcontrast.ui.service.request import (
-    ADD,
-    ANYWHERE,
-    BOX,
-    PLACES,
-    REMOVE,
-    Cut,
-    StudioError,
-    place_box,
-    read_place,
-)
+from customcontrast.ui.service.request import ADD, ANYWHERE, BOX, PLACES, REMOVE, Cut, place_box, read_place
 from customcontrast.ui.service.service import Studio
 
 THUMB = 160  # px, side of a small picture of a further reference
@@ -96,7 +87,7 @@ class Cutting:
         try:
             point = int(place[0]), int(place[1]), (REMOVE, ADD, BOX)[int(label)]
         except (TypeError, ValueError, IndexError, OverflowError):
-            raise StudioError(
+            raise RequestError(
                 "A click must be a place (x, y) in pixels of the cut-out: click on the picture."
             ) from None
         return self._cut(k, self.studio.clicked(cut, (*cut.points, point)))
@@ -110,7 +101,7 @@ class Cutting:
         if len(cut.strokes) >= MAX_STROKES:
             return {f"note{k}": notice(f"A picture takes at most {MAX_STROKES} strokes: press Reset to start again.")}
         if not isinstance(drawn, dict):
-            raise StudioError("A stroke must have a path and a radius: paint on the cut-out.")
+            raise RequestError("A stroke must have a path and a radius: paint on the cut-out.")
         path, radius = drawn.get("path"), drawn.get("radius")
         stroke = check_stroke(path, radius, label, cut.picture.size, after=len(cut.points))
         return self._cut(k, self.studio.painted(cut, (*cut.strokes, stroke)))
@@ -142,7 +133,7 @@ class Cutting:
         """A box drawn into the frame, as {box: [left, top, right, bottom]} in percent."""
         box = drawn.get("box") if isinstance(drawn, dict) else None
         if not isinstance(box, list):
-            raise StudioError("A place must be a box: draw it into the frame.")
+            raise RequestError("A place must be a box: draw it into the frame.")
         return {**self._place(k, read_place(", ".join(map(str, box)))), f"note{k}": notice("")}
 
 
@@ -159,9 +150,9 @@ def as_controls(place: str) -> tuple[str, str]:
 
 
 def chosen_place(k: int, place: str | None, area: str | None) -> str:
-    """What the controls of slot k say → a place for `read_place`. Raises StudioError."""
+    """What the controls of slot k say → a place for `read_place`. Raises RequestError."""
     if place != AREA:
         return place or ""
     if not str(area or "").strip():
-        raise StudioError(f"Say where subject {k} stands: draw its box, or choose another place.")
+        raise RequestError(f"Say where subject {k} stands: draw its box, or choose another place.")
     return area

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from customcontrast.errors import RequestError
 from customcontrast.segmentation import Segmentation
 from customcontrast.ui.handlers.messages import Changes, Set, in_this_run, notice, seen
 from customcontrast.ui.service import figures
-from customcontrast.ui.service.request import Request, StudioError
+from customcontrast.ui.service.request import Request
 from customcontrast.ui.service.service import Studio
 from customcontrast.ui.service.wording import sentence
 
@@ -160,7 +161,7 @@ class Seeing:
         if shown is None:
             return changes
         if visual and not shown.names:
-            raise StudioError("This picture was made without a subject, so there is no map of its picture.")
+            raise RequestError("This picture was made without a subject, so there is no map of its picture.")
         read, which = (figures.subject_map, who) if visual else (figures.word_map, word)
         with in_this_run():
             values = read(shown.result, shown.index, int(which or 0), int(step or 0), layers or "")
@@ -184,9 +185,9 @@ class Seeing:
         return {"looked": seen(picture), "looked_note": Set(visible=picture is not None)}
 
     def named_map(self, shown: Shown | None, word: str, step: int, index: int) -> tuple[Image.Image, dict[str, Any]]:
-        """A map by name, over the picture and as numbers. Raises StudioError, ViewError."""
+        """A map by name, over the picture and as numbers. Raises RequestError, ViewError."""
         if shown is None:
-            raise StudioError("Generate a picture first, in the same session.")
+            raise RequestError("Generate a picture first, in the same session.")
         with in_this_run():
             values = figures.named_map(shown.result, int(index or 0), word, int(step or 0))
         facts = {"map": values.round(5).tolist(), "words": [text for text, _ in shown.result.words]}

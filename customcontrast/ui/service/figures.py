@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from customcontrast import visualize
+from customcontrast.errors import ViewError
 from customcontrast.segmentation import Segmentation
 from customcontrast.ui.service.request import ADD, ANYWHERE, BOX, REMOVE, Cut, place_box
 
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 
 VIEW_SIDE = 384  # px, least side of an overlay, so that small pictures can be read
 GHOST = 0.22  # how much of the background still shows through the checkerboard
-
-
-class ViewError(ValueError):
-    """Something asked for is not in this run; the message is one sentence."""
 
 
 DOTS = {ADD: (22, 163, 74), REMOVE: (220, 38, 38), BOX: (37, 99, 235)}

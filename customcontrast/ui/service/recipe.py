@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from customcontrast.errors import RecipeError
 from customcontrast.segmentation import Segmentation
 
 KEY = "customcontrast"
@@ -27,10 +28,6 @@ MAX_SUBJECTS = 4
 MAX_REFERENCES = 4
 MAX_REFERENCE_PIXELS = 2048 * 2048
 MAX_PICTURE_PIXELS = 8192 * 8192
-
-
-class RecipeError(ValueError):
-    """The file holds no recipe that can be read; the message is one sentence for a visitor."""
 
 
 References = Sequence[Sequence[Segmentation]]

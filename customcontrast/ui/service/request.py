@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from customcontrast.errors import RequestError
 from customcontrast.segmentation import Segmentation, Stroke
 from customcontrast.ui.service.recipe import MAX_SUBJECTS
 from customcontrast.ui.service.wording import shortened
@@ -72,10 +73,6 @@ class Cut:
         return min(xa, xb), min(ya, yb), max(xa, xb) + 1, max(ya, yb) + 1
 
 
-class StudioError(ValueError):
-    """A request that cannot be served; the message is one sentence for a visitor, naming the remedy."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Picked:
     """One subject as a visitor gave it."""
@@ -122,7 +119,7 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
     """Rebuild a request from a recipe; values are checked as if a visitor had typed them.
 
     Raises:
-        StudioError: a value is missing or of the wrong kind.
+        RequestError: a value is missing or of the wrong kind.
     """
     try:
         words = settings.get("subjects", [])
@@ -134,23 +131,23 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
         request = Request(subjects=subjects, **{k: v for k, v in settings.items() if k in names})
         return check(request)
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, StudioError):
+        if isinstance(error, RequestError):
             raise
-        raise StudioError("The recipe is incomplete or damaged; download the PNG again.") from error
+        raise RequestError("The recipe is incomplete or damaged; download the PNG again.") from error
 
 
 def check(request: Request) -> Request:
-    """Return `request` with clean types, or raise a StudioError that says what to do."""
+    """Return `request` with clean types, or raise a RequestError that says what to do."""
     if not isinstance(request.prompt, str) or not request.prompt.strip():
-        raise StudioError("The prompt is empty: write what the picture should show.")
+        raise RequestError("The prompt is empty: write what the picture should show.")
     if len(request.prompt) > MAX_PROMPT or len(str(request.negative_prompt or "")) > MAX_PROMPT:
-        raise StudioError(f"The prompt is longer than {MAX_PROMPT:,} characters: shorten it.")
+        raise RequestError(f"The prompt is longer than {MAX_PROMPT:,} characters: shorten it.")
     if len(request.subjects) > MAX_SUBJECTS:
-        raise StudioError(f"At most {MAX_SUBJECTS} subjects fit in one picture: remove some.")
+        raise RequestError(f"At most {MAX_SUBJECTS} subjects fit in one picture: remove some.")
     if not isinstance(request.base, str | None):
-        raise StudioError("The model must be a name, such as “toyland”.")
+        raise RequestError("The model must be a name, such as “toyland”.")
     if not isinstance(request.location_masks, bool | int | float | str | None):
-        raise StudioError("The location masks must be on or off: true or false.")
+        raise RequestError("The location masks must be on or off: true or false.")
     return dataclasses.replace(
         request,
         prompt=request.prompt.strip(),
@@ -171,15 +168,15 @@ def check(request: Request) -> Request:
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:
-    """“96 x 128” or “96×128” → (width, height) in px; None for no size. Raises StudioError."""
+    """“96 x 128” or “96×128” → (width, height) in px; None for no size. Raises RequestError."""
     if not str(text or "").strip():
         return None
     match = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", str(text))
     if match is None:
-        raise StudioError(f"The size “{text}” must be width x height in pixels, for example 512x768.")
+        raise RequestError(f"The size “{text}” must be width x height in pixels, for example 512x768.")
     width, height = int(match[1]), int(match[2])
     if not (MIN_SIZE <= min(width, height) and max(width, height) <= MAX_SIZE and width * height <= MAX_AREA):
-        raise StudioError(
+        raise RequestError(
             f"The size {width}x{height} does not fit: each side is {MIN_SIZE} to {MAX_SIZE} pixels, "
             f"and a picture has at most {MAX_AREA:,} pixels."
         )
@@ -187,7 +184,7 @@ def read_size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_place(text: Any) -> str:
-    """A place as a visitor or a recipe gives it → its one spelling. Raises StudioError.
+    """A place as a visitor or a recipe gives it → its one spelling. Raises RequestError.
 
     "": where the subject's own maps say. "left", "middle", "right": that half. "anywhere": it is not masked.
     "left, top, right, bottom" in percent of the picture, such as "10, 20, 60, 100": that box.
@@ -199,12 +196,12 @@ def read_place(text: Any) -> str:
     try:
         box = x0, y0, x1, y1 = [float(part) for part in parts]
     except ValueError:
-        raise StudioError(
+        raise RequestError(
             f"The place “{shortened(text, 40)}” must be left, middle, right, anywhere, or four numbers with commas: "
             "left, top, right and bottom edge in percent of the picture, such as 10, 20, 60, 100."
         ) from None
     if not (0 <= x0 and 0 <= y0 and x1 <= 100 and y1 <= 100 and x1 - x0 >= MIN_PLACE and y1 - y0 >= MIN_PLACE):
-        raise StudioError(
+        raise RequestError(
             f"The place {shortened(text, 40)} does not fit: its edges are left, top, right and bottom from 0 to 100 "
             f"percent of the picture, and it is at least {MIN_PLACE:g} percent wide and high."
         )
@@ -220,16 +217,16 @@ def place_box(place: str) -> tuple[float, ...] | None:
 
 def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise StudioError(f"There is no {name} “{value}”; choose one of {', '.join(filter(None, choices))}.")
+        raise RequestError(f"There is no {name} “{value}”; choose one of {', '.join(filter(None, choices))}.")
     return value
 
 
 def _check_subject(k: int, subject: Picked) -> Picked:
     noun = " ".join(re.sub(r"[<>*]", " ", str(subject.noun or "")).split())
     if not noun:
-        raise StudioError(f"Say what subject {k} is in one word, for instance “dog”.")
+        raise RequestError(f"Say what subject {k} is in one word, for instance “dog”.")
     if len(noun) > MAX_NOUN:
-        raise StudioError(f"The word for subject {k} is too long: use one or two words, such as “teddy bear”.")
+        raise RequestError(f"The word for subject {k} is too long: use one or two words, such as “teddy bear”.")
     strength = _within("strength", subject.strength, 0, 3)
     return dataclasses.replace(subject, noun=noun, strength=strength, place=read_place(subject.place))
 
@@ -238,18 +235,18 @@ def _within(name: str, value: Any, low: float, high: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise StudioError(f"The {name} must be a number from {low} to {high:,}.") from None
+        raise RequestError(f"The {name} must be a number from {low} to {high:,}.") from None
     if not low <= number <= high:
-        raise StudioError(f"The {name} is {number:g}; it must be from {low} to {high:,}.")
+        raise RequestError(f"The {name} is {number:g}; it must be from {low} to {high:,}.")
     return number
 
 
 def points_from(values: Any) -> list[Point]:
-    """Check clicks sent by a client: [[x, y, label], …] → tuples. Raises StudioError."""
+    """Check clicks sent by a client: [[x, y, label], …] → tuples. Raises RequestError."""
     try:
         points = [(int(x), int(y), int(label)) for x, y, label in values or ()]
     except (TypeError, ValueError):
-        raise StudioError("`points` must be a list of [x, y, label] with label 1 to add and 0 to remove.") from None
+        raise RequestError("`points` must be a list of [x, y, label] with label 1 to add and 0 to remove.") from None
     if len(points) > MAX_POINTS or any(label not in (ADD, REMOVE) for *_, label in points):
-        raise StudioError(f"`points` takes at most {MAX_POINTS} points, each with label 1 or 0.")
+        raise RequestError(f"`points` takes at most {MAX_POINTS} points, each with label 1 or 0.")
     return points

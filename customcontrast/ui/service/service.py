@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from customcontrast.errors import RequestError, SegmentationError
 from customcontrast.images.loading import load_with_alpha
-from customcontrast.segmentation import Segmentation, SegmentationError, Segmenter, Stroke, painted
+from customcontrast.segmentation import Segmentation, Segmenter, Stroke, painted
 from customcontrast.segmentation.segmenter import NOTHING_FOUND, chosen_checkpoint
 from customcontrast.ui.service.request import (
     ANYWHERE,
@@ -36,7 +37,6 @@ from customcontrast.ui.service.request import (
     Picked,
     Point,
     Request,
-    StudioError,
     check,
     place_box,
 )
@@ -124,11 +124,11 @@ class Studio:
     # ---- models -------------------------------------------------------------------------------
 
     def start(self, base: str | None = None) -> Future[CustomContrast]:
-        """Begin to load a base model in the background, once. Raises StudioError for one that is not here."""
+        """Begin to load a base model in the background, once. Raises RequestError for one that is not here."""
         name = base or self.config.base
         if not self.offers(name):
             here = ", ".join(filter(self.offers, CHOICES))
-            raise StudioError(f"The model “{name}” is not on this machine; there is {here}.")
+            raise RequestError(f"The model “{name}” is not on this machine; there is {here}.")
         with self._lock:
             if name not in self._models:
                 self._models[name] = self._loader.submit(self._load, name)
@@ -158,7 +158,7 @@ class Studio:
 
         Raises:
             TimeoutError: it is still loading.
-            StudioError: it cannot be loaded; the message says why.
+            RequestError: it cannot be loaded; the message says why.
         """
         try:
             return self.start(base).result(timeout)
@@ -168,7 +168,7 @@ class Studio:
             name = base or self.config.base
             with self._lock:
                 self._models.pop(name, None)  # so that a repaired folder is found without a restart
-            raise StudioError(f"The model “{name}” could not be loaded: {sentence(error)}") from error
+            raise RequestError(f"The model “{name}” could not be loaded: {sentence(error)}") from error
 
     def _load(self, name: str) -> CustomContrast:
         with IMPORTS:
@@ -200,7 +200,7 @@ class Studio:
         """The same base with the adapter trained without CSCL and MACL; loaded at first use."""
         model, path = self.model(base), self.plain_adapter(base)
         if path is None:
-            raise StudioError(
+            raise RequestError(
                 "There is no adapter without CSCL and MACL here: train it with "
                 f"`python -m train.experiments.ablation --ids 2`, and put it beside the adapter as {PLAIN}."
             )
@@ -310,7 +310,7 @@ class Studio:
         )
 
     def atlas(self, base: str | None = None) -> tuple[Atlas, CustomContrast]:
-        """Features of the training run's subjects, from beside the adapter. Raises AtlasError, StudioError."""
+        """Features of the training run's subjects, from beside the adapter. Raises AtlasError, RequestError."""
         model, folder = self.model(base), self._folder(base)
         from customcontrast.toyland.feature_atlas import FILE, Atlas  # after the model, see IMPORTS
 
@@ -333,7 +333,7 @@ class Studio:
         from customcontrast.config import LocationConfig, RecordConfig  # after the model, see IMPORTS
 
         if request.subjects and model.adapter is None:
-            raise StudioError(
+            raise RequestError(
                 "This server has no adapter for this model, so it draws from words alone: "
                 "remove the pictures, or start it with --adapter FILE."
             )
@@ -360,7 +360,7 @@ class Studio:
                 scheduler=request.scheduler or None,
             )
         except ValueError as error:  # the core checks its arguments, and names the remedy
-            raise StudioError(sentence(error)) from error
+            raise RequestError(sentence(error)) from error
 
     def prompt_notes(self, prompt: str, nouns: Sequence[str], base: str | None = None) -> list[str]:
         """Sentences about a prompt as it stands; fewer while the model is not loaded, which is not waited for."""

@@ -8,11 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from customcontrast.errors import SegmentationError
 from customcontrast.images.loading import Source, load_picture, load_with_alpha
-
-
-class SegmentationError(ValueError):
-    """No usable mask; the message is one sentence for the person at the page."""
 
 
 @dataclass(frozen=True, eq=False)

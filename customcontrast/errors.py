@@ -1,0 +1,64 @@
+"""The errors that a user can mend. Each message is one sentence: what was given, and what to do instead.
+
+Nothing here imports torch. Whoever shows errors to people (the page, the API, the command line) shows the message of
+a `UserError` and hides everything else.
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake of whoever uses the library, the page or a file. `argument`: what was wrong, where it has a name."""
+
+    def __init__(self, message: str = "", argument: str = "") -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    @classmethod
+    def of(cls, argument: str, given: object, remedy: str) -> UserError:
+        """Such as `of("steps", 0, "must be 1 to 100")`: “steps=0 must be 1 to 100.”"""
+        return cls(f"{argument}={given!r} {remedy}".rstrip(".") + ".", argument)
+
+
+class ConfigError(UserError):
+    """A setting cannot be used."""
+
+
+class BaseModelError(UserError):
+    """A base model cannot be loaded."""
+
+
+class CheckpointError(UserError):
+    """An adapter file cannot be read, or does not fit the base."""
+
+
+class PictureError(UserError):
+    """A picture cannot be read."""
+
+
+class SegmentationError(UserError):
+    """No subject can be found in a picture, or a correction cannot be used."""
+
+
+class AtlasError(UserError):
+    """A file of known subjects' features cannot be used."""
+
+
+class RecipeError(UserError):
+    """A file holds no recipe that can be read."""
+
+
+class RequestError(UserError):
+    """A request for pictures cannot be served."""
+
+
+class ViewError(UserError):
+    """Something that is not in a run was requested of it."""
+
+
+class ResumeError(UserError):
+    """A training run cannot go on from a checkpoint."""
+
+
+class DataLayoutError(UserError):
+    """A folder of photographs has not the layout of its data set."""

@@ -1,0 +1,128 @@
+"""The base models and the schedulers by name, with what can be said of them before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = Path(__file__).parent / "weights"  # of the embedded bases
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A tokenizer and its text encoder: folders of a diffusers pipeline, and a class of transformers by name."""
+
+    tokenizer: str
+    encoder: str
+    encoder_class: str
+
+
+@dataclass(frozen=True)
+class BaseSpec:
+    """What differs between base models and cannot be read from their weights."""
+
+    name: str
+    title: str  # as the page lists it
+    weights: str  # default: a folder inside the package, or a hub id
+    text_parts: tuple[TextPart, ...]
+    hidden_layer: int  # which text hidden state the UNet reads: -1 = the last, normed; -2 = before it, not normed
+    steps: int  # default number of denoising steps
+    guidance: float  # default classifier-free guidance scale
+    sizes: tuple[str, ...]  # "WIDTHxHEIGHT" in px that suit it
+    encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields that suit this size
+    image_encoder: str | None = None  # hub id of the CLIP image encoder where the weights bring none
+    embedded: bool = False  # its weights come with the package
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the UNet also takes the pooled text and the picture's size (SDXL)."""
+        return len(self.text_parts) > 1
+
+    @property
+    def hub(self) -> str | None:
+        """Hub id of its weights; None where they come with the package."""
+        return None if self.embedded else self.weights
+
+
+_CLIP = TextPart("tokenizer", "text_encoder", "CLIPTextModel")
+_CLIP_2 = TextPart("tokenizer_2", "text_encoder_2", "CLIPTextModelWithProjection")
+_CLIP_L = "openai/clip-vit-large-patch14"
+_SMALL = {"width": 192, "heads": 6}
+
+BASES: dict[str, BaseSpec] = {
+    spec.name: spec
+    for spec in (
+        BaseSpec(
+            "toyland",
+            "Toyland (small, ships with CustomContrast)",
+            str(WEIGHTS / "toyland"),
+            (_CLIP,),
+            hidden_layer=-1,
+            steps=20,
+            guidance=4.0,
+            sizes=("96x96", "96x128", "128x96", "128x128"),
+            encoder=_SMALL,
+            embedded=True,
+        ),
+        BaseSpec(
+            "toyland2",
+            "Toyland 2 (new: 192 px, ships with CustomContrast)",
+            str(WEIGHTS / "toyland2"),
+            (_CLIP,),
+            hidden_layer=-1,
+            steps=20,
+            guidance=4.0,
+            sizes=("192x192", "192x256", "256x192"),
+            encoder=_SMALL,
+            embedded=True,
+        ),
+        BaseSpec(
+            "sd15",
+            "Stable Diffusion 1.5",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            (_CLIP,),
+            hidden_layer=-1,
+            steps=50,
+            guidance=7.5,
+            sizes=("512x512", "512x768", "768x512", "640x640"),
+            image_encoder=_CLIP_L,
+        ),
+        BaseSpec(
+            "sdxl",
+            "Stable Diffusion XL",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            (_CLIP, _CLIP_2),
+            hidden_layer=-2,
+            steps=30,
+            guidance=5.0,
+            sizes=("1024x1024", "832x1216", "1216x832", "896x1152", "1152x896"),
+            encoder={"width": 1024, "heads": 16},
+            image_encoder=_CLIP_L,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class SchedulerSpec:
+    """A sampler: its class in diffusers, and the options it is given beside the base's own config."""
+
+    title: str  # as the page lists it
+    class_name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+SCHEDULERS: dict[str, SchedulerSpec] = {
+    "ddim": SchedulerSpec("DDIM", "DDIMScheduler"),
+    "ddpm": SchedulerSpec("DDPM", "DDPMScheduler"),
+    "dpm": SchedulerSpec("DPM-Solver++", "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm_sde": SchedulerSpec(
+        "DPM-Solver++, stochastic", "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}
+    ),
+    "euler": SchedulerSpec("Euler", "EulerDiscreteScheduler"),
+    "euler_ancestral": SchedulerSpec("Euler ancestral", "EulerAncestralDiscreteScheduler"),
+    "heun": SchedulerSpec("Heun", "HeunDiscreteScheduler"),
+    "pndm": SchedulerSpec("PNDM", "PNDMScheduler"),
+    "unipc": SchedulerSpec("UniPC", "UniPCMultistepScheduler"),
+}
