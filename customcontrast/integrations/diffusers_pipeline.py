@@ -121,7 +121,11 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def from_parts(cls, base: BaseModel, adapter: Adapter | None = None) -> CustomContrastPipeline:
         """From a base model and an adapter in memory, such as those of a `CustomContrast`."""
         pairs = zip(base.spec.text_parts, base.tokenizers, base.text_encoders, strict=True)
-        texts = {k: v for names, tokenizer, encoder in pairs for k, v in zip(names, (tokenizer, encoder), strict=False)}
+        texts = {
+            name: part
+            for text, tokenizer, encoder in pairs
+            for name, part in ((text.tokenizer, tokenizer), (text.encoder, encoder))
+        }
         return (CustomContrastXLPipeline if base.spec.pooled else CustomContrastPipeline)(
             vae=base.vae,
             unet=base.unet,

@@ -8,12 +8,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from customcontrast.errors import ViewError
+from customcontrast.errors import UserError, ViewError
 from customcontrast.ui.service.wording import out_of_memory, sentence
 
 log = logging.getLogger(__name__)
 
-KNOWN_ERRORS = ("PictureError", "SegmentationError", "RecipeError", "RequestError", "ViewError", "AtlasError")
 OUR_FAULT = "Something went wrong on the server and was written to its log. Try again, or change the picture."
 NO_ROOM = "There was not enough memory for this on the server: ask for fewer pictures, or try again in a moment."
 
@@ -43,7 +42,7 @@ def notice(texts: str | Sequence[str], kind: str = "warn") -> Set:
 
 def said(error: Exception) -> str:
     """What a visitor is told about an error; a traceback goes to the log alone."""
-    if type(error).__name__ in KNOWN_ERRORS:
+    if isinstance(error, UserError):
         return sentence(error)
     if out_of_memory(error):
         log.error("memory gave out: %s", error)
@@ -58,7 +57,7 @@ def in_this_run() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
-        if type(error).__name__ in KNOWN_ERRORS:
+        if isinstance(error, UserError):
             raise
         raise ViewError("There is no such map in this picture: choose a word, a step and layers of it.") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from customcontrast.errors import RequestError
+from customcontrast.errors import AtlasError, RequestError
 from customcontrast.segmentation import Segmentation
 from customcontrast.ui.handlers.messages import Changes, Set, in_this_run, notice, seen
 from customcontrast.ui.service import figures
@@ -202,9 +202,7 @@ class Seeing:
             return {**hidden, "around_note": notice(NO_SUBJECT, "")}
         try:
             return self._located(shown)
-        except ValueError as error:
-            if type(error).__name__ != "AtlasError":
-                raise
+        except AtlasError as error:
             return {**hidden, "around_note": notice(sentence(error), "")}
 
     def _located(self, shown: Shown) -> Changes:
