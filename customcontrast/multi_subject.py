@@ -23,10 +23,10 @@ from customcontrast.conditioning.conditioner import Conditioner, Conditions
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
 from customcontrast.conditioning.text_context import TextContext, subject_state
 from customcontrast.config import GenerationConfig
-from customcontrast.generation import drawn_masks, picture_layouts
 from customcontrast.layout import Layout
 from customcontrast.layout_channels import layout_channels
 from customcontrast.map_collector import MapCollector
+from customcontrast.run_settings import drawn_masks, picture_layouts
 from customcontrast.subject import Subject
 
 SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest

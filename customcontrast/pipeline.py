@@ -23,12 +23,12 @@ from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig
 from customcontrast.encoder import token_sources
 from customcontrast.errors import ConfigError
-from customcontrast.generation import drawn_masks, recipe, resolve
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
 from customcontrast.multi_subject import make_passes
 from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
+from customcontrast.run_settings import drawn_masks, recipe, resolve
 from customcontrast.sampling import (
     make_scheduler,
     on_device,

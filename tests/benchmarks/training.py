@@ -24,6 +24,7 @@ from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.step import AdapterLoss, Noise
 from train.adapter.train import usable_precision
+from train.common.ema import EMA
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples
 from train.data.samples import collate
@@ -62,7 +63,7 @@ def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[]
     torch.manual_seed(0)
     adapter = Adapter.create(base, **config.encoder).float().train()
     model, optimizer = AdapterLoss(base, adapter, config.loss), training_state.make_optimizer(adapter, config.optim)
-    ema, done = training_state.EMA(adapter, config.optim.ema), [0]
+    ema, done = EMA(adapter, config.optim.ema), [0]
 
     def step() -> None:
         with torch.autocast(base.device.type, dtype or torch.bfloat16, enabled=dtype is not None):

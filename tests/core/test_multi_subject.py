@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from customcontrast.conditioning.conditioner import VisualConditioner
 from customcontrast.conditioning.prompt import parse_prompt, words_of_each
 from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig
-from customcontrast.generation import resolve
 from customcontrast.multi_subject import INWARD, OnePass, SeparatePasses, make_passes
 from customcontrast.pipeline import CustomContrast, Subject
+from customcontrast.run_settings import resolve
 from customcontrast.sampling import make_scheduler
 from tests.conftest import Cutout
 

@@ -31,7 +31,8 @@ from tests.robustness.makers import FEW, Bomb, broken_bytes, broken_safetensors,
 from tests.robustness.runs import small_run, write_views
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
-from train.adapter.training_state import EMA, Progress
+from train.adapter.training_state import Progress
+from train.common.ema import EMA
 from train.data import photos, shards, sources
 
 ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}

@@ -28,8 +28,9 @@ from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConf
 from train.adapter.losses import Losses
 from train.adapter.step import AdapterLoss, Noise, contexts_of, prompts_of
 from train.adapter.train import main, train, usable_precision
-from train.adapter.training_state import EMA, Progress, learning_rate
-from train.common import monitor
+from train.adapter.training_state import Progress, averaged, schedule
+from train.common import log
+from train.common.ema import EMA
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples
 from train.data.samples import Batch, collate
@@ -255,10 +256,10 @@ def test_the_loss_falls_on_one_batch(tiny_base: BaseModel, batch: Batch) -> None
 
 def test_learning_rate_warms_up_and_falls() -> None:
     optim = OptimConfig(steps=100, warmup=10, learning_rate=1.0, schedule="cosine", final=0.1)
-    rates = [learning_rate(step, optim) for step in range(101)]
+    rates = [schedule(optim).rate(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.1) and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
-    assert learning_rate(5000, replace(optim, schedule="constant")) == 1.0
+    assert schedule(replace(optim, schedule="constant")).rate(5000) == 1.0
 
 
 def test_ema_is_its_formula(tiny_base: BaseModel) -> None:
@@ -270,8 +271,8 @@ def test_ema_is_its_formula(tiny_base: BaseModel) -> None:
         p.add_(1.0)
     ema.update(adapter, 100)  # (1 + 100) / 110 > 0.5
     torch.testing.assert_close(ema.weights[name], start + 0.5)
-    averaged = dict(ema.copy_of(adapter).named_parameters())[name]
-    torch.testing.assert_close(averaged, start + 0.5)
+    exported = dict(averaged(ema, adapter).named_parameters())[name]
+    torch.testing.assert_close(exported, start + 0.5)
     torch.testing.assert_close(p.detach(), start + 1.0)
 
 
@@ -390,7 +391,7 @@ def test_accumulation_takes_the_mean_of_its_micro_steps(settings: AdapterTrainCo
 def test_wandb_is_asked_for_by_name_when_it_is_missing(
     settings: AdapterTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitor, "is_wandb_available", lambda: False)
+    monkeypatch.setattr(log, "is_wandb_available", lambda: False)
     with pytest.raises(ConfigError, match="pip install wandb"):
         train(replace(settings, log=replace(settings.log, wandb=True)), tmp_path, cpu=True)
 

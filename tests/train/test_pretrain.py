@@ -26,7 +26,8 @@ from train.base.models import (
     make_tokenizer,
     tokenize,
 )
-from train.base.stage import Stage, checkpoint_step, learning_rate
+from train.base.stage import Stage, checkpoint_step
+from train.common.schedule import Schedule
 from train.toyland import World, is_heldout
 
 
@@ -175,7 +176,7 @@ def test_a_stage_resumes_to_the_weights_of_an_unbroken_run(tmp_path: Path) -> No
                 return (model(x) - x.flip(1)).pow(2).mean(), {}
 
             stage.run(loss_at)
-        return stage.ema | dict(model.state_dict())
+        return stage.ema.weights | dict(model.state_dict())
 
     whole, broken = train(tmp_path / "whole", [99]), train(tmp_path / "broken", [5, 9, 99])
     for name, tensor in whole.items():
@@ -190,7 +191,7 @@ def test_non_finite_loss_is_named(tmp_path: Path) -> None:
 
 def test_learning_rate_rises_stays_and_falls_to_zero() -> None:
     stage = StageConfig(batch=1, lr=1.0, steps=100, warmup=10, decay=0.3)
-    rates = [learning_rate(s, stage) for s in range(101)]
+    rates = [Schedule(stage.lr, stage.steps, stage.warmup, "linear", decay=stage.decay).rate(s) for s in range(101)]
     assert rates[:11] == sorted(rates[:11])
     assert set(rates[10:70]) == {1.0}
     assert rates[70:] == sorted(rates[70:], reverse=True)

@@ -209,9 +209,13 @@ class Losses:
     location: Tensor
     total: Tensor
 
+    def terms(self) -> dict[str, Tensor]:
+        """The terms by name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
     def numbers(self) -> dict[str, float]:
-        """The terms as plain floats, for logs."""
-        return {name: float(getattr(self, name).detach()) for name in self.__dataclass_fields__}
+        """The terms as plain floats."""
+        return {name: float(value.detach()) for name, value in self.terms().items()}
 
 
 def total_loss(

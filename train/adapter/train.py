@@ -28,11 +28,13 @@ from customcontrast.precision import computes_bf16
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.losses import Losses, require_finite
-from train.adapter.sharding import shard, whole
 from train.adapter.step import AdapterLoss, Noise, attention_kernel
-from train.adapter.training_state import EMA, Progress
+from train.adapter.training_state import Progress, averaged
 from train.adapter.validate import validation_strip
-from train.common.monitor import Log, StopSignal, Timer, WandB, agree
+from train.common.ema import EMA
+from train.common.log import Log, Timer, WandB
+from train.common.sharding import shard, whole
+from train.common.signals import StopSignal, agree
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples, StepSampler, in_order, make_loader
 from train.data.samples import Batch, Source
@@ -90,7 +92,7 @@ def train(
     if sliced:
         shard(model, accelerator)
     optimizer = training_state.make_optimizer(adapter, optim)
-    ema = EMA(adapter, optim.ema)
+    ema, rates = EMA(adapter, optim.ema), training_state.schedule(optim)
     found = training_state.find(output / "checkpoints", resume)
     world = accelerator.num_processes
     progress = (
@@ -104,7 +106,7 @@ def train(
     samples = optim.batch * optim.accumulation * world
     log, stop, timer = Log(output, config.log.every, main, wandb), StopSignal(), Timer(progress.seconds, minutes)
     step, saved_at = progress.step, time.monotonic()
-    while step < optim.steps and not agree(stop.asked or timer.up, accelerator):
+    while step < optim.steps and not agree(stop.requested or timer.up, accelerator):
         for micro in range(optim.accumulation):
             with timer.waiting():
                 batch = next(batches)
@@ -118,13 +120,13 @@ def train(
                 with attention_kernel(device):
                     accelerator.backward(losses.total)
         norm = whole(accelerator.clip_grad_norm_(adapter.parameters(), optim.clip_norm or float("inf")))
-        rate = set_learning_rate(optimizer, training_state.learning_rate(step, optim))
+        rate = set_learning_rate(optimizer, rates.rate(step))
         stepper.step()
         stepper.zero_grad()
         step += 1
         ema.update(adapter, step)
 
-        log.add(step, losses, norm, rate, timer, samples)
+        log.add(step, losses.terms(), norm, rate, timer, samples)
         late = time.monotonic() - saved_at > 60 * config.log.save_minutes
         if sliced:  # all must write together
             late = agree(late, accelerator)
@@ -133,9 +135,9 @@ def train(
             saved_at = time.monotonic()
         if (main or sliced) and config.log.validate_every and step % config.log.validate_every == 0:
             with timer.paused():
-                averaged = ema.copy_of(adapter)
+                weights = averaged(ema, adapter)
                 if main:
-                    log.picture(step, validation_strip(base, averaged, config))
+                    log.picture(step, validation_strip(base, weights, config))
 
     progress = Progress(step, timer.total, world)
     if main or sliced:
@@ -174,11 +176,11 @@ def write(
 ) -> None:
     """A checkpoint to go on from, and adapter.safetensors: the averaged weights, 16-bit, for inference."""
     training_state.save(output / "checkpoints", adapter, ema, optimizer, progress, config, config.log.keep, main)
-    averaged = ema.copy_of(adapter)
+    exported = averaged(ema, adapter)
     if not main:
         return
     part = save_adapter(
-        averaged,
+        exported,
         output / "adapter.part.safetensors",
         torch.float16,
         step=progress.step,

@@ -6,24 +6,23 @@ loss scale is found anew after a resume; bf16 and float32 go on exactly.)
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import AdamW
 
 from customcontrast.adapter import Adapter
 from customcontrast.errors import ResumeError
-from customcontrast.tensor_files import write_tensors
 from train.adapter.adapter_config import AdapterTrainConfig, OptimConfig
-from train.adapter.sharding import like, own, whole
+from train.common.checkpoint import read_checkpoint, restore, run_tensors, write_checkpoint
+from train.common.ema import EMA
+from train.common.schedule import Schedule
+from train.common.sharding import whole
 
 NAME = re.compile(r"step-(\d+)\.safetensors")
 MANY = 6  # changed settings that are named
@@ -38,14 +37,9 @@ FREE = {
 }  # may change when a run goes on
 
 
-def learning_rate(step: int, optim: OptimConfig) -> float:
-    """Linear warm-up to the peak, then constant, or a cosine to `final` × peak at `steps`."""
-    if step < optim.warmup:
-        return optim.learning_rate * (step + 1) / optim.warmup
-    if optim.schedule == "constant":
-        return optim.learning_rate
-    done = min(1.0, (step - optim.warmup) / max(1, optim.steps - optim.warmup))
-    return optim.learning_rate * (optim.final + (1 - optim.final) * 0.5 * (1 + math.cos(math.pi * done)))
+def schedule(optim: OptimConfig) -> Schedule:
+    """The learning rate of a run: a linear warm-up, then constant or a cosine."""
+    return Schedule(optim.learning_rate, optim.steps, optim.warmup, optim.schedule, optim.final)
 
 
 def make_optimizer(adapter: Adapter, optim: OptimConfig) -> AdamW:
@@ -56,29 +50,16 @@ def make_optimizer(adapter: Adapter, optim: OptimConfig) -> AdamW:
     return AdamW([g for g in groups if g["params"]], lr=optim.learning_rate, betas=(optim.beta_1, optim.beta_2))
 
 
-class EMA:
-    """Averaged weights w̄ ← d·w̄ + (1 − d)·w, with d = min(decay, (1 + step)/(10 + step))."""
+def averaged(ema: EMA, adapter: Adapter) -> Adapter:
+    """A frozen copy of `adapter` with the averaged weights: what is exported and validated.
 
-    def __init__(self, adapter: Adapter, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in adapter.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, adapter: Adapter, step: int) -> None:
-        """After optimiser step `step` (from 1). With decay 0 the average is the last weights."""
-        d = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(own(self.weights.values()), own(p.detach() for p in adapter.parameters()), 1 - d)
-
-    def copy_of(self, adapter: Adapter) -> Adapter:
-        """A frozen copy of `adapter` with the averaged weights: what is exported and validated.
-
-        Where they are sliced, every process must call this at once.
-        """
-        weights = {name: whole(w) for name, w in self.weights.items()}
-        averaged = Adapter(adapter.config, adapter.attention.specs, adapter.base_name)
-        averaged.load_state_dict(adapter.state_dict() | weights)
-        averaged.to(next(iter(weights.values())).device)
-        return averaged.requires_grad_(False).eval()
+    Where they are sliced, every process must call this at once.
+    """
+    weights = {name: whole(w) for name, w in ema.weights.items()}
+    copy = Adapter(adapter.config, adapter.attention.specs, adapter.base_name)
+    copy.load_state_dict(adapter.state_dict() | weights)
+    copy.to(next(iter(weights.values())).device)
+    return copy.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True)
@@ -86,7 +67,7 @@ class Progress:
     """Where a run stands."""
 
     step: int = 0  # optimiser steps done
-    seconds: float = 0.0  # training time so far, all sittings
+    seconds: float = 0.0  # training time so far, all sessions
     processes: int = 1  # how many trained together; another number would see another sequence of batches
 
 
@@ -104,20 +85,13 @@ def save(
 
     The main process writes. Where the adapter is sliced, the others must call this at once, to give their slices.
     """
-    tensors = {f"weights.{name}": tensor for name, tensor in adapter.state_dict().items()}
-    tensors |= {f"ema.{name}": tensor for name, tensor in ema.weights.items()}
-    for name, p in adapter.named_parameters():
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moment in optimizer.state.get(p, {}):
-                tensors[f"{moment}.{name}"] = optimizer.state[p][moment]
-    tensors = {name: whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
+    tensors = run_tensors(adapter, ema.weights, optimizer, adapter.named_parameters())
     metadata = asdict(progress) | {"config": config.to_dict()}
     path = folder / f"step-{progress.step:07d}.safetensors"
     if not main:
         return path
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_tensors(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
+        write_checkpoint(path, tensors, metadata)
     except (SafetensorError, OSError) as error:
         raise OSError(
             f"checkpoint {path} could not be written ({error}); the one before it is whole: make room, "
@@ -156,9 +130,7 @@ def load(
 ) -> Progress:
     """Put a checkpoint back. Raises ResumeError when it is damaged or belongs to a run with other settings."""
     try:
-        with safe_open(path, "pt") as file:
-            about = {key: json.loads(value) for key, value in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        about, tensors = read_checkpoint(path)
     except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as error:
         raise ResumeError(f"{path} cannot be read ({error}); delete it to go on from the one before") from error
     damage = next(_damaged(about, tensors, adapter), "")
@@ -177,7 +149,7 @@ def load(
         raise ResumeError(f"{path} was trained with other settings ({named}{more}); choose another --output")
     if damage:
         raise ResumeError(f"{path} is damaged ({damage!r}); delete it to go on from the one before")
-    _restore(adapter, ema, optimizer, tensors, about["step"])
+    restore(tensors, adapter, ema.weights, optimizer, adapter.named_parameters(), about["step"])
     return Progress(about["step"], about["seconds"], processes)
 
 
@@ -189,17 +161,6 @@ def _damaged(about: dict[str, Any], tensors: dict[str, Tensor], adapter: Adapter
     shapes |= {f"ema.{name}": value.shape for name, value in adapter.named_parameters()}
     yield from (name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape)
     yield from (name for name in tensors if name.startswith("weights.") and name not in shapes)
-
-
-@torch.no_grad()
-def _restore(adapter: Adapter, ema: EMA, optimizer: AdamW, tensors: dict[str, Tensor], step: int) -> None:
-    for name, value in adapter.state_dict().items():
-        value.copy_(like(tensors[f"weights.{name}"], value))
-    for name, p in adapter.named_parameters():
-        ema.weights[name].copy_(like(tensors[f"ema.{name}"], p))
-        if f"exp_avg.{name}" in tensors:
-            moments = {m: like(tensors[f"{m}.{name}"], p) for m in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,18 @@
-"""What every stage of `train.base.pretrain` shares: EMA, learning rate, checkpoints that resume exactly, a log."""
+"""What every stage of the base's training shares: one optimisation loop that stops and resumes exactly."""
 
-import json
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from customcontrast.tensor_files import write_tensors
 from train.base.base_config import StageConfig
-
-
-def learning_rate(step: int, stage: StageConfig) -> float:
-    """Warm-up, plateau, then linearly to 0 over the last `stage.decay` share of the steps."""
-    rise = min(1.0, (step + 1) / max(1, stage.warmup))
-    fall = min(1.0, (stage.steps - step) / max(1.0, stage.decay * stage.steps))
-    return stage.lr * rise * max(0.0, fall)
+from train.common.checkpoint import read_checkpoint, read_metadata, restore, run_tensors, write_checkpoint
+from train.common.ema import EMA
+from train.common.log import append_line
+from train.common.schedule import Schedule
+from train.common.signals import StopSignal
 
 
 class Stage:
@@ -46,7 +40,8 @@ class Stage:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
-        self.ema = {k: p.detach().clone() for k, p in self.parameters.items()}
+        self.ema = EMA(model, config.ema)
+        self.schedule = Schedule(config.lr, config.steps, config.warmup, "linear", decay=config.decay)
         self.step, self.seconds = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
@@ -68,10 +63,10 @@ class Stage:
         Raises:
             FloatingPointError: the loss is not finite; the message names the stage, the step and the terms.
         """
-        stop = _StopOnSigterm()
+        stop = StopSignal()
         start = saved = time.monotonic()
         mean: dict[str, float] = {}
-        while self.step < self.config.steps and not stop.asked:
+        while self.step < self.config.steps and not stop.requested:
             began = time.monotonic()
             if minutes is not None and began - start > 60 * minutes:
                 break
@@ -88,11 +83,12 @@ class Stage:
                     on_save()
         self._log(mean)
         self.save()
+        stop.restore()
         return self.step >= self.config.steps
 
     def _update(self, loss_at: Callable) -> dict[str, float]:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
+            group["lr"] = self.schedule.rate(self.step)
         loss, terms = loss_at(self.step, self.generator(self.step))
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -104,67 +100,36 @@ class Stage:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
         self.optimizer.step()
         self.step += 1
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
+        self.ema.update(self.model, self.step)
         return {"loss": loss.item(), "grad": norm.item(), **terms}
 
     def _log(self, mean: dict[str, float]) -> None:
         line = {
             "step": self.step,
             "seconds": round(self.seconds, 1),
-            "lr": learning_rate(self.step, self.config),
+            "lr": self.schedule.rate(self.step),
         }
         line |= {k: round(v, 5) for k, v in mean.items()}
-        with self.log_path.open("a") as f:
-            f.write(json.dumps(line) + "\n")
+        append_line(self.log_path, line)
         print(self.name, line, flush=True)
 
     def save(self) -> None:
         """Write the checkpoint beside itself, then rename: a kill leaves the last good one."""
-        tensors = {f"weights.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.items()}
-        for k, p in self.parameters.items():
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if p in self.optimizer.state:
-                    tensors[f"{moment}.{k}"] = self.optimizer.state[p][moment]
-        tensors = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-        # safetensors refuses to share storage; `clone` above also unties tied weights
-        write_tensors(tensors, self.path, {"step": str(self.step), "seconds": str(self.seconds)})
+        tensors = run_tensors(self.model, self.ema.weights, self.optimizer, self.parameters.items())
+        write_checkpoint(self.path, tensors, {"step": self.step, "seconds": self.seconds})
 
     def _load(self) -> None:
-        tensors = load_file(self.path)
-        self.model.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("weights.")})
+        _, tensors = read_checkpoint(self.path)
         self.step, self.seconds = checkpoint_step(self.path)
-        for k, p in self.parameters.items():
-            averaged = tensors.get(f"ema.{k}", tensors[f"weights.{k}"])  # a part that was locked has no average
-            self.ema[k] = averaged.to(p.device)
-            if f"exp_avg.{k}" in tensors:
-                self.optimizer.state[p] = {
-                    "step": torch.tensor(float(self.step)),
-                    "exp_avg": tensors[f"exp_avg.{k}"].to(p.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{k}"].to(p.device),
-                }
+        restore(tensors, self.model, self.ema.weights, self.optimizer, self.parameters.items(), self.step)
 
     def load_ema(self) -> nn.Module:
         """Put the averaged weights into the model (for export) and return it."""
-        self.model.load_state_dict(self.ema, strict=False)
+        self.model.load_state_dict(self.ema.weights, strict=False)
         return self.model
 
 
 def checkpoint_step(path: Path) -> tuple[int, float]:
     """(step, training seconds) of a checkpoint without reading its tensors."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as f:
-        meta = f.metadata()
-    return int(meta["step"]), float(meta["seconds"])
-
-
-class _StopOnSigterm:
-    def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+    about = read_metadata(path)
+    return int(about["step"]), float(about["seconds"])

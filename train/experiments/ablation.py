@@ -22,6 +22,7 @@ from typing import Any
 from customcontrast.errors import ConfigError, ResumeError
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
+from train.common.signals import Stopped
 from train.evaluation import evaluate
 from train.evaluation.metrics import COLUMNS, Score, asked, paired, summarise
 
@@ -83,10 +84,10 @@ def run(options: argparse.Namespace) -> str:
         for number in options.ids:
             folder = options.out / f"id{number}-seed{seed}"
             if deadline.left == 0.0:
-                raise KeyboardInterrupt
+                raise Stopped
             wanted = variant_config(config, VARIANTS[number], seed, options.steps)
             if train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
-                raise KeyboardInterrupt  # asked to stop: the checkpoint is written
+                raise Stopped  # asked to stop: the checkpoint is written
             scores.setdefault(number, []).extend(evaluated(folder, config, options))
             (options.out / f"{named('table', options)}.md").write_text(table(scores, options), encoding="utf-8")
     return table(scores, options)
@@ -204,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, ResumeError, FileNotFoundError, ValueError) as error:
         print(f"ablate: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         print("ablate: stopped; the same command goes on", file=sys.stderr)
         return 130
     return 0

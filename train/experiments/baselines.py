@@ -31,6 +31,7 @@ from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.images.loading import load_picture
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
+from train.common.signals import Stopped
 from train.evaluation import evaluate
 from train.evaluation.evaluate import Bench, Made, base_digest
 from train.evaluation.metrics import Score, markdown, to_json
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> str:
         method, folder = ENCODERS[name], options.out / name
         wanted = method_config(config, method, options.steps)
         if deadline.left == 0.0 or train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
-            raise KeyboardInterrupt
+            raise Stopped
         scores[name] = evaluated(folder, config, options, method.subject_scale)
         report(scores, {}, [], options)
     tuned = [m for m in options.methods if m not in ENCODERS]
@@ -104,7 +105,7 @@ def fine_tuned_pictures(
         paths = [folder / f"{case.key}-{t.category}-{k}.png" for t, k in zip(case.tasks, keys, strict=True)]
         if not all(path.exists() for path in paths):
             if deadline.left == 0.0:
-                raise KeyboardInterrupt
+                raise Stopped
             learned = finetune.fine_tune(base, case.reference, case.noun, config)
             for task, path in zip(case.tasks, paths, strict=True):
                 finetune.generate(learned, task.prompt, options.denoising).save(path)
@@ -153,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, ResumeError, BaseModelError, FileNotFoundError, FloatingPointError, ValueError) as error:
         print(f"baselines: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         print("baselines: stopped; the same command goes on", file=sys.stderr)
         return 130
     return 0

@@ -1,15 +1,14 @@
-"""What watches a training run: the log, the clock, and the wish to stop."""
+"""What watches a training run: its log and its clock."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,39 +19,16 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from customcontrast.errors import ConfigError
-from train.adapter.losses import Losses
 
 
-class StopSignal:
-    """SIGTERM or Ctrl-C asks for a clean stop at the end of the step; a second one is obeyed at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, object] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not in the main thread: nobody sends us signals
-                self._before[number] = signal.signal(number, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def restore(self) -> None:
-        """Put back the handlers of before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def agree(wish: bool, accelerator: Accelerator) -> bool:
-    """True on every process as soon as one of them wishes it, so that none waits for another for ever."""
-    if accelerator.num_processes == 1:
-        return wish
-    return bool(accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), "sum") > 0)
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """One JSON object at the end of a log."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 class Timer:
-    """Training time over all sittings, the limit of this one, and how long the loop waited for data."""
+    """Training time over all sessions, the limit of this one, and how long the loop waited for data."""
 
     def __init__(self, before: float = 0.0, minutes: float | None = None) -> None:
         self.before, self.minutes = before, minutes
@@ -62,17 +38,17 @@ class Timer:
 
     @property
     def here(self) -> float:
-        """Seconds of this sitting, without pauses."""
+        """Seconds of this session, without pauses."""
         return time.monotonic() - self.start - self.out
 
     @property
     def total(self) -> float:
-        """Seconds of all sittings."""
+        """Seconds of all sessions."""
         return self.before + self.here
 
     @property
     def up(self) -> bool:
-        """Whether this sitting's minutes are used up (pauses count: the limit is a promise to the machine)."""
+        """Whether this session's minutes are used up (pauses count: the limit is a promise to the machine)."""
         return self.minutes is not None and time.monotonic() - self.start > 60 * self.minutes
 
     @contextlib.contextmanager
@@ -132,11 +108,13 @@ class Log:
             output.mkdir(parents=True, exist_ok=True)
             self.board = SummaryWriter(str(output / "tensorboard"))
 
-    def add(self, step: int, losses: Losses, norm: Tensor | float, rate: float, timer: Timer, samples: int) -> None:
+    def add(
+        self, step: int, losses: Mapping[str, Tensor], norm: Tensor | float, rate: float, timer: Timer, samples: int
+    ) -> None:
         """Take in one optimiser step of `samples` samples; norm is the gradient's before clipping."""
         if not self.active:
             return
-        values = {name: getattr(losses, name).detach() for name in Losses.__dataclass_fields__}
+        values = {name: value.detach() for name, value in losses.items()}
         values["gradient"] = torch.as_tensor(norm, dtype=torch.float32).detach()
         for name, value in values.items():  # kept as tensors: no wait for a GPU between lines
             self.sums[name] = self.sums.get(name, 0.0) + value.float()
@@ -161,8 +139,7 @@ class Log:
         if self.wandb is not None:
             self.wandb.values({f"train/{name}": value for name, value in line.items()}, step)
         line = {"step": step, "seconds": round(timer.total, 1)} | {name: float(f"{v:.5g}") for name, v in line.items()}
-        with (self.output / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.output / "log.jsonl", line)
         print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
         self.sums, self.count = {}, 0
 

@@ -1,0 +1,73 @@
+"""Checkpoints of a training run, base or adapter: weights, their average, both AdamW moments, the step.
+
+There is nothing else to carry: the data, the noise and the learning rate are functions of (seed, step). One
+safetensors file with the tensors `weights.*`, `ema.*`, `exp_avg.*`, `exp_avg_sq.*` and JSON metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from customcontrast.tensor_files import write_tensors
+from train.common.sharding import like, whole
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def run_tensors(
+    model: nn.Module, ema: Mapping[str, Tensor], optimizer: Optimizer, trained: Iterable[tuple[str, nn.Parameter]]
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, on the CPU. Where parameters are sliced, every process must call this at once."""
+    tensors = {f"weights.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"ema.{name}": tensor for name, tensor in ema.items()}
+    for name, p in trained:
+        state = optimizer.state.get(p, {})
+        tensors |= {f"{moment}.{name}": state[moment] for moment in MOMENTS if moment in state}
+    # `clone` also unties weights that share storage, which safetensors refuses
+    return {name: whole(tensor.detach()).cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write beside `path`, then rename: a kill leaves the last whole one. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint, without its tensors."""
+    with safe_open(path, "pt") as file:
+        return {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(metadata, tensors) of a checkpoint."""
+    with safe_open(path, "pt") as file:
+        about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+@torch.no_grad()
+def restore(
+    tensors: Mapping[str, Tensor],
+    model: nn.Module,
+    ema: dict[str, Tensor],
+    optimizer: Optimizer,
+    trained: Iterable[tuple[str, nn.Parameter]],
+    step: int,
+) -> None:
+    """Put the tensors of a checkpoint back in place. A parameter without an average in the file takes its weight."""
+    for name, value in model.state_dict().items():
+        value.copy_(like(tensors[f"weights.{name}"], value))
+    for name, p in trained:
+        ema[name].copy_(like(tensors.get(f"ema.{name}", tensors[f"weights.{name}"]), p))
+        if f"{MOMENTS[0]}.{name}" in tensors:
+            moments = {moment: like(tensors[f"{moment}.{name}"], p) for moment in MOMENTS}
+            optimizer.state[p] = {"step": torch.tensor(float(step)), **moments}

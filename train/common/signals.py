@@ -1,0 +1,42 @@
+"""Stopping a training run: SIGTERM and Ctrl-C end it after the step, with a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+
+class Stopped(Exception):
+    """A run that others depend on was requested to stop; its checkpoint is written."""
+
+
+class StopSignal:
+    """SIGTERM or Ctrl-C requests a clean stop at the end of the step; a second one is obeyed at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, object] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # not in the main thread: no signal arrives here
+                self._before[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def restore(self) -> None:
+        """Put back the handlers of before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def agree(wish: bool, accelerator: Accelerator) -> bool:
+    """True on every process as soon as one of them wishes it, so that none waits for another for ever."""
+    if accelerator.num_processes == 1:
+        return wish
+    return bool(accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), "sum") > 0)
