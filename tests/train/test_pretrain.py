@@ -110,8 +110,6 @@ def test_training_goes_on_from_an_exported_folder(run: Path, tmp_path: Path) -> 
     """adopt, then export without a step: the same weights. With more steps: others, and the log counts on."""
     log = tmp_path / "shipped"
     shutil.copytree(run / "weights", log)
-    (log / "training").mkdir()
-    (log / "training" / "unet.jsonl").write_text((run / "unet.jsonl").read_text())
     pretrain.main(["adopt", "--preset", "tiny", "--weights", str(log), "--run", str(tmp_path / "run")])
     pretrain.main(["export", "--preset", "tiny", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "again")])
     for path in sorted(p.relative_to(log) for p in log.rglob("*.safetensors")):

@@ -123,8 +123,8 @@ def shown_words(world: World, captions: int = 20000) -> list[str]:
 def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
     """Checkpoints in `run` from an exported folder, so that `python -m train.base STAGE` goes on from it.
 
-    Returns the step each stage stands at, as the export or the logs beside the weights say. The optimiser's moments
-    and the attribute heads of CLIP are not exported, so they start anew.
+    Returns the step each stage stands at, as the export says. The optimiser's moments and the attribute heads of
+    CLIP are not exported, so they start anew.
 
     Raises:
         FileExistsError: `run` has checkpoints already.
@@ -176,16 +176,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
 
 
 def _seen(weights: Path, name: str) -> tuple[int, float]:
-    """(step, seconds) of a stage, from what export wrote; from the log beside older weights."""
+    """(step, seconds) of a stage, as export wrote them; (0, 0) where it did not."""
     facts = json.loads((weights / FACTS).read_text()) if (weights / FACTS).is_file() else {}
-    if name in facts.get("trained", {}):
-        return facts["trained"][name]["step"], facts["trained"][name]["seconds"]
-    return _logged(weights / "training" / f"{name}.jsonl")
-
-
-def _logged(log: Path) -> tuple[int, float]:
-    """(step, seconds) of a log's last line; (0, 0) without a log."""
-    if not log.exists():
-        return 0, 0.0
-    last = json.loads(log.read_text().splitlines()[-1])
-    return last["step"], last["seconds"]
+    own = facts.get("trained", {}).get(name, {})
+    return own.get("step", 0), own.get("seconds", 0.0)
