@@ -95,11 +95,21 @@ class BaseModel:
         side = self.image_encoder.config.image_size // self.image_encoder.config.patch_size
         return side, side
 
-    def added_conditions(self, pooled: Tensor | None, height: int, width: int) -> dict[str, Tensor] | None:
-        """SDXL's extra conditions from the pooled text (B, P) and the picture's size in px; None elsewhere."""
+    def added_conditions(
+        self, pooled: Tensor | None, height: int, width: int, origins: Tensor | None = None
+    ) -> dict[str, Tensor] | None:
+        """SDXL's extra conditions from the pooled text (B, P) and the picture's size in px; None elsewhere.
+
+        origins: (B, 4), each picture's size before it was resized and the corner of its crop after that (height, width,
+        top, left), px; None = it was as large as it is and is whole.
+        """
         if not self.spec.pooled:
             return None
-        time_ids = pooled.new_tensor([height, width, 0, 0, height, width]).expand(len(pooled), -1)
+        size = pooled.new_tensor([height, width])
+        if origins is None:
+            origins = torch.cat([size, torch.zeros_like(size)])
+        rows = (len(pooled), -1)
+        time_ids = torch.cat([origins.to(pooled).expand(*rows), size.expand(*rows)], dim=1)
         return {"text_embeds": pooled, "time_ids": time_ids}
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -332,10 +332,7 @@ def tokenize(
     vocabulary. Words that do not fit are cut from the end, but never a placeholder or its noun.
     """
     encoded = [_encode_words(tokenizer, parsed.words, placeholder_tokens) for tokenizer in tokenizers]
-    if any([len(ids) for ids in other] != [len(ids) for ids in encoded[0]] for other in encoded[1:]):
-        raise ValueError(
-            "tokenize: the text encoders' tokenizers split this prompt differently; S* needs one place in both."
-        )
+    encoded = _same_lengths(tokenizers, encoded)
     room = min(tokenizer.model_max_length for tokenizer in tokenizers) - 2
     kept, cut = _fit([len(ids) for ids in encoded[0]], parsed.words, room)
 
@@ -367,6 +364,21 @@ def _encode_words(tokenizer: CLIPTokenizer, words: Sequence[Word], n: int) -> li
     texts = [word.text for word in words if word.subject is None]
     found = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
     return [[FILLER] * n if word.subject is not None else list(next(found)) for word in words]
+
+
+def _same_lengths(tokenizers: Sequence[CLIPTokenizer], encoded: list[list[list[int]]]) -> list[list[list[int]]]:
+    """Ids of each word for each tokenizer; where the numbers of tokens differ, the first tokenizer's ids for all.
+
+    SDXL's second tokenizer pads with "!", so that it takes "!!" apart at its pad token, which the text encoder was not
+    trained with; the vocabularies are one and the same. Raises ValueError where they are not.
+    """
+    first, others = encoded[0], encoded[1:]
+    differ = {i for other in others for i, (a, b) in enumerate(zip(first, other, strict=True)) if len(a) != len(b)}
+    if differ and any(tokenizer.get_vocab() != tokenizers[0].get_vocab() for tokenizer in tokenizers[1:]):
+        raise ValueError(
+            "tokenize: the text encoders' tokenizers split this prompt differently; S* needs one place in both."
+        )
+    return [first, *([first[i] if i in differ else ids for i, ids in enumerate(other)] for other in others)]
 
 
 def _fit(lengths: list[int], words: Sequence[Word], room: int) -> tuple[list[int], list[int]]:

@@ -191,6 +191,7 @@ def subject_state(
     recorder: MapRecorder | None = None,
     steady: bool = False,
     kept: dict[int, tuple[Tensor, Tensor]] | None = None,
+    origins: Tensor | None = None,
 ) -> SubjectState:
     """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
 
@@ -199,7 +200,7 @@ def subject_state(
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.
     repeat: pictures per prompt; the UNet call then has (B [+ B unconditional]) · repeat rows.
     masks, location, recorder, kept: see SubjectState. masked: whether masks hold for each subject k; () = for all.
-    steady: `context` is the same at every step of this run.
+    steady: `context` is the same at every step of this run. origins: see `BaseModel.added_conditions`.
 
         out = adapter(hidden_states, t)                                   # trained, with gradients
         context = encode_contexts(base, prompts, [out.mfi.text_tokens])   # frozen, gradients pass through
@@ -244,7 +245,9 @@ def subject_state(
         steady=(steady,) if unconditional is None else (True, steady),
         kept=kept,
         lengths=lengths,
-        added_conditions=base.added_conditions(pooled, size[0] * base.scale_factor, size[1] * base.scale_factor),
+        added_conditions=base.added_conditions(
+            pooled, size[0] * base.scale_factor, size[1] * base.scale_factor, origins
+        ),
     )
 
 

@@ -76,7 +76,7 @@ WORDS = "a an the of bear cat dog toy photo painting on in at with red blue beac
 PERIOD = 1_000_003  # a prime: random weights repeat after so many, and no two rows of a matrix are alike
 
 
-def tokenizer() -> CLIPTokenizer:
+def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     """A CLIP tokenizer of the true size, made offline: bytes, the words above, fillers, start 49406 and end 49407."""
     letters = sorted(ByteLevel.alphabet())
     tokens, merges = letters + [letter + "</w>" for letter in letters], []
@@ -86,10 +86,11 @@ def tokenizer() -> CLIPTokenizer:
             merges.append((parts[0], parts[1]))
             parts[:2] = [parts[0] + parts[1]]
             tokens.append(parts[0])
-    tokens = list(dict.fromkeys(tokens))
+    merges.append(("!", "!</w>"))
+    tokens = [*dict.fromkeys(tokens), "!!</w>"]
     tokens += [f"<|filler{i}|>" for i in range(VOCABULARY - 2 - len(tokens))] + ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab, list(dict.fromkeys(merges)), model_max_length=LENGTH)
+    return CLIPTokenizer(vocab, list(dict.fromkeys(merges)), model_max_length=LENGTH, pad_token=pad)
 
 
 def make(
@@ -133,7 +134,7 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
 
     On the meta device `device` of the result is the CPU: there lie token ids and positions, which need values.
     """
-    spec, tokens = BASES[name], tokenizer()
+    spec = BASES[name]
     ends = {"bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1}
     texts = [(cls, CLIPTextConfig(vocab_size=VOCABULARY, **config, **ends)) for cls, config in TEXTS[name]]
     vision, size = CLIPVisionConfig(**VIT_L_14), {"height": 224, "width": 224}
@@ -141,7 +142,7 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
     vae = VAE | {"sample_size": side, "scaling_factor": SCALING[name]}
     base = BaseModel(
         name=name,
-        tokenizers=[tokens] * len(texts),
+        tokenizers=[tokenizer(pad) for pad in ("<|endoftext|>", "!")[: len(texts)]],  # as published
         text_encoders=[make(lambda cls=cls, c=config: cls(c), device, dtype) for cls, config in texts],
         unet=unet(name, device, dtype),
         vae=make(

@@ -32,8 +32,11 @@ WORDS = "a an the photo of bear cat robot bird car on in at beach forest city re
 ENCODER = {"width": 32, "heads": 2, "depth": 2, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 
 
-def make_tokenizer() -> CLIPTokenizer:
-    """A CLIPTokenizer made offline: bytes, a few merges, and the words above as merges of their letters."""
+def make_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """A CLIPTokenizer made offline: bytes, a few merges, and the words above as merges of their letters.
+
+    pad: the padding token; SDXL's second tokenizer has "!".
+    """
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())
@@ -45,9 +48,12 @@ def make_tokenizer() -> CLIPTokenizer:
             merges.append((parts[0], parts[1]))
             parts[:2] = [parts[0] + parts[1]]
             vocabulary.append(parts[0])
-    vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
+    merges.append(("!", "!</w>"))  # one token, as in CLIP's own vocabulary
+    vocabulary = [*dict.fromkeys(vocabulary), "!!</w>", "<|startoftext|>", "<|endoftext|>"]
     merges = list(dict.fromkeys(merges))
-    return CLIPTokenizer({token: i for i, token in enumerate(vocabulary)}, merges, model_max_length=LENGTH)
+    return CLIPTokenizer(
+        {token: i for i, token in enumerate(vocabulary)}, merges, model_max_length=LENGTH, pad_token=pad
+    )
 
 
 def _text_config(tokenizer: CLIPTokenizer, width: int, projection: int) -> CLIPTextConfig:
@@ -144,7 +150,7 @@ def save_tiny_xl(folder: Path) -> None:
         text_encoder=CLIPTextModel(_text_config(tokenizer, 32, 16)),
         text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 40, 24)),
         tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
+        tokenizer_2=make_tokenizer(pad="!"),
         unet=unet,
         scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
         feature_extractor=processor,

@@ -288,7 +288,7 @@ def test_total_is_equation_9_and_bad_terms_are_named() -> None:
 WORKER = """
 import json, os, sys, torch, torch.distributed as dist
 sys.path.insert(0, {root!r})
-from train import losses
+from train.adapter import losses
 torch.set_num_threads(1)
 world = int(os.environ.get("WORLD_SIZE", "1"))
 rank = int(os.environ.get("RANK", "0"))

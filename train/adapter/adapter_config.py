@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from customcontrast.errors import ConfigError
+from train.toyland import World
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -44,6 +45,10 @@ class DataConfig:
     drop_branch: float = 0.0  # p of leaving the subject to one branch: to the visual one (no S*), or to S* (λ = 0)
     workers: int = 0  # loader processes; 0 = load in the training process
     cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
+    sources: list[dict[str, Any]] = field(default_factory=list)  # several sets in one run, each {name, weight, …}: the
+    # fields of `data` that it changes (source, path, …), beside its name and its share of the samples
+    holdout: float = 0.0  # share of the subjects of folders and shards that validates, by hash of their ids
+    shard_cache: str = "none"  # none, latents, clip or both: of shards, 16-bit, kept beside them; latents fix x's crop
 
     def __post_init__(self) -> None:
         if self.source not in ("pool", "toyland", "folder", "shards"):
@@ -60,12 +65,44 @@ class DataConfig:
         _at_least("data", self, subjects=1, targets=1, reference_size=8, size=0, workers=0)
         if 0 < self.size < 8:
             raise ConfigError(f"data.size is {self.size}; it must be 8 or more, or 0 for the base's own")
+        try:
+            World.named(self.world)
+        except ValueError as error:
+            raise ConfigError(f"data.{error}") from None
+        if self.shard_cache not in ("none", "latents", "clip", "both"):
+            raise ConfigError(f"data.shard_cache is {self.shard_cache!r}; choose none, latents, clip or both")
+        if not 0 <= self.holdout < 0.5:
+            raise ConfigError(f"data.holdout is {self.holdout}; it must lie in [0, 0.5)")
+        self.parts()
         if not 0 <= self.drop <= 1 / 3:
             raise ConfigError(f"data.drop is {self.drop}; three exclusive cases need 0 ≤ drop ≤ 1/3")
         if not 0 <= self.drop_branch or 3 * self.drop + 2 * self.drop_branch > 1:
             raise ConfigError(
                 f"data.drop_branch is {self.drop_branch}; 3 · drop + 2 · drop_branch must lie between 0 and 1"
             )
+
+    def parts(self) -> list[tuple[str, float, DataConfig]]:
+        """(name, weight, settings) of each set of `sources`; one nameless part, these settings, where there are none.
+
+        Raises ConfigError for a part that is no mapping, without a name of its own, or with a wrong field.
+        """
+        if not self.sources:
+            return [("", 1.0, self)]
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"sources": []}
+        found: list[tuple[str, float, DataConfig]] = []
+        for i, given in enumerate(self.sources):
+            where = f"data.sources[{i}]"
+            if not isinstance(given, dict) or not isinstance(given.get("name"), str) or not given["name"]:
+                raise ConfigError(f"{where} is {given!r}; write {{name: mvimgnet, source: shards, path: …, weight: 1}}")
+            weight = _number(given.get("weight", 1.0))
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ConfigError(f"{where}.weight is {weight!r}; it must be a number above 0")
+            fields = {key: value for key, value in given.items() if key not in ("name", "weight")}
+            found.append((given["name"], float(weight), _build(DataConfig, plain | fields, where)))
+        names = [name for name, _, _ in found]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"data.sources are called {', '.join(names)}; give each a name of its own")
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,9 +119,10 @@ class LossConfig:
     macl_temperature: float = 0.07  # τ of Eq. 7; wants batch · τ · mean(S) > 1 (`losses.macl_loss`)
     visual: bool = True  # False = λ of Eq. 3 is 0: the subject acts through S* alone (an ELITE-like encoder)
     similarity_floor: float = 0.05  # S_ij is clamped to [floor, 1]
+    contrast_batch: int = 0  # samples a process and micro-step for Eq. 4 and 7 alone, which need no UNet; 0 = the batch
 
     def __post_init__(self) -> None:
-        _at_least("loss", self, lambda_1=0, lambda_2=0, macl_weight=0)
+        _at_least("loss", self, lambda_1=0, lambda_2=0, macl_weight=0, contrast_batch=0)
         _at_least("loss", self, temperature=1e-4, macl_temperature=1e-4, similarity_floor=1e-4)
         if self.similarity_floor > 1:
             raise ConfigError(f"loss.similarity_floor is {self.similarity_floor}; it must be at most 1")
@@ -107,8 +145,9 @@ class OptimConfig:
     clip_norm: float = 1.0  # global gradient norm; 0 = no clipping
     ema: float = 0.999  # decay of the averaged weights, which are the ones exported; 0 = no average
     mixed_precision: str = "no"  # no, bf16 or fp16
-    gradient_checkpointing: bool = False  # of the UNet: less memory, one more forward
+    gradient_checkpointing: bool = False  # of UNet and text encoders: less memory, one more forward
     sharding: str = "none"  # none: every process holds the whole adapter (DDP); full: a slice of it (FSDP2)
+    timeout_minutes: float = 120.0  # how long processes wait for one that makes data ready, validates or has died
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine"):
@@ -118,6 +157,7 @@ class OptimConfig:
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"optim.mixed_precision is {self.mixed_precision!r}; choose no, bf16 or fp16")
         _at_least("optim", self, learning_rate=0, warmup=0, final=0, weight_decay=0, clip_norm=0)
+        _at_least("optim", self, timeout_minutes=1)
         for name in ("beta_1", "beta_2", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"optim.{name} is {getattr(self, name)}; it must lie in [0, 1)")
@@ -133,6 +173,8 @@ class LogConfig:
     validate_every: int = 500  # steps between validation strips; 0 = none
     validate_subjects: int = 3  # held-out subjects on a strip
     validate_steps: int = 20  # denoising steps of its pictures
+    validate_samples: int = 0  # held-out samples whose losses are measured with it; 0 = none
+    validate_clip: str = ""  # CLIP (hub id or folder) for CT and CI; "" = the base's own, for CI (and Toyland's CT)
     save_every: int = 500  # steps between checkpoints
     save_minutes: float = 10.0  # and at least this often
     wandb: bool = False  # also to Weights & Biases, project "customcontrast"; WANDB_MODE=offline keeps it on disk
@@ -221,6 +263,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _build(kind, value, where)
     if typing.get_origin(kind) is dict and not isinstance(value, dict):
         raise ConfigError(f"config: {where} is {value!r}; it must be a mapping")
+    if typing.get_origin(kind) is list and not isinstance(value, list):
+        raise ConfigError(f"config: {where} is {value!r}; it must be a list")
     value = _number(value) if kind is float else value
     if kind is str and isinstance(value, bool):
         value = "yes" if value else "no"  # YAML 1.1 reads no as false; optim.mixed_precision means the word

@@ -25,7 +25,7 @@ def validation_cases(config: AdapterTrainConfig) -> list[Case]:
     count = config.log.validate_subjects
     if config.data.source == "folder":
         return folder_cases(Path(config.data.path), count)
-    return toyland_cases(count, getattr(World, config.data.world)(), seed=1)
+    return toyland_cases(count, World.named(config.data.world), seed=1)
 
 
 def validation_strip(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig) -> Image.Image:

@@ -123,7 +123,7 @@ def label_values(world: World) -> dict[str, list[str]]:
 def clip_trainer(config: PretrainConfig, run: Path) -> tuple[ClipTrainer, CLIPTokenizer]:
     """An untrained ClipTrainer of this preset, and the run's tokenizer."""
     tokenizer = make_tokenizer(config, run)
-    values = label_values(getattr(World, config.pool.world)())
+    values = label_values(World.named(config.pool.world))
     torch.manual_seed(0)
     return ClipTrainer(make_clip(config, tokenizer), values, config.clip.width), tokenizer
 
@@ -210,7 +210,7 @@ def make_sampler() -> DPMSolverMultistepScheduler:
 def make_tokenizer(config: PretrainConfig, run: Path) -> CLIPTokenizer:
     """The run's tokenizer, built from captions of its world and all of Toyland's words, each of which is one token."""
     rng = random.Random("tokenizer")
-    world = getattr(World, config.pool.world)()
+    world = World.named(config.pool.world)
     texts = [describe(sample_scene(rng, world), rng).text for _ in range(20000 if config.pool.size > 32 else 500)]
     words = sorted(vocabulary()) * 40
     return load_or_build(run / "tokenizer", texts + words, config.clip.vocabulary, config.clip.max_tokens)

@@ -35,7 +35,7 @@ class Shard:
 
 def shard_scenes(index: int, config: PoolConfig) -> list[tuple[int, int, object]]:
     """The (group, view, scene) triples of shard `index`: a group is one leading subject."""
-    world = getattr(World, config.world)()
+    world = World.named(config.world)
     rng = random.Random(f"toyland-{config.world}-{index}")
     rows = []
     for group in range(config.subjects_per_shard):

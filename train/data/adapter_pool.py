@@ -23,7 +23,7 @@ from customcontrast.errors import ConfigError
 from customcontrast.tensor_files import write_tensors
 from train.data.frozen_features import clip_features, latents_of
 from train.data.references import segmented
-from train.data.samples import Sample
+from train.data.samples import Sample, as_pair
 from train.data.toyland_source import reference_scene, render_references, target_scene
 from train.toyland import ToyScene, World, attributes, describe, render, sample_subject
 from train.toyland.layouts import layout_of
@@ -219,6 +219,12 @@ class PoolSource:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def subject_id(self, index: int) -> str:
+        return self.records[index]["subject"]
+
+    def pair(self, index: int, rng: random.Random) -> Sample:
+        return as_pair(self.draw(index, rng))
 
     def draw(self, index: int, rng: random.Random) -> Sample:
         target = rng.randrange(self.config.targets)

@@ -38,7 +38,9 @@ from train.data.samples import Sample
 LOG = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 AREA = (0.01, 0.95)  # share of a picture that a usable subject covers
-MAX_SIDE = 1024  # px; larger pictures are reduced when they are read
+SHORT_SIDE = 1024  # px; pictures whose shorter side is larger are reduced to it when they are read
+MAX_SIDE = 8192  # px; no longer side is larger than this
+ORIENTATION = 0x0112  # EXIF: from 5 on the picture lies on its side
 _MADE_FOR = "made for"  # in a mask of our own making: the digest of its picture
 CLASSES = "prompts_and_classes.txt"  # DreamBench's list of "folder,class noun"
 
@@ -51,6 +53,15 @@ class Frame:
     mask: np.ndarray  # bool (H, W), at the size at which the picture is read
     caption: str
     noun: tuple[int, int]  # span of the class noun in the caption
+    original: tuple[int, int] | None = None  # width and height before any resizing, px; None = as it is read
+
+
+def reduced(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its shorter side reduced to `side`, px; a smaller one as it is (never enlarged)."""
+    scale = side / min(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize([round(x * scale) for x in picture.size], Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[str, str, Segmentation]]:
@@ -110,7 +121,8 @@ def segment(path: Path, segmenter: Segmenter) -> Segmentation:
 
     Raises PictureError or SegmentationError with one sentence.
     """
-    picture, digest = load_picture(path, max_side=MAX_SIDE), hashlib.sha256(path.read_bytes()).hexdigest()
+    picture = reduced(load_picture(path, max_side=MAX_SIDE), SHORT_SIDE)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     kept = mask_path(path)
     if kept.is_file() and _made_for(kept) in (None, digest):
         return Segmentation(image=picture, mask=read_mask(kept, picture.size), score=1.0, method="given")
@@ -230,10 +242,23 @@ class FolderSource:
         caption, noun = caption_of(path, class_noun(place))
         image = torch.from_numpy(np.array(found.image.convert("RGB"))).permute(2, 0, 1)
         reference = segmented(image, torch.from_numpy(found.mask.copy()), self.crop)
-        return Frame(path, found.mask, caption, noun), reference
+        with Image.open(path) as header:
+            original = header.size if header.getexif().get(ORIENTATION, 1) < 5 else header.size[::-1]
+        return Frame(path, found.mask, caption, noun, original), reference
 
     def __len__(self) -> int:
         return len(self.subjects)
+
+    def subject_id(self, index: int) -> str:
+        return self.subjects[index][0]
+
+    def pair(self, index: int, rng: random.Random) -> Sample:
+        name, frames, references = self.subjects[index]
+        order = rng.sample(range(len(references)), min(2, len(references)))
+        both = references[order[0]], references[order[-1]]
+        frame = frames[order[0]]
+        mask = torch.zeros(1, 1, 1, dtype=torch.bool)
+        return Sample(name, frame.caption, frame.noun, mask, reference=both[0], positive=both[1], pair=True)
 
     def draw(self, index: int, rng: random.Random) -> Sample:
         name, frames, references = self.subjects[index]
@@ -241,7 +266,7 @@ class FolderSource:
         target, reference, positive = (order[k % len(order)] for k in range(3))
         if len(order) == 2:  # r⁺ ≠ r matters more than r⁺ ≠ x
             positive = target
-        image, mask = square(frames[target], self.size, rng)
+        image, mask, origin = square(frames[target], self.size, rng)
         return Sample(
             subject=name,
             caption=frames[target].caption,
@@ -250,15 +275,17 @@ class FolderSource:
             image=image,
             reference=references[reference],
             positive=references[positive],
+            origin=origin,
         )
 
 
-def square(frame: Frame, size: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+def square(frame: Frame, size: int, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
     """A square part of the picture with as much of the subject as fits.
 
-    Returns x uint8 (3, size, size) and M bool (1, size, size).
+    Returns x uint8 (3, size, size), M bool (1, size, size), and what SDXL is told of x: the picture's height and width
+    before any resizing, and the crop's top and left where its shorter side is `size`; px, (4,).
     """
-    picture = load_picture(frame.picture, max_side=MAX_SIDE).convert("RGB")
+    picture = reduced(load_picture(frame.picture, max_side=MAX_SIDE), min(frame.mask.shape)).convert("RGB")
     mask = Image.fromarray(frame.mask.astype(np.uint8) * 255)
     w, h = picture.size
     side = min(w, h)
@@ -268,7 +295,9 @@ def square(frame: Frame, size: int, rng: random.Random) -> tuple[Tensor, Tensor]
     box = (x, y, x + side, y + side)
     pixels = np.array(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
     inside = np.array(mask.resize((size, size), Image.Resampling.BILINEAR, box=box)) > 127
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)[None]
+    width, height = frame.original or (w, h)
+    origin = torch.tensor([height, width, round(y * size / side), round(x * size / side)])
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)[None], origin
 
 
 def _offset(low: int, high: int, side: int, whole: int, rng: random.Random) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     pass
 
 
+ON_CPU = ("drop_text", "drop_subject", "drop_token", "drop_visual")  # fields of a Batch that stay on the CPU
 DROPS = ("none", "text", "subject", "both", "token", "visual")
 
 
@@ -38,6 +39,8 @@ class Sample:
     positive_states: tuple[Tensor, ...] | None = None  # cached: the same of R⁺
     embedding: Tensor | None = None  # cached: CLIP image embedding of R, (e,)
     layout: Tensor | None = None  # where the subject is and how it is seen (`Layout.numbers`), (NUMBERS,)
+    origin: Tensor | None = None  # x's height and width before it was resized, its crop's top and left, px, (4,)
+    pair: bool = False  # R and R⁺ alone, for Eq. 4 and 7; x and its mask are not there
     drop: str = "none"  # one of DROPS
 
 
@@ -59,15 +62,22 @@ class Batch:
     positive_states: tuple[Tensor, ...] | None = None
     embeddings: Tensor | None = None  # (B, e)
     layouts: Tensor | None = None  # (B, NUMBERS)
+    origins: Tensor | None = None  # (B, 4)
     drop_token: Tensor | None = None  # bool (B,): no S*, the visual branch alone; None = nowhere
     drop_visual: Tensor | None = None  # bool (B,): λ = 0, S* alone; None = nowhere
+    contrast: Batch | None = None  # pairs R, R⁺ of other subjects, for Eq. 4 and 7; None = those of this batch
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def to(self, device: torch.device) -> Batch:
-        """All tensors on `device`."""
-        return replace(self, **{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
+        """All tensors on `device`, but for the drops: prompts are made of them on the CPU, and would wait for a GPU."""
+        moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self) if f.name not in ON_CPU}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Batch:
+        """All tensors in page-locked memory, from which a GPU copies without being waited for (DataLoader calls it)."""
+        return replace(self, **{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
 
     def select(self, rows: Sequence[int]) -> Batch:
         """These rows, in this order."""
@@ -84,9 +94,29 @@ class Source(Protocol):
     def draw(self, index: int, rng: random.Random) -> Sample:
         """A sample of subject `index`; every choice comes from `rng`."""
 
+    def pair(self, index: int, rng: random.Random) -> Sample:
+        """R and R⁺ of subject `index` alone (`as_pair`), for less than `draw` where x need not be read."""
+
+    def subject_id(self, index: int) -> str:
+        """An id of subject `index` that stays its own when others come and go."""
+
+
+def as_pair(sample: Sample) -> Sample:
+    """The sample without x and what belongs to it."""
+    bare = torch.zeros(1, 1, 1, dtype=torch.bool)
+    return replace(sample, mask=bare, image=None, latent=None, layout=None, origin=None, pair=True)
+
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples; a picture or a feature that one of them lacks is None for all."""
+    """Stack samples; a picture or a feature that one of them lacks is None for all. Pairs become `Batch.contrast`.
+
+    A sample without `origin` among others that have one counts as large as it is and whole.
+    """
+    pairs = [replace(sample, pair=False) for sample in samples if sample.pair]
+    if pairs and len(pairs) < len(samples):
+        return replace(collate([sample for sample in samples if not sample.pair]), contrast=collate(pairs))
+    if any(sample.origin is not None for sample in samples):
+        samples = [s if s.origin is not None else replace(s, origin=_whole(s)) for s in samples]
 
     def stack(name: str) -> Tensor | None:
         values = [getattr(s, name) for s in samples]
@@ -113,12 +143,28 @@ def collate(samples: Sequence[Sample]) -> Batch:
         positive_states=states("positive_states"),
         embeddings=stack("embedding"),
         layouts=stack("layout"),
+        origins=stack("origin"),
         drop_token=torch.tensor([s.drop == "token" for s in samples]),
         drop_visual=torch.tensor([s.drop == "visual" for s in samples]),
     )
 
 
+def _whole(sample: Sample) -> Tensor:
+    """`Sample.origin` of a picture that is neither resized nor cropped."""
+    return torch.tensor([*sample.mask.shape[-2:], 0, 0])
+
+
+def _pin(value: object) -> object:
+    if isinstance(value, Tensor | Batch):
+        return value.pin_memory()
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        return tuple(v.pin_memory() for v in value)
+    return value
+
+
 def _move(value: object, device: torch.device) -> object:
+    if isinstance(value, Batch):
+        return value.to(device)
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor):

@@ -2,9 +2,9 @@
 
     python -m train.data prepare --source mvimgnet --input FOLDER --output FOLDER
 
-One WebDataset sample is one subject: `ID.json` (subject, noun, captions), `ID.000.jpg`, `ID.000.mask.png`, … Any
-WebDataset reader can stream them. `ShardSource` reads single members of the tars in place instead, so that which
-frames a step sees stays a function of (seed, step) however many workers and processes read.
+One WebDataset sample is one subject: `ID.json` (subject, noun, captions, sizes before any resizing), `ID.000.jpg`,
+`ID.000.mask.png`, … Any WebDataset reader can stream them. `ShardSource` reads single members of the tars in place
+instead, so that which frames a step sees stays a function of (seed, step) however many workers and processes read.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import random
 import re
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,15 @@ from customcontrast.errors import ConfigError, PictureError, SegmentationError
 from customcontrast.images.loading import load_picture
 from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.captioning import Captioner
-from train.data.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mask, square
-from train.data.photos import Subject, View
+from train.data.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mask, reduced, square
+from train.data.photos import Listing, Subject, View
 from train.data.references import segmented
 from train.data.samples import Sample
+from train.data.shard_index import ShardIndex, open_index
 
+LOG = logging.getLogger(__name__)
 QUALITY = 95  # of the JPEGs
+SUMMARY = "report.json"  # beside the shards: what was kept and left out in all of them
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class FilterConfig:
     single: float = 0.8  # share of the mask that its largest connected part must hold
     views: int = 2  # usable views a subject must have
     max_views: int = 12  # of which so many, evenly spread, are kept
+    min_side: int = 0  # shorter side of the picture, px, at least: what is smaller would be enlarged in training
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,8 @@ class ShardConfig:
 
 def view_fault(picture: Image.Image, mask: np.ndarray, config: FilterConfig) -> str:
     """Why this view is left out, in a few words; empty when it is good. mask: bool (H, W)."""
+    if min(picture.size) < config.min_side:
+        return f"{picture.width} x {picture.height} px is too small"
     area = float(mask.mean())
     if not config.area_min <= area <= config.area_max:
         return f"subject covers {area:.1%}"
@@ -93,36 +102,119 @@ def write_shards(
     config: ShardConfig | None = None,
     progress: bool = True,
     captioner: Captioner | None = None,
+    workers: int = 0,
+    part: tuple[int, int] = (1, 1),
 ) -> list[Path]:
     """Pack `subjects` into output/shard-NNNNN.tar; finished shards are left alone, so a killed run goes on.
 
-    Beside each shard NNNNN.json lists what was left out and why. Shard k depends on the k-th run of subjects and the
-    settings alone. captioner: words the kept pictures that have no caption beside them; without it they are "a photo of
-    a NOUN". Returns the shards that hold anything.
+    Beside each shard NNNNN.json lists what was left out and why; report.json adds them up. Shard k depends on the k-th
+    run of subjects and the settings alone, whoever packs it. captioner: words the kept pictures that have no caption
+    beside them; without it they are "a photo of a NOUN". workers: processes that pack, 0 = this one. part: (k, n) = the
+    k-th of n machines that share `output`; the last of them to end makes the index (`train.data.shard_index`).
+    Returns the shards that hold anything.
 
     Raises ValueError when `output` was made with other settings or from other subjects.
     """
     filters, config = filters or FilterConfig(), config or ShardConfig()
     output.mkdir(parents=True, exist_ok=True)
     _same_settings(output / "shards.json", subjects, filters, config, captioner)
-    segmenter: list[Segmenter] = []  # made when the first view without a mask comes
-    starts = range(0, len(subjects), config.subjects)
-    for index, start in enumerate(tqdm(starts, desc="pack shards", unit="shard", disable=not progress)):
-        tar = output / f"shard-{index:05d}.tar"
-        if not tar.exists():
-            _write_shard(tar, subjects[start : start + config.subjects], filters, config, segmenter, captioner)
-    return [tar for tar in sorted(output.glob("shard-*.tar")) if json.loads(_report(tar).read_text())["kept"]]
+    count = -(-len(subjects) // config.subjects)
+    mine = range(part[0] - 1, count, part[1])
+    missing = [index for index in mine if not _tar(output, index).exists()]
+    packer = _Packer(subjects, output, filters, config, captioner)
+    with tqdm(total=len(mine), initial=len(mine) - len(missing), desc="pack shards", unit="shard",
+              disable=not progress, smoothing=0.05) as bar:  # fmt: skip
+        for _ in _packed(packer, missing, workers):
+            bar.update()
+    if all(_tar(output, index).exists() for index in range(count)):
+        summary = summarize(output)
+        (output / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        open_index(output, workers)
+    return [tar for tar in sorted(output.glob("shard-*.tar")) if _reported(tar)["kept"]]
+
+
+def summarize(folder: Path) -> dict[str, Any]:
+    """What was kept and left out over all finished shards: subjects, views, and pictures or subjects by reason."""
+    left_out: Counter[str] = Counter()
+    subjects = views = 0
+    for tar in folder.glob("shard-*.tar"):
+        report = _reported(tar)
+        subjects, views = subjects + report["kept"], views + report.get("views", 0)
+        left_out.update(report.get("counts", {}))
+    return {"subjects": subjects, "views": views, "left_out": dict(left_out.most_common())}
+
+
+def _packed(packer: _Packer, missing: Sequence[int], workers: int) -> Iterator[int]:
+    """Pack these shards, in this process or in `workers`; yields each number when it is done."""
+    if workers < 1 or not missing:
+        yield from map(packer, missing)
+        return
+    # forked, so that the listing is shared and not copied; what the parent holds of torch has started no thread yet
+    with ProcessPoolExecutor(min(workers, len(missing)), get_context("fork"), _adopt, (packer,)) as pool:
+        futures = [pool.submit(_pack_one, index) for index in missing]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+
+_PACKER: list[_Packer] = []  # in a worker process: what it packs with
+
+
+def _adopt(packer: _Packer) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    _PACKER[:] = [packer]
+
+
+def _pack_one(index: int) -> int:
+    return _PACKER[0](index)
+
+
+@dataclass
+class _Packer:
+    """Packs shards by their numbers."""
+
+    subjects: Sequence[Subject]
+    output: Path
+    filters: FilterConfig
+    config: ShardConfig
+    captioner: Captioner | None
+
+    def __post_init__(self) -> None:
+        self.segmenter: list[Segmenter] = []  # made when the first view without a mask comes
+
+    def __call__(self, index: int) -> int:
+        start = index * self.config.subjects
+        stop = min(start + self.config.subjects, len(self.subjects))
+        mine = [self.subjects[i] for i in range(start, stop)]
+        _write_shard(_tar(self.output, index), mine, self.filters, self.config, self.segmenter, self.captioner)
+        return index
+
+
+def _tar(output: Path, index: int) -> Path:
+    return output / f"shard-{index:05d}.tar"
 
 
 def _report(tar: Path) -> Path:
     return tar.with_suffix(".json")
 
 
+def _reported(tar: Path) -> dict[str, Any]:
+    return json.loads(_report(tar).read_text(encoding="utf-8"))
+
+
 def _same_settings(
     path: Path, subjects: Sequence[Subject], filters: FilterConfig, config: ShardConfig, captioner: Captioner | None
 ) -> None:
-    ids = [subject.id for subject in subjects]
-    settings = {"filters": vars(filters), "shards": vars(config), "first": ids[0], "count": len(ids)}
+    if isinstance(subjects, Listing):
+        digest = subjects.digest()
+    else:
+        digest = hashlib.sha256("\n".join(subject.id for subject in subjects).encode()).hexdigest()[:16]
+    settings = {"filters": vars(filters), "shards": vars(config), "subjects": digest, "count": len(subjects)}
     settings |= {"captions": captioner.name} if captioner else {}
     if path.exists() and json.loads(path.read_text()) != settings:
         raise ValueError(f"output {path.parent} was made with other settings or data; choose another folder")
@@ -138,16 +230,41 @@ def _write_shard(
     captioner: Captioner | None,
 ) -> None:
     skipped: list[dict[str, str]] = []
-    kept = 0
+    kept = views = 0
     part = tar.with_suffix(".part")
     with webdataset.TarWriter(str(part), mtime=0) as writer:
         for subject in subjects:
             sample = _pack(subject, filters, config, segmenter, captioner, skipped)
             if sample is not None:
                 writer.write(sample)
-                kept += 1
-    _report(tar).write_text(json.dumps({"kept": kept, "skipped": skipped}, indent=1))
+                kept, views = kept + 1, views + len(sample["json"]["captions"])
+    counts = Counter(reason(row["why"]) for row in skipped)
+    report = {"kept": kept, "views": views, "counts": dict(counts), "skipped": skipped}
+    _report(tar).write_text(json.dumps(report, indent=1), encoding="utf-8")
     part.replace(tar)
+
+
+_REASONS = {  # words of a message → the reason that is counted
+    "usable views": "subjects: too few usable views",
+    "too small": "pictures: too small",
+    "covers": "pictures: subject too small or too large",
+    "in pieces": "pictures: mask in pieces",
+    "blurred": "pictures: blurred",
+    "another shape": "pictures: mask of another shape",
+    "no pixel is marked": "pictures: empty mask",
+    "there is no file": "pictures: a file is missing",
+}
+
+
+def reason(why: str) -> str:
+    """The kind of a message about a picture or a subject that is left out."""
+    return next((kind for words, kind in _REASONS.items() if words in why), "pictures: cannot be read or segmented")
+
+
+def spread(count: int, first: int) -> list[int]:
+    """0 … count − 1 with `first` evenly spaced ones in front, the others behind them in order."""
+    even = np.unique(np.linspace(0, count - 1, min(count, first)).round().astype(int)).tolist()
+    return even + sorted(set(range(count)) - set(even))
 
 
 def _pack(
@@ -158,8 +275,12 @@ def _pack(
     captioner: Captioner | None,
     skipped: list[dict],
 ) -> dict[str, Any] | None:
-    good: list[tuple[Segmentation, str, tuple[int, int], bool]] = []  # whether the caption is the default one
-    for view in subject.views:
+    """The sample of a subject, or None. Views are read evenly spaced ones first, until there are `max_views`."""
+    good: dict[int, tuple[Segmentation, str, tuple[int, int], bool]] = {}  # whether the caption is the default one
+    for i in spread(len(subject.views), filters.max_views):
+        if len(good) == filters.max_views:
+            break
+        view = subject.views[i]
         try:
             found = _segmentation(view, segmenter)
             fault = view_fault(found.image, found.mask, filters)
@@ -169,20 +290,20 @@ def _pack(
         if fault:
             skipped.append({"subject": subject.id, "picture": view.picture.name, "why": fault})
         else:
-            good.append((found, caption, span, not has_caption(view.picture)))
+            good[i] = found, caption, span, not has_caption(view.picture)
     if len(good) < filters.views:
         why = f"{len(good)} usable views, {filters.views} needed"
         skipped.append({"subject": subject.id, "picture": "", "why": why})
         return None
-    picks = np.unique(np.linspace(0, len(good) - 1, min(len(good), filters.max_views)).round().astype(int))
-    kept = [good[i] for i in picks]
+    kept = [good[i] for i in sorted(good)]
     captions = [[text, list(span)] for _, text, span, _ in kept]
     bare = [i for i, (*_, default) in enumerate(kept) if default]
     if captioner and bare:
         written = captioner.captions([kept[i][0].image for i in bare], subject.noun)
         for i, (text, span) in zip(bare, written, strict=True):
             captions[i] = [text, list(span)]
-    record = {"subject": subject.id, "noun": subject.noun, "captions": captions}
+    sizes = [list(found.image.size) for found, *_ in kept]
+    record = {"subject": subject.id, "noun": subject.noun, "captions": captions, "sizes": sizes}
     sample: dict[str, Any] = {"__key__": sample_key(subject.id), "json": record}
     for i, (found, *_) in enumerate(kept):
         sample |= {f"{i:03d}.jpg": _jpeg(found.image, config.size), f"{i:03d}.mask.png": _mask_png(found, config.size)}
@@ -199,7 +320,7 @@ def sample_key(subject: str) -> str:
 
 
 def _segmentation(view: View, segmenter: list[Segmenter]) -> Segmentation:
-    picture = load_picture(view.picture, argument=view.picture.name)
+    picture = load_picture(view.picture, argument=view.picture.name, max_side=MAX_SIDE)
     if view.mask is None:
         segmenter or segmenter.append(Segmenter())
         return segmenter[0].auto(picture)
@@ -207,22 +328,15 @@ def _segmentation(view: View, segmenter: list[Segmenter]) -> Segmentation:
     return Segmentation(image=picture, mask=inside, score=1.0, method="given")
 
 
-def _reduced(picture: Image.Image, side: int) -> Image.Image:
-    scale = min(side / min(picture.size), MAX_SIDE / max(picture.size))
-    if scale >= 1:
-        return picture
-    return picture.resize([round(x * scale) for x in picture.size], Image.Resampling.LANCZOS)
-
-
 def _jpeg(picture: Image.Image, side: int) -> bytes:
     buffer = io.BytesIO()
-    _reduced(picture.convert("RGB"), side).save(buffer, "JPEG", quality=QUALITY)
+    reduced(picture.convert("RGB"), side).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
 def _mask_png(found: Segmentation, side: int) -> bytes:
     buffer = io.BytesIO()
-    _reduced(Image.fromarray(found.mask.astype(np.uint8) * 255), side).point(lambda v: 255 * (v > 127)).save(
+    reduced(Image.fromarray(found.mask.astype(np.uint8) * 255), side).point(lambda v: 255 * (v > 127)).save(
         buffer, "PNG"
     )
     return buffer.getvalue()
@@ -231,94 +345,117 @@ def _mask_png(found: Segmentation, side: int) -> bytes:
 # ------------------------------------------------------------------------------------------------------ reading
 
 
-@dataclass(frozen=True)
-class _Member:
-    tar: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        with self.tar.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
 class ShardSource:
     """Subjects of a folder of shards. x, r and r⁺ are different views wherever there are enough; from a subject of one
     view (OpenImages) r and r⁺ are that view mirrored and turned, so that they do not show x's pose.
 
-    A tar that cannot be read is listed in `skipped`. Raises ConfigError when no subject is left.
+    What is in the folder, and what was left out of it, is said once at the start; a tar that cannot be read is listed
+    in `skipped`. Raises ConfigError when no subject is left.
     """
 
-    def __init__(self, folder: Path, size: int, crop: int) -> None:
-        self.size, self.crop = size, crop
-        self.skipped: list[str] = []
-        self.subjects: list[dict[str, _Member]] = []
-        tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
-        for tar in tars:
-            self.subjects += self._index(tar)
-        if not self.subjects:
+    def __init__(self, folder: Path, size: int, crop: int, workers: int = 0) -> None:
+        self.folder, self.size, self.crop = folder, size, crop
+        self.index: ShardIndex = open_index(folder, workers)
+        self.skipped = list(self.index.skipped)
+        if not len(self):
             raise ConfigError(
                 f"data.path {folder} holds no shard with a subject in it; make some with `python -m train.data prepare`"
                 + (f" (skipped: {'; '.join(self.skipped)})" if self.skipped else "")
             )
-
-    def _index(self, tar: Path) -> list[dict[str, _Member]]:
-        found: dict[str, dict[str, _Member]] = {}
-        try:
-            with tarfile.open(tar) as file:
-                for member in file:
-                    key, _, suffix = member.name.partition(".")
-                    found.setdefault(key, {})[suffix] = _Member(tar, member.offset_data, member.size)
-        except (tarfile.TarError, OSError) as error:
-            self.skipped.append(f"{tar.name}: {str(error).splitlines()[0] if str(error) else 'damaged'}")
-            return []
-        return [parts for parts in found.values() if "json" in parts]
+        LOG.log(logging.WARNING if self.skipped else logging.INFO, inventory(folder, self.index))
 
     def __len__(self) -> int:
-        return len(self.subjects)
+        return len(self.index.subjects)
+
+    def subject_id(self, index: int) -> str:
+        return f"{int(self.index.subjects[index]['key']):016x}"
 
     def draw(self, index: int, rng: random.Random) -> Sample:
         """Raises ConfigError naming the tar when this subject in it is damaged."""
+        return self._guarded(index, rng, self._draw)
+
+    def pair(self, index: int, rng: random.Random) -> Sample:
+        """R and R⁺ alone; x is not read. Raises ConfigError as `draw` does."""
+        return self._guarded(index, rng, self._pair)
+
+    def _guarded(self, index: int, rng: random.Random, draw: Callable[[int, random.Random], Sample]) -> Sample:
         try:
-            return self._draw(self.subjects[index], rng)
+            return draw(index, rng)
         except Exception as error:  # broken JSON, JPEG, PNG or a missing member: Pillow alone raises a dozen kinds
-            tar = next(iter(self.subjects[index].values())).tar
+            tar = self.index.tars[int(self.index.subjects[index]["tar"])]
             raise ConfigError(
                 f"data.path: a subject in {tar.name} is damaged ('{type(error).__name__}'); delete this shard and "
                 "make it again with `python -m train.data prepare`."
             ) from error
 
-    def _draw(self, parts: dict[str, _Member], rng: random.Random) -> Sample:
-        record = json.loads(parts["json"].read())
+    def record(self, index: int) -> dict[str, Any]:
+        """The JSON of a subject: subject, noun, captions [[text, [start, end]], …] and, in newer shards, sizes."""
+        row = self.index.subjects[index]
+        return json.loads(self.index.read(index, row["record"], row["record_size"]))
+
+    def _draw(self, index: int, rng: random.Random) -> Sample:
+        record = self.record(index)
         count = len(record["captions"])
         order = rng.sample(range(count), count)
         target, reference, positive = (order[k % count] for k in range(3))
         if count == 2:  # r⁺ ≠ r matters more than r⁺ ≠ x
             positive = target
+        image, inside, origin = square(self.frame(index, record, target), self.size, rng)
         caption, noun = record["captions"][target]
-        picture, mask = self._view(parts, target)
-        image, inside = square(Frame(picture, mask, caption, tuple(noun)), self.size, rng)
         return Sample(
             subject=record["subject"],
             caption=caption,
             noun=tuple(noun),
             mask=inside,
             image=image,
-            reference=self._reference(parts, reference, count, rng),
-            positive=self._reference(parts, positive, count, rng),
+            reference=self.reference(index, reference, count, rng),
+            positive=self.reference(index, positive, count, rng),
+            origin=origin,
         )
 
-    @staticmethod
-    def _view(parts: dict[str, _Member], i: int) -> tuple[bytes, np.ndarray]:
-        mask = np.asarray(Image.open(io.BytesIO(parts[f"{i:03d}.mask.png"].read()))) > 127
-        return parts[f"{i:03d}.jpg"].read(), mask
+    def _pair(self, index: int, rng: random.Random) -> Sample:
+        record = self.record(index)
+        count = len(record["captions"])
+        order = rng.sample(range(count), min(2, count))
+        both = [self.reference(index, view, count, rng) for view in (order[0], order[-1])]
+        caption, noun = record["captions"][order[0]]
+        mask = torch.zeros(1, 1, 1, dtype=torch.bool)
+        return Sample(
+            record["subject"], caption, tuple(noun), mask, reference=both[0], positive=both[1], pair=True
+        )  # fmt: skip
 
-    def _reference(self, parts: dict[str, _Member], i: int, count: int, rng: random.Random) -> Tensor:
-        data, mask = self._view(parts, i)
+    def frame(self, index: int, record: dict[str, Any], view: int) -> Frame:
+        """One picture of a subject with its mask and caption."""
+        picture, mask = self._view(index, view)
+        caption, noun = record["captions"][view]
+        sizes = record.get("sizes")
+        return Frame(picture, mask, caption, tuple(noun), tuple(sizes[view]) if sizes else None)
+
+    def _view(self, index: int, view: int) -> tuple[bytes, np.ndarray]:
+        row = self.index.rows(index)[view]
+        mask = Image.open(io.BytesIO(self.index.read(index, row["mask"], row["mask_size"])))
+        return self.index.read(index, row["picture"], row["picture_size"]), np.asarray(mask) > 127
+
+    def reference(self, index: int, view: int, count: int, rng: random.Random) -> Tensor:
+        """R of one view, uint8 (3, C, C); of a subject of one view mirrored and turned, as `rng` says."""
+        data, mask = self._view(index, view)
         pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
         cut = segmented(pixels, torch.from_numpy(mask.copy()), self.crop)
         return turned(cut, rng) if count == 1 else cut
+
+
+def inventory(folder: Path, index: ShardIndex) -> str:
+    """One line: how many subjects and views a folder of shards holds, and what was left out of it and why."""
+    said = f"{folder}: {len(index.subjects):,} subjects with {len(index.views):,} views in {len(index.tars)} shards"
+    try:
+        left_out = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["left_out"]
+    except (OSError, ValueError, KeyError):
+        left_out = {}
+    if left_out:
+        said += "; left out when they were packed: " + ", ".join(f"{n:,} {kind}" for kind, n in left_out.items())
+    if index.skipped:
+        said += f"; {len(index.skipped)} shards cannot be read: {'; '.join(index.skipped[:5])}"
+    return said
 
 
 def turned(cut: Tensor, rng: random.Random, degrees: float = 20.0) -> Tensor:

@@ -1,12 +1,14 @@
-"""The sources of frames by name: Toyland, a rendered pool, a folder of your own, shards of photographs."""
+"""The sources of frames by name: Toyland, a rendered pool, a folder of your own, shards of photographs, or several."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from customcontrast.errors import ConfigError
 from train.data.adapter_pool import Cache, PoolSource, build_pool, cache_features
 from train.data.folder import FolderSource
+from train.data.mixture import Mixture, Part, Subset
 from train.data.references import crop_size
 from train.data.samples import Source
 from train.data.shards import ShardSource
@@ -16,12 +18,39 @@ if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
     from train.adapter.adapter_config import DataConfig
 
+PHOTOGRAPHS = ("folder", "shards")  # sources of which some subjects can be held out; Toyland has subjects of its own
 
-def make_source(config: DataConfig, base: BaseModel, progress: bool = True) -> Source:
-    """The source that `config.source` names, ready to draw from; a pool is rendered and cached if it is not yet.
 
-    Raises ConfigError where its folder cannot be used.
+def make_source(config: DataConfig, base: BaseModel, progress: bool = True) -> Source | Mixture:
+    """The source that `config` names, or a mixture of them; a pool is rendered and cached if it is not yet.
+
+    Raises ConfigError where a folder cannot be used.
     """
+    parts = [Part(name, _trained(own, base, progress), weight, own.captions) for name, weight, own in config.parts()]
+    return parts[0].source if not config.sources else Mixture(parts)
+
+
+def held_out_sources(config: DataConfig, base: BaseModel) -> list[Part]:
+    """What `data.holdout` keeps from training, of each set of photographs that has any."""
+    found = []
+    for name, weight, own in config.parts():
+        if own.source in PHOTOGRAPHS and own.holdout:
+            kept = Subset.split(_whole(own, base, False), own.holdout, validation=True)
+            found += [Part(name, kept, weight, own.captions)] if len(kept) else []
+    return found
+
+
+def _trained(config: DataConfig, base: BaseModel, progress: bool) -> Source:
+    source = _whole(config, base, progress)
+    if config.source not in PHOTOGRAPHS:
+        return source
+    rest = Subset.split(source, config.holdout, validation=False)
+    if not len(rest):
+        raise ConfigError(f"data.holdout is {config.holdout}, which leaves no subject of {config.path}; lower it")
+    return rest
+
+
+def _whole(config: DataConfig, base: BaseModel, progress: bool) -> Source:
     size, crop = config.size or base.default_size, crop_size(base)
     if config.source == "toyland":
         return ToylandSource(config, size, crop)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from train.data.augment import photographic, with_rim
 from train.data.references import segmented
-from train.data.samples import Sample
+from train.data.samples import Sample, as_pair
 from train.toyland import ToyScene, ToySubject, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
 
@@ -63,6 +63,12 @@ class ToylandSource:
 
     def __len__(self) -> int:
         return self.config.subjects
+
+    def subject_id(self, index: int) -> str:
+        return f"{self.config.world}-{index}"
+
+    def pair(self, index: int, rng: random.Random) -> Sample:
+        return as_pair(self.draw(index, rng))
 
     def draw(self, index: int, rng: random.Random) -> Sample:
         subject = sample_subject(random.Random(f"adapter-{self.config.world}-{index}"), self.world)

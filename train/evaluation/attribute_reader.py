@@ -295,7 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
-    world = getattr(World, options.world)()
+    try:
+        world = World.named(options.world)
+    except ValueError as error:
+        parser.error(f"--{error}")
     torch.manual_seed(0)
     reader = AttributeReader(label_values(world), side=options.side)
     try:

@@ -348,7 +348,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
-    readers = train_readers(getattr(World, options.world)(), options.minutes, options.pool)
+    try:
+        world = World.named(options.world)
+    except ValueError as error:
+        parser.error(f"--{error}")
+    readers = train_readers(world, options.minutes, options.pool)
     save_readers(readers, options.out, options.world)
     print(json.dumps(readers.quality))
     return 0

@@ -126,7 +126,7 @@ def evaluate_base(options: argparse.Namespace) -> str:
     base = CustomContrast.load(options.base, options.weights).base
     custom = CustomContrast(base)
     reader = load_reader(options.reader)
-    scenes = heldout_scenes(getattr(World, options.world)(), f"base evaluation {options.seed}", options.count)
+    scenes = heldout_scenes(World.named(options.world), f"base evaluation {options.seed}", options.count)
     prompts = [describe(scene).text for scene in scenes]
     folder = options.out / "pictures"
     made = pictures(custom, prompts, folder, options, "prompts")
@@ -204,7 +204,7 @@ def pixels(picture: Image.Image) -> Tensor:
 
 def other_renders(options: argparse.Namespace, side: int) -> Tensor:
     """Renders of other held-out subjects: the distance that two sets of renders have."""
-    world = getattr(World, options.world)()
+    world = World.named(options.world)
     return rendered(heldout_scenes(world, f"other renders {options.seed}", options.count), side)
 
 
@@ -277,7 +277,7 @@ def kernel_distance(reader: AttributeReader, real: Tensor, generated: Tensor) ->
 @torch.no_grad()
 def autoencoder_quality(base: BaseModel, world: str, side: int, count: int = 64) -> dict[str, float]:
     """PSNR (dB, mean over pictures) and SSIM of `count` renders of held-out subjects at `side` px, there and back."""
-    real = rendered(heldout_scenes(getattr(World, world)(), "autoencoder", count), side).float() / 255
+    real = rendered(heldout_scenes(World.named(world), "autoencoder", count), side).float() / 255
     back = torch.cat([base.decode(base.encode(part * 2 - 1)).float() for part in real.split(16)])
     back = ((back / 2 + 0.5).clamp(0, 1) * 255).round() / 255
     error = (back - real).pow(2).mean((1, 2, 3)).clamp_min(1e-10)
