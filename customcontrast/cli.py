@@ -1,0 +1,131 @@
+"""The `customcontrast` command: the page, one picture, or a cut-out, without writing any Python.
+
+customcontrast page --base toyland
+customcontrast generate --reference bear.png --prompt "a <bear> on the beach" --out out
+customcontrast segment bear.png --out out
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from customcontrast.specs import BASES
+
+
+def add_generate_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `generate`."""
+    parser.add_argument("--reference", nargs="+", required=True, help="picture(s) of one subject")
+    parser.add_argument("--prompt", required=True, help='such as "a <bear> on the beach"')
+    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="denoising steps")
+    parser.add_argument("--subject-scale", type=float, default=1.0, help="lambda, how strongly the subject is drawn in")
+    parser.add_argument("--base", default="toyland", help=", ".join(BASES))
+    parser.add_argument("--weights", help="folder or hub id of the base's weights")
+    parser.add_argument("--adapter", help="adapter file (.safetensors)")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Segment, look, generate, write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
+    from customcontrast import CustomContrast, Segmenter, visualize
+    from customcontrast.conditioning.prompt import guess_noun
+
+    noun = options.noun or guess_noun(options.prompt)
+    segmenter = Segmenter()
+    segmentations = [segmenter.auto(picture) for picture in options.reference]
+
+    model = CustomContrast.load(options.base, options.weights, options.adapter)
+    result = model.generate(
+        options.prompt,
+        [model.subject(segmentations, noun)],
+        seed=options.seed,
+        num_inference_steps=options.steps,
+        subject_scale=options.subject_scale,
+    )
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    picture = result.images[0]
+    picture.save(options.out / "picture.png")
+    strip = visualize.location_strip(segmentations[0].image, result.location_masks[0, :, 0], picture)
+    strip.save(options.out / "location_strip.png")
+    mean = result.text_maps[0].astype("float32").mean(axis=0)  # over the steps: (tokens, h, w)
+    maps = {f"{i}. {word}": mean[places].mean(axis=0) for i, (word, places) in enumerate(result.words, start=1)}
+    visualize.token_grid(picture, maps).save(options.out / "maps.png")
+
+    print(f"{result.prompt!r} in {sum(result.seconds.values()):.1f} s -> {options.out}")
+    for note in result.notes:
+        print(f"note: {note}")
+    if result.truncated:
+        print(f"note: these words did not fit: {result.truncated}")
+    for word, nearest in model.unknown_words(options.prompt):
+        hint = f"; the nearest it knows is {nearest!r}." if nearest else "."
+        print(f"note: this model was never shown {word!r}{hint}")
+
+
+def segment(options: argparse.Namespace) -> None:
+    """Cut subjects out: NAME-cutout.png with a transparent ground, NAME-mask.png. Raises ValueError or OSError."""
+    import numpy as np
+    from PIL import Image
+
+    from customcontrast import Segmenter
+
+    segmenter = Segmenter(sam_checkpoint=options.sam_checkpoint)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for picture in options.pictures:
+        found = segmenter.auto(picture)
+        stem = options.out / Path(picture).stem
+        found.cutout.save(f"{stem}-cutout.png")
+        Image.fromarray(np.where(found.mask, 255, 0).astype(np.uint8)).save(f"{stem}-mask.png")
+        print(f"{picture}: box {found.box}, score {found.score:.2f}, by {found.method} -> {stem}-cutout.png")
+
+
+def page(arguments: Sequence[str]) -> int:
+    """Start the page with its own options (`customcontrast page --help`)."""
+    from customcontrast.ui.server import main as serve
+
+    return serve(arguments)
+
+
+def run_generate(arguments: Sequence[str] | None, prog: str, description: str) -> int:
+    """The `generate` command; its exit status is 0, or 1 after one sentence on the error output."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_generate_options(parser)
+    return _one_sentence(generate, parser.parse_args(arguments))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status is 0, 1 after one sentence on the error output, 2 for a wrong option."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["page"]:
+        return page(given[1:])
+    parser = argparse.ArgumentParser(
+        prog="customcontrast", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("page", help="start the page and its API")
+    add_generate_options(commands.add_parser("generate", help="one picture of your subject"))
+    cut = commands.add_parser("segment", help="cut subjects out of pictures")
+    cut.add_argument("pictures", nargs="+")
+    cut.add_argument("--out", required=True, type=Path, help="folder for the results")
+    cut.add_argument("--sam-checkpoint", help="segment-anything weights; default: none are needed")
+    options = parser.parse_args(given)
+    return _one_sentence({"generate": generate, "segment": segment}[options.command], options)
+
+
+def _one_sentence(command: object, options: argparse.Namespace) -> int:
+    try:
+        command(options)  # type: ignore[operator]
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
