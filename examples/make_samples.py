@@ -1,4 +1,4 @@
-"""Make README's sample pictures with the shipped weights: seed 0, none chosen.
+"""Make the sample pictures of README and docs with the shipped weights: seed 0, none chosen.
 
     python examples/make_samples.py [--photo PICTURE --photo-noun cat]
 

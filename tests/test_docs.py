@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PENDING = ("docs/training.md", "docs/data.md", "docs/sd15-sdxl.md")  # may be missing; empty once all are written
@@ -202,6 +203,20 @@ def test_the_checks_see_what_they_are_for() -> None:
     assert "--limit" in options_of(entry("train.evaluation")) and "--nothing" not in options_of(
         entry("train.evaluation")
     )
+
+
+def test_the_tour_of_the_page_fits_its_screenshots() -> None:
+    """Every cut-out of examples/make_tour.py lies inside its screenshot, which is as wide as the boxes assume."""
+    spec = importlib.util.spec_from_file_location("make_tour", ROOT / "examples" / "make_tour.py")
+    tour = importlib.util.module_from_spec(spec)
+    sys.modules["make_tour"] = tour  # dataclasses look their module up
+    spec.loader.exec_module(tour)
+    for part in (*tour.LEFT, *tour.RIGHT, *tour.BELOW):
+        with Image.open(tour.HERE / "shots" / f"{part.shot}.png") as shot:
+            left, top, right, bottom = part.box
+            assert shot.width == tour.WIDTH and 0 <= left < right <= shot.width and 0 <= top < bottom <= shot.height
+        width, height = right - left, bottom - top
+        assert tour.panel(part, 338).size == (338, round(height * 338 / width) + tour.LINE)
 
 
 def test_readme_stays_short() -> None:
