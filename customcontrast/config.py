@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+NORMALIZATIONS = ("raw", "layer")  # of the maps that make a location mask
 MAX_SIZE = 65_536  # of any one size of an encoder: what is larger is a damaged file
 _SIZES = ("width", "visual_queries", "text_queries", "depth", "heads", "feedforward", "fourier_bands")
 
@@ -121,6 +122,14 @@ class LocationConfig:
     freeze_step: int | None = None  # last step whose map makes a new mask; None = all of them
     mask_visual: bool = True  # M multiplies the visual branch's output
     mask_text: bool = True  # M multiplies the S* columns of the text map, then the row is renormalised
+    # Before the average over layers: "raw" = maps as they are, "layer" = each layer's map to [0, 1] first (MoMA, Song
+    # et al. 2024). Raw is the map of Eq. 8, which our adapters are trained on, so its scale means the same in training
+    # and here. A noun's text map was never trained to say where: its mass differs from layer to layer, and raw the
+    # heaviest would decide alone. None = the adapter's own: "raw" for ours, "layer" for an IP-Adapter.
+    normalize: str | None = None
+    # An IP-Adapter has pictures in the unconditional half too (a black one). Where M keeps the picture out of one half
+    # alone, guidance would push those places away from the black picture: so M holds for both halves. Ours has none.
+    mask_unconditional: bool = True
     apart: bool = False  # several subjects: each in a pass of its own (`passes`), K times the UNet's work
 
     def __post_init__(self) -> None:
@@ -130,7 +139,11 @@ class LocationConfig:
             raise ValueError(f"LocationConfig: start_step={self.start_step!r} must be 2 or more; step 1 has no mask.")
         if self.freeze_step is not None and (not _is(self.freeze_step, int) or self.freeze_step < 1):
             raise ValueError(f"LocationConfig: freeze_step={self.freeze_step!r} must be 1 or more, or None.")
-        _check_switches(self, "enabled", "mask_visual", "mask_text", "apart")
+        if self.normalize not in (None, *NORMALIZATIONS):
+            raise ValueError(
+                f"LocationConfig: normalize={self.normalize!r} must be one of {', '.join(NORMALIZATIONS)}, or None."
+            )
+        _check_switches(self, "enabled", "mask_visual", "mask_text", "mask_unconditional", "apart")
 
 
 @dataclass(frozen=True)

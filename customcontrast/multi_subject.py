@@ -18,6 +18,7 @@ from torch import Tensor
 
 from customcontrast.attention import MapRecorder, aggregate, unet_forward
 from customcontrast.attention.maps import Size, resize
+from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditioner, Conditions
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
@@ -42,6 +43,8 @@ class OnePass:
     unconditional: TextContext | None  # None = without classifier-free guidance
     strengths: Sequence[float]  # λ of each subject
     layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
+    layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
+    everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -78,6 +81,8 @@ class OnePass:
             outputs,
             size=(z.shape[-2], z.shape[-1]),
             strengths=self.strengths,
+            layer_scales=self.layer_scales,
+            everywhere=self.everywhere,
             unconditional=self.unconditional,
             repeat=len(z),
             masks=masks,
@@ -233,12 +238,14 @@ def make_passes(
     """Conditions of all timesteps (T,), and how they are put to the UNet. size: (h, w) of the latents."""
     guided = plan.guidance_scale > 1
     layouts = plan.picture_layouts(base) if base.layout_channels else []
+    everywhere = conditioner.everywhere(plan.pictures)
 
     def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
         conditions = conditioner.conditions(prompt, subjects, timesteps)
         without = conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
-        return OnePass(base, plan, conditions, without, [plan.subject_scale * s.strength for s in subjects], where)
+        strengths, scales = [plan.subject_scale * s.strength for s in subjects], [s.layer_scales for s in subjects]
+        return OnePass(base, plan, conditions, without, strengths, where, scales, everywhere)
 
     if not plan.location.apart or len(plan.subjects) < 2:
         return one(plan.prompt, plan.subjects, layouts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.adapter import Adapter, CheckpointError, load_adapter
 from customcontrast.attention import Masker, install_processors
 from customcontrast.attention.state import level_size
-from customcontrast.base_model import BaseModel, load_base
+from customcontrast.base_model import BASES, BaseModel, load_base
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.encoder import token_sources
+from customcontrast.hub import HubError, adapter_file
+from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.multi_subject import make_passes
 from customcontrast.output import Notebook, Result, Step
@@ -36,7 +39,7 @@ from customcontrast.sampling import (
     step_options,
     to_output,
 )
-from customcontrast.subject import Segmented, Subject, look_at
+from customcontrast.subject import Segmented, Subject, WholePicture, look_at
 
 __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 
@@ -44,7 +47,7 @@ __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 class CustomContrast:
     """A base model, and the adapter that lets it draw your subject. Threads may share one instance."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter | None = None) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> None:
         self.base = base
         self.adapter = adapter
         self.conditioner = Conditioner(base, adapter)
@@ -58,20 +61,26 @@ class CustomContrast:
         adapter: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        image_encoder: str | Path | None = None,
     ) -> CustomContrast:
         """Load a base model ("toyland", "sd15", "sdxl") and an adapter file.
 
-        weights: a diffusers folder or hub id; default the base's own. adapter: a .safetensors file; default
+        weights: a diffusers folder, hub id or checkpoint file; default the base's own. adapter: a .safetensors file,
+        the name of a published IP-Adapter ("ip-adapter-plus", see `hub.ADAPTERS`) or "owner/name:path"; default
         `adapter.safetensors` in the weights folder if it is there, else none: then it is plain text-to-image.
+        image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default the weights' own, else
+        the one that the adapter was published with. Raises ValueError with one sentence.
         """
-        model = load_base(base, weights, device, dtype)
-        beside = Path(weights or model.spec.weights) / "adapter.safetensors"
+        source = str(weights or (BASES[base].weights if base in BASES else ""))
+        beside = Path(source) / "adapter.safetensors"
         if adapter is None and beside.is_file():
             adapter = beside
-        return cls(model, None if adapter is None else load_adapter(adapter, model))
+        file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
+        model = load_base(base, weights, device, dtype, image_encoder)
+        return cls(model, None if file is None else load_adapter(file, model))
 
     @classmethod
-    def from_parts(cls, base: BaseModel, adapter: Adapter | None = None) -> CustomContrast:
+    def from_parts(cls, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> CustomContrast:
         """From what is in memory already (training, tests). The adapter is used as it is, in its own type.
 
         An adapter that is being trained further needs a new instance each time: contexts are kept per instance.
@@ -84,15 +93,37 @@ class CustomContrast:
         noun: str,
         strength: float = 1.0,
         placement: Placement | None = None,
+        layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
         """Look at one subject's references, once: CLIP features, projected to f_I. Use it again and again.
 
         segmentations: one or several references of one subject. noun: its class noun, such as "teddy bear".
         strength: λ of this subject among several. placement: a box or mask for it, or no mask at all (None: where its
-        maps say); `Subject.placed` changes it later. Raises ValueError with one sentence.
+        maps say); `Subject.placed` changes it later. layer_scales: what λ is multiplied by in each cross-attention
+        layer: numbers in execution order, or {layer or block of the UNet: number} and 0 elsewhere; None = 1 in all.
+        Raises ValueError with one sentence.
         """
         with on_device(self.base.device, self.base.image_encoder, self.adapter):
-            return look_at(self.base, self.adapter, segmentations, noun, strength, placement)
+            return look_at(self.base, self.adapter, segmentations, noun, strength, placement, layer_scales=layer_scales)
+
+    def style(
+        self,
+        picture: Image.Image | Segmented,
+        strength: float = 1.0,
+        role: str = "style",
+        layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+    ) -> Subject:
+        """A whole picture that lends its style or layout (InstantStyle); give it to `stream` among the subjects.
+
+        It has no noun, no place and no mask, and acts in the layers that carry style or layout: see
+        `ip_adapter.ROLE_BLOCKS`. Only IP-Adapters take one. role: "style" or "layout". strength: its own λ, which
+        `subject_scale` leaves alone. layer_scales: other layers, as in `subject`. Raises ValueError with one sentence.
+        """
+        if role == "subject":
+            raise ValueError("style: role='subject' has a noun and a place; make it with `subject`.")
+        picture = WholePicture(picture) if isinstance(picture, Image.Image) else picture
+        with on_device(self.base.device, self.base.image_encoder, self.adapter):
+            return look_at(self.base, self.adapter, picture, "", strength, role=role, layer_scales=layer_scales)
 
     def stream(
         self,
@@ -120,7 +151,7 @@ class CustomContrast:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
 
         prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`, each with
-        its own λ and place (`Subject.placed`).
+        its own λ and place (`Subject.placed`), and style pictures from `style`.
         subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt). seed: picture i uses seed + i.
         guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
         factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
@@ -154,8 +185,12 @@ class CustomContrast:
             "output_type": output_type,
         }
         plan = Plan.make(self.base, prompt, subjects, options)
-        width_here = self.adapter.config.width if self.adapter else None
-        if any(subject.features.shape[-1] != width_here for subject in plan.subjects):
+        if plan.location.normalize is None and self.adapter is not None:
+            plan = replace(plan, location=replace(plan.location, normalize=self.adapter.normalize))
+        if plan.record.looked_at and self.adapter is not None and self.adapter.kind == FORMAT:
+            plan = replace(plan, record=replace(plan.record, looked_at=False))  # its tokens have no known patches
+        here = (self.adapter.kind, self.adapter.config.width) if self.adapter else None
+        if any((s.kind, s.features.shape[-1]) != here for s in (*plan.subjects, *plan.pictures)):
             raise ValueError(
                 "generate: these subjects do not fit; no adapter is loaded (pass adapter=FILE to CustomContrast.load), "
                 "or they come from another one (make them again with this CustomContrast's `subject`)."
@@ -209,7 +244,8 @@ class CustomContrast:
         options = step_options(scheduler, generators)
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
         layers = len(base.cross_attention_layers)
-        notebook = Notebook(plan.record, passes.prompt, N, len(plan.subjects), grid, layers)
+        normalize = plan.location.normalize
+        notebook = Notebook(plan.record, passes.prompt, N, len(plan.subjects), grid, layers, normalize)
         located = [subject.placement.location for subject in plan.subjects]
         masker = Masker(plan.location, plan.layouts(grid, base.device), located, N)
         masks_wanted = any(located) and plan.location.enabled or bool(plan.subjects) and plan.record.maps
@@ -240,6 +276,8 @@ class CustomContrast:
         about = (
             {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
         )
+        if self.adapter is not None and self.adapter.kind == FORMAT:
+            about = {"format": FORMAT, "kind": self.adapter.config.kind}
         yield Result(
             images=images,
             prompt=passes.prompt.text,
@@ -269,6 +307,24 @@ class CustomContrast:
             return z
         with on_device(self.base.device, self.base.vae):
             return to_output(self.base.decode(z), output_type)
+
+
+def resolve_adapter(
+    adapter: str | Path | None, base: str, weights: str, image_encoder: str | Path | None
+) -> tuple[Path | None, str | Path | None]:
+    """The adapter's file, fetched if need be, and the image encoder: as given, else that of a published IP-Adapter.
+
+    weights: the base's folder; where it brings an image encoder of its own, that one is taken. Raises CheckpointError.
+    """
+    if adapter is None:
+        return None, image_encoder
+    try:
+        file = adapter_file(adapter, base)
+    except HubError as error:
+        raise CheckpointError(f"load_adapter: {error}") from error
+    if image_encoder is None and is_ip_adapter(file) and not (Path(weights) / "image_encoder").is_dir():
+        image_encoder = read_config(file)[0].image_encoder
+    return file, image_encoder
 
 
 class _Clock:

@@ -47,6 +47,7 @@ class Plan:
     on_step: OnStep | None = None
     layout: Layout | None = None  # where subjects are and how they are seen; None = drawn from the base's prior
     output_type: str = "pil"  # what Result.images are: one of `sampling.OUTPUT_TYPES`
+    pictures: tuple[Subject, ...] = ()  # style and layout pictures among the subjects given: they have no place
 
     @classmethod
     def make(cls, base: BaseModel, prompt: str, subjects: Subject | Sequence[Subject], options: dict[str, Any]) -> Plan:
@@ -73,7 +74,9 @@ class Plan:
             given = filled["generator"]
             filled["generator"] = (given,) if isinstance(given, torch.Generator) else tuple(given)
         several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
-        plan = cls(prompt, several, **filled)
+        pictures = tuple(s for s in several if getattr(s, "role", "subject") != "subject")
+        several = tuple(s for s in several if getattr(s, "role", "subject") == "subject")
+        plan = cls(prompt, several, **filled, pictures=pictures)
         for wrong, sentence in plan._complaints(base.scale_factor, base.default_size, len(base.cross_attention_layers)):
             if wrong:
                 raise ValueError(f"generate: {sentence}")
@@ -104,12 +107,16 @@ class Plan:
             ),
             (not all(isinstance(s, Subject) for s in self.subjects), "subjects must come from CustomContrast.subject."),
             (
-                any(not abs(getattr(s, "strength", 0)) <= MAX_SCALE for s in self.subjects),
+                any(not abs(getattr(s, "strength", 0)) <= MAX_SCALE for s in (*self.subjects, *self.pictures)),
                 f"subjects: each strength must be a number from -{MAX_SCALE} to {MAX_SCALE}.",
             ),
             (
                 len(self.subjects) > MAX_SUBJECTS,
                 f"got {len(self.subjects)} subjects; at most {MAX_SUBJECTS} are taken.",
+            ),
+            (
+                len(self.pictures) > MAX_SUBJECTS,
+                f"got {len(self.pictures)} style pictures; at most {MAX_SUBJECTS} are taken.",
             ),
             (
                 self.record.layers is not None and max(self.record.layers) >= layers,
@@ -170,23 +177,32 @@ class Plan:
     def recipe(self) -> dict[str, Any]:
         """The settings as plain values; with the same subjects they make the same picture."""
         layout = {} if self.layout is None else {"layout": asdict(self.layout)}
-        return layout | {
-            "prompt": self.prompt,
-            "subjects": [_about(subject) for subject in self.subjects],
-            "negative_prompt": self.negative_prompt,
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
-            "subject_scale": self.subject_scale,
-            "seed": self.seed if self.generator is None and self.latents is None else None,
-            "height": self.height,
-            "width": self.width,
-            "num_images": self.num_images,
-            "location": asdict(self.location),
-        }
+        pictures = {"pictures": [_about(picture) for picture in self.pictures]} if self.pictures else {}
+        return (
+            layout
+            | pictures
+            | {
+                "prompt": self.prompt,
+                "subjects": [_about(subject) for subject in self.subjects],
+                "negative_prompt": self.negative_prompt,
+                "num_inference_steps": self.num_inference_steps,
+                "guidance_scale": self.guidance_scale,
+                "subject_scale": self.subject_scale,
+                "seed": self.seed if self.generator is None and self.latents is None else None,
+                "height": self.height,
+                "width": self.width,
+                "num_images": self.num_images,
+                "location": asdict(self.location),
+            }
+        )
 
 
 def _about(subject: Subject) -> dict[str, Any]:
     about = {"noun": subject.noun, "strength": subject.strength, "key": subject.key}
+    if subject.layer_scales is not None:
+        about["layer_scales"] = list(subject.layer_scales)
+    if subject.role != "subject":
+        return about | {"role": subject.role}
     placement = subject.placement
     return about if placement.location and not placement.drawn else about | {"placement": placement.to_dict()}
 

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from customcontrast.adapter import Adapter, AdapterOutput
+from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt
 from customcontrast.conditioning.text_encoder import encode_rows
+from customcontrast.ip_adapter import FORMAT, IPAdapter
 from customcontrast.subject import Subject
 
 ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
@@ -90,13 +92,14 @@ def tensor_bytes(value: TextContext | AdapterOutput) -> int:
         tensors = [value.hidden, *([] if value.pooled is None else [value.pooled])]
     else:
         tensors = [*value.keys, *value.values, *value.mfi.text_tokens, value.mfi.visual_tokens]
+        tensors += [x for xs in value.unconditional or () for x in xs]
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 
 class Conditioner:
     """Makes `Conditions`, and keeps the latest contexts and adapter outputs for whoever asks for the same again."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None) -> None:
         self.base = base
         self.adapter = adapter
         self.kept = Kept()
@@ -136,6 +139,22 @@ class Conditioner:
             return replace(context, hidden=torch.zeros_like(context.hidden), pooled=torch.zeros_like(context.pooled))
         return context
 
+    def everywhere(self, pictures: Sequence[Subject]) -> tuple[SubjectBranch, ...]:
+        """Branches of style and layout pictures: their own λ in each layer, the same at every timestep."""
+        outputs = [self._outputs(picture, ()) for picture in pictures]
+        return tuple(
+            SubjectBranch(
+                out.keys,
+                out.values,
+                strength=picture.strength,
+                sink=out.sink,
+                masked=False,
+                layer_scales=picture.layer_scales,
+                unconditional=out.unconditional,
+            )
+            for picture, out in zip(pictures, outputs, strict=True)
+        )
+
     @torch.no_grad()
     def fingerprint(self) -> bytes:
         """What the text encoders say of a text of two tokens: it changes with their weights, type and LoRA layers."""
@@ -154,6 +173,9 @@ class Conditioner:
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
+        if self.adapter.kind == FORMAT:
+            nothing = self.adapter.nothing(self.base)
+            return self.kept.get(("subject", subject.key), lambda: self.adapter.at(subject.features, nothing=nothing))
 
         def make() -> AdapterOutput:
             t = torch.tensor(timesteps, device=self.base.device)

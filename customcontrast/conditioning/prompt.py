@@ -310,6 +310,7 @@ class TokenizedPrompt:
     truncated: str = ""  # words cut off, because the text encoder takes no more
     notes: tuple[str, ...] = ()
     places: tuple[tuple[int, ...], ...] = ()  # token positions of each parsed word; () for one that was cut off
+    nouns: tuple[tuple[int, ...], ...] = ()  # token positions of each subject's class noun
 
     @property
     def end(self) -> int:
@@ -321,6 +322,14 @@ class TokenizedPrompt:
         """p as 0/1 rows over all tokens: (K, S)."""
         rows = torch.zeros(len(self.positions), len(self.ids[0]) + 1)
         return rows.scatter_(1, self.positions % rows.shape[1], 1.0)[:, :-1]  # −1 lands in the extra column
+
+    @cached_property
+    def noun_rows(self) -> Tensor:
+        """Places of each subject's class noun as 0/1 rows over all tokens: (K, S)."""
+        rows = torch.zeros(len(self.nouns), len(self.ids[0]))
+        for row, places in zip(rows, self.nouns, strict=True):
+            row[list(places)] = 1.0
+        return rows
 
 
 def tokenize(
@@ -356,11 +365,26 @@ def tokenize(
         _finish(tokenizer, [parts[i] for i in kept], room + 2)
         for tokenizer, parts in zip(tokenizers, encoded, strict=True)
     )
-    text = " ".join(parsed.words[i].text for i in kept)
+    text = " ".join(parsed.words[i].text for i in kept if n or parsed.words[i].subject is None)
+    nouns = tuple(noun_places(parsed.words, places, k) for k in range(num_subjects))
     truncated = " ".join(parsed.words[i].text for i in cut)
     return TokenizedPrompt(
-        ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes, tuple(places)
+        ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes, tuple(places), nouns
     )
+
+
+def noun_places(words: Sequence[Word], places: Sequence[Sequence[int]], k: int) -> tuple[int, ...]:
+    """Token positions of the class noun of subject k: the kept words before its placeholder, without an article.
+
+    places: token positions of each word.
+    """
+    end = next((i for i, word in enumerate(words) if word.subject == k), 0)
+    start = end
+    while start > 0 and words[start - 1].keep and words[start - 1].subject is None:
+        if start < end and _bare(words[start - 1]) in _ARTICLES:
+            break
+        start -= 1
+    return tuple(place for i in range(start, end) for place in places[i])
 
 
 def _encode_words(tokenizer: CLIPTokenizer, words: Sequence[Word], n: int) -> list[list[int]]:

@@ -183,6 +183,8 @@ def subject_state(
     *,
     size: tuple[int, int],
     strengths: Sequence[float | Tensor] | None = None,
+    layer_scales: Sequence[Sequence[float] | None] = (),
+    everywhere: Sequence[SubjectBranch] = (),
     unconditional: TextContext | None = None,
     repeat: int = 1,
     masks: Tensor | None = None,
@@ -196,6 +198,8 @@ def subject_state(
 
     context: C(t, l) of B prompts, from `encode_contexts`. prompts: the same prompts, for the places of S*.
     outputs: what the adapter said of each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
+    layer_scales: what each subject's λ is multiplied by in each layer, None = 1; () for none. everywhere: see
+        SubjectState.
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.
     repeat: pictures per prompt; the UNet call then has (B [+ B unconditional]) · repeat rows.
     masks, location, recorder, kept: see SubjectState. masked: whether masks hold for each subject k; () = for all.
@@ -213,18 +217,24 @@ def subject_state(
     longest = max(group.hidden.shape[2] for group in groups)
     groups = [group.padded(longest) for group in groups]
     places = None
+    by_noun = bool(outputs) and outputs[0].by_noun
+    layer_scales = layer_scales or [None] * len(outputs)
     if outputs:
-        places = torch.stack([prompt.position_rows[:, :longest] for prompt in prompts]).to(base.device)
+        rows = [prompt.noun_rows if by_noun else prompt.position_rows for prompt in prompts]
+        places = torch.stack([row[:, :longest] for row in rows]).to(base.device)
     branches = tuple(
         SubjectBranch(
             keys=[_spread(key, repeat) for key in out.keys],
             values=[_spread(value, repeat) for value in out.values],
-            positions=_spread(places[:, k], repeat) if out.mfi.text_tokens else None,
+            positions=_spread(places[:, k], repeat) if by_noun or out.mfi.text_tokens else None,
             strength=strength,
             sink=out.sink,
             masked=on,
+            named=not by_noun,
+            layer_scales=scales,
+            unconditional=out.unconditional,
         )
-        for k, (out, strength, on) in enumerate(zip(outputs, strengths, masked, strict=True))
+        for k, (out, strength, on, scales) in enumerate(zip(outputs, strengths, masked, layer_scales, strict=True))
     )
     lengths = None
     if context.lengths is not None:
@@ -236,6 +246,7 @@ def subject_state(
         text=tuple(group.hidden for group in groups),
         size=(int(size[0]), int(size[1])),
         branches=branches,
+        everywhere=tuple(everywhere),
         repeat=repeat,
         first=0 if unconditional is None else len(unconditional.hidden) * repeat,
         masks=masks,
