@@ -196,12 +196,19 @@ def _folder(repo: str, parts: dict[str, bool], half: bool, extra: str = "") -> P
 
 
 def _cached(repo: str) -> Path | None:
-    from huggingface_hub import snapshot_download
+    """The snapshot of the main revision in the cache, complete or not.
 
+    huggingface_hub's own look refuses a snapshot that lacks files nobody here reads.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
     try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except Exception:  # not in the cache, in whatever way the client says so
+        folder = place / "snapshots" / (place / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
         return None
+    return folder if folder.is_dir() else None
 
 
 def _names(folder: Path) -> list[str]:

@@ -73,8 +73,8 @@ class IPAdapterConfig:
             and ("image_proj.norm.weight" in shapes)
         ):
             raise CheckpointError(
-                f"load_adapter: {name} is an IP-Adapter FaceID, which reads a face recogniser's vectors; take plus-face "
-                "instead."
+                f"load_adapter: {name} is an IP-Adapter FaceID, which reads a face recogniser's vectors; take "
+                "plus-face instead."
             )
         layers = sum(key.endswith(".to_k_ip.weight") for key in shapes)
         try:

@@ -26,6 +26,7 @@ from customcontrast.conditioning.text_context import TextContext, subject_state
 from customcontrast.layout import Layout, layout_channels
 from customcontrast.output import Notebook
 from customcontrast.plan import Plan
+from customcontrast.sampling import rescaled
 from customcontrast.subject import Subject
 
 SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest
@@ -99,7 +100,8 @@ class OnePass:
         if not guided:
             return prediction
         without, with_prompt = prediction.chunk(2)
-        return without + self.plan.guidance_scale * (with_prompt - without)
+        mixed = without + self.plan.guidance_scale * (with_prompt - without)
+        return rescaled(mixed, with_prompt, self.plan.guidance_rescale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +243,7 @@ def make_passes(
     everywhere = conditioner.everywhere(plan.pictures)
 
     def one(prompt: str | ParsedPrompt, subjects: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
-        conditions = conditioner.conditions(prompt, subjects, timesteps)
+        conditions = conditioner.conditions(prompt, subjects, timesteps, plan.clip_skip)
         without = conditioner.unconditional(plan.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
         strengths, scales = [plan.subject_scale * s.strength for s in subjects], [s.layer_scales for s in subjects]

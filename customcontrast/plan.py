@@ -47,6 +47,8 @@ class Plan:
     on_step: OnStep | None = None
     layout: Layout | None = None  # where subjects are and how they are seen; None = drawn from the base's prior
     output_type: str = "pil"  # what Result.images are: one of `sampling.OUTPUT_TYPES`
+    guidance_rescale: float = 0.0  # see `sampling.rescaled`
+    clip_skip: int = 0  # layers of the text encoders that are left out at their end
     pictures: tuple[Subject, ...] = ()  # style and layout pictures among the subjects given: they have no place
 
     @classmethod
@@ -60,11 +62,15 @@ class Plan:
             "negative_prompt": "",
             "location": LocationConfig(),
             "record": RecordConfig(),
+            "guidance_rescale": 0.0,
+            "clip_skip": 0,
         }
         filled = {name: defaults.get(name) if value is None else value for name, value in options.items()}
-        for name in ("guidance_scale", "subject_scale"):
+        for name in ("guidance_scale", "subject_scale", "guidance_rescale"):
+            if name not in filled:
+                continue
             filled[name] = _number(name, filled[name])
-        for name in ("num_inference_steps", "seed", "height", "width", "num_images", "preview_every"):
+        for name in ("num_inference_steps", "seed", "height", "width", "num_images", "preview_every", "clip_skip"):
             if name in filled:
                 filled[name] = _plain(filled[name])
         for name, kind in (("location", LocationConfig), ("record", RecordConfig)):
@@ -81,6 +87,9 @@ class Plan:
             if wrong:
                 raise ValueError(f"generate: {sentence}")
         plan._check_start(base)
+        deepest = min(encoder.config.num_hidden_layers for encoder in base.text_encoders) + base.spec.hidden_layer
+        if not _whole(plan.clip_skip, 0, deepest):
+            raise ValueError(f"generate: clip_skip={plan.clip_skip!r} must be 0 to {deepest} for base {base.name!r}.")
         if plan.layout is not None and not base.layout_channels:
             raise ValueError(
                 f"generate: layout is given, and base {base.name!r} takes none; leave it out, or give "
@@ -121,6 +130,10 @@ class Plan:
             (
                 self.record.layers is not None and max(self.record.layers) >= layers,
                 f"record.layers={self.record.layers}; this model's cross-attention layers are 0 to {layers - 1}.",
+            ),
+            (
+                not 0 <= self.guidance_rescale <= 1,
+                f"guidance_rescale={self.guidance_rescale!r} must be a number from 0 to 1.",
             ),
             (
                 self.output_type not in OUTPUT_TYPES,
@@ -178,9 +191,11 @@ class Plan:
         """The settings as plain values; with the same subjects they make the same picture."""
         layout = {} if self.layout is None else {"layout": asdict(self.layout)}
         pictures = {"pictures": [_about(picture) for picture in self.pictures]} if self.pictures else {}
+        changed = {"guidance_rescale": self.guidance_rescale, "clip_skip": self.clip_skip}
         return (
             layout
             | pictures
+            | {name: value for name, value in changed.items() if value}
             | {
                 "prompt": self.prompt,
                 "subjects": [_about(subject) for subject in self.subjects],

@@ -114,22 +114,26 @@ class Conditioner:
         n = self.placeholder_tokens if subjects else 0
         return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], n)
 
-    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+    def conditions(
+        self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor, clip_skip: int = 0
+    ) -> Conditions:
         """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
         tokenized = self.tokenized(prompt, subjects)
         n = tokenized.positions.shape[1]
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
         encoders = self.fingerprint()
         if not subjects:
-            return Conditions(tokenized, distinct, self._text(tokenized, encoders), (), encoders)
+            return Conditions(tokenized, distinct, self._text(tokenized, encoders, clip_skip), (), encoders)
 
         outputs = tuple(self._outputs(subject, distinct) for subject in subjects)
         if not n:
-            return Conditions(tokenized, distinct, self._text(tokenized, encoders), outputs, encoders)
+            return Conditions(tokenized, distinct, self._text(tokenized, encoders, clip_skip), outputs, encoders)
         places = tuple(tokenized.positions.flatten().tolist())
-        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct)
+        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
         tokens = [output.mfi.text_tokens for output in outputs]
-        context = self.kept.get(key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens))
+        context = self.kept.get(
+            key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens, clip_skip=clip_skip)
+        )
         return Conditions(tokenized, distinct, context, outputs, encoders)
 
     def unconditional(self, negative_prompt: str, encoders: bytes | None = None) -> TextContext:
@@ -167,9 +171,10 @@ class Conditioner:
                 digest.update(b"" if x is None else x.float().cpu().numpy().tobytes())
         return digest.digest()
 
-    def _text(self, prompt: TokenizedPrompt, encoders: bytes) -> TextContext:
+    def _text(self, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int = 0) -> TextContext:
         """Text without S*: one context for all timesteps and layers."""
-        return self.kept.get(("text", encoders, _ids(prompt)), lambda: encode_contexts(self.base, [prompt]))
+        key = ("text", encoders, _ids(prompt), clip_skip)
+        return self.kept.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
@@ -197,16 +202,18 @@ class VisualConditioner(Conditioner):
         """0: the prompt is read without S*."""
         return 0
 
-    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+    def conditions(
+        self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor, clip_skip: int = 0
+    ) -> Conditions:
         """As `Conditioner.conditions`, with the plain text context in place of C(t, l)."""
         if not subjects:
-            return super().conditions(prompt, subjects, timesteps)
+            return super().conditions(prompt, subjects, timesteps, clip_skip)
         plain = self.tokenized(prompt, subjects)
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
         encoders = self.fingerprint()
         outputs = [self._outputs(subject, distinct) for subject in subjects]
         silent = tuple(replace(out, mfi=replace(out.mfi, text_tokens=[])) for out in outputs)
-        return Conditions(plain, distinct, self._text(plain, encoders), silent, encoders)
+        return Conditions(plain, distinct, self._text(plain, encoders, clip_skip), silent, encoders)
 
 
 def _ids(prompt: TokenizedPrompt) -> tuple[tuple[int, ...], ...]:

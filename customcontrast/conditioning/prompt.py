@@ -23,6 +23,7 @@ _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
 # A stranger's text goes through these: possessive quantifiers (++) keep them linear in its length.
 _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _TAG = re.compile(r"<\s*+(?:/[^<>]*+|[\w-]++:[^<>]*+|[\w-]++\s*+/)>")  # <lora:x:1>, </b>, <br/>
+_WEIGHT = re.compile(r"\(([^():]*+)(?<!\d):\s*+(?:\d++(?:\.\d*+)?|\.\d++)\s*+\)")  # (word:1.3)
 _CLOSING = re.compile(r"</\s*+([\w-]++)")
 _ANGLES = re.compile(r"<[^<>]*+>")
 _BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
@@ -70,11 +71,12 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     prompt: any text. nouns: the class noun of each subject, in order.
     Places are taken from S*, S1*, …; then <marked words> that are a subject's noun; then the noun's first free
     occurrence (plural too), the longest noun first; then any other <marked word>. A subject the prompt does not mention
-    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note.
+    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note, and the
+    weight in (word:1.3) too.
     """
     notes: list[str] = []
     text = _NO_TEXT.sub(" ", unicodedata.normalize("NFC", check_text("prompt", prompt)))
-    text = without_tags(text, notes)
+    text = without_weights(without_tags(text, notes), notes)
     nouns = [clean_noun(noun) for noun in nouns]
     if not nouns:
         text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
@@ -161,6 +163,16 @@ def without_tags(text: str, notes: list[str]) -> str:
         return match[0]
 
     return _ANGLES.sub(leave_out, text)
+
+
+def without_weights(text: str, notes: list[str]) -> str:
+    """The text with "(word:1.3)" of other tools read as "word": prompt weights are not applied here."""
+
+    def plain(match: re.Match[str]) -> str:
+        notes.append(f"{match[0]} asks for a weight; weights are not applied, it was read as plain text.")
+        return match[1]
+
+    return _WEIGHT.sub(plain, text)
 
 
 def _take_own_mark(match: re.Match[str], nouns: Sequence[str], free: list[int]) -> str:

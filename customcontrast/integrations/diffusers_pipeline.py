@@ -293,14 +293,17 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         output_type: str = "pil",
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
         return_dict: bool = True,
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler, layout: as in `CustomContrast.stream`; None is the base's own. Several
-        prompts share the subjects, or have a list of them each. generator: one for all pictures, or N. seed: in its
-        place, picture i then uses seed + i; neither = a new seed, from PyTorch's global generator. latents:
-        starting noise (N, C, h, w) of unit variance. record: maps to keep; `RecordConfig(maps=False)` is the fastest.
+        prompt, subjects, height … scheduler, layout, guidance_rescale, clip_skip: as in `CustomContrast.stream`; None
+        is the base's own. Several prompts share the subjects, or have a list of them each. generator: one for all
+        pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed, from PyTorch's global
+        generator. latents: starting noise (N, C, h, w) of unit variance. record: maps to keep;
+        `RecordConfig(maps=False)` is the fastest.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
         stops there: the pictures are decoded as they are, further prompts are not begun.
@@ -341,6 +344,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 latents=None if latents is None else latents[rows],
                 on_step=callback,
                 output_type=output_type,
+                guidance_rescale=guidance_rescale,
+                clip_skip=clip_skip,
             )
             streams.append(stream)
         try:
