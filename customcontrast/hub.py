@@ -14,7 +14,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ADAPTERS", "HubError", "Published", "adapter_file", "encoder_folder", "fp16_only", "pipeline_folder"]
+__all__ = [
+    "ADAPTERS",
+    "NAMES",
+    "HubError",
+    "Published",
+    "adapter_file",
+    "encoder_folder",
+    "fp16_only",
+    "in_cache",
+    "is_name",
+    "pipeline_folder",
+]
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +90,17 @@ ADAPTERS: dict[tuple[str, str], Published] = {
     ),
 }  # fmt: skip
 NAMES = tuple(dict.fromkeys(name for name, _ in ADAPTERS))
+
+
+def is_name(source: str) -> bool:
+    """Whether this names an adapter of the hub (`adapter_file`), not a file here."""
+    return source in NAMES or _HUB_PATH.fullmatch(source) is not None
+
+
+def in_cache(repo: str) -> bool:
+    """Whether a pipeline of the hub is in the cache, as far as a look at its index can tell."""
+    folder = _cached(repo)
+    return folder is not None and (folder / "model_index.json").is_file()
 
 
 def adapter_file(source: str | Path, base: str) -> Path:
