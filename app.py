@@ -19,6 +19,7 @@ from customcontrast.ui.page import EXAMPLES, Page  # noqa: E402, I001 - first: i
 
 import gradio as gr  # noqa: E402
 
+from customcontrast.hub import NAMES, is_name  # noqa: E402
 from customcontrast.ui.service.service import CHOICES, Studio, StudioConfig  # noqa: E402
 from customcontrast.ui.theme import CSS, NAMED_FRAMES, TOGGLE, theme  # noqa: E402
 
@@ -40,7 +41,14 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="app.py", description="CustomContrast's page and its API.")
     parser.add_argument("--base", choices=list(CHOICES), default=env("base", "toyland"), help="base model")
     parser.add_argument("--weights", default=env("weights"), help="folder of the base model's weights")
-    parser.add_argument("--adapter", default=env("adapter"), help="adapter.safetensors to use with it")
+    parser.add_argument(
+        "--adapter",
+        default=env("adapter"),
+        help=f"adapter.safetensors to use with it, one of {', '.join(NAMES)}, or owner/name:path on the hub",
+    )
+    parser.add_argument(
+        "--image-encoder", default=env("image_encoder"), help="CLIP image encoder: folder, or owner/name:folder"
+    )
     parser.add_argument("--sam-checkpoint", default=env("sam_checkpoint"), help="segment-anything weights for clicks")
     parser.add_argument("--device", default=env("device"), help="cpu or cuda (the best one present)")
     parser.add_argument(
@@ -58,6 +66,8 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     for name in ("weights", "adapter", "sam_checkpoint"):
         path = getattr(chosen, name)
+        if name == "adapter" and path and is_name(path):
+            continue
         if path and not Path(path).exists() and (name != "weights" or path.startswith((".", "/"))):
             parser.error(f"--{name.replace('_', '-')}: there is nothing at {path!r}; check the path.")
     if chosen.mcp and importlib.util.find_spec("mcp") is None:
@@ -67,7 +77,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, str]:
     """Start the server; the model is loaded while the page already answers. Returns the app and its address."""
-    config = StudioConfig(chosen.base, chosen.weights, chosen.adapter, chosen.sam_checkpoint, chosen.device)
+    config = StudioConfig(
+        chosen.base, chosen.weights, chosen.adapter, chosen.sam_checkpoint, chosen.device, chosen.image_encoder
+    )
     shared = Studio(config)
     demo = Page(shared).build()
     demo.queue(max_size=chosen.queue_size, default_concurrency_limit=4)

@@ -7,18 +7,23 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from customcontrast.attention.layers import LayerSpec, SubjectAttention
-from customcontrast.base_model import BaseModel, encoder_config
+from customcontrast.base_model import BaseModel, encoder_config, same_encoder
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
+from customcontrast.encoder.image_features import extract
 from customcontrast.errors import CheckpointError
 from customcontrast.tensor_files import write_tensors
+
+if TYPE_CHECKING:
+    from customcontrast.ip_adapter import IPAdapter
 
 FORMAT = "customcontrast-adapter-1"
 ABLATIONS = ("textual", "tv_fusion", "sink")
@@ -32,9 +37,12 @@ class AdapterOutput:
     keys: list[Tensor]  # K_v of Eq. 3 with the null key first: L × (B, n+1, width_l)
     values: list[Tensor]  # V_v, alike
     sink: bool  # whether the first key is the null key
+    by_noun: bool = False  # there is no S*: where the subject is, its noun's text map says
+    unconditional: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.unconditional`
 
     def row(self, i: int) -> AdapterOutput:
-        """The i-th sample (or timestep) alone."""
+        """The i-th sample (or timestep) alone; the only one there is, where all are the same."""
+        i = min(i, len(self.keys[0]) - 1)
         keep = slice(i, i + 1)
         mfi = MFIOutput(
             [tokens[keep] for tokens in self.mfi.text_tokens],
@@ -42,7 +50,8 @@ class AdapterOutput:
             self.mfi.visual_tokens[keep],
             self.mfi.visual_cls[keep],
         )
-        return AdapterOutput(mfi, [k[keep] for k in self.keys], [v[keep] for v in self.values], self.sink)
+        keys, values = ([x[keep] for x in xs] for xs in (self.keys, self.values))
+        return AdapterOutput(mfi, keys, values, self.sink, self.by_noun, self.unconditional)
 
     @staticmethod
     def cat(parts: Sequence[AdapterOutput]) -> AdapterOutput:
@@ -65,6 +74,9 @@ class Adapter(nn.Module):
     `forward` uses every parameter, so it can be wrapped in DistributedDataParallel as it is.
     """
 
+    kind = "customcontrast"
+    normalize = "raw"  # of its location maps; see LocationConfig
+
     def __init__(self, config: EncoderConfig, specs: tuple[LayerSpec, ...], base_name: str = "") -> None:
         super().__init__()
         self.config = config
@@ -72,11 +84,20 @@ class Adapter(nn.Module):
         self.encoder = MFIEncoder(config)
         self.attention = SubjectAttention(config, specs)
         self.metadata: dict[str, Any] = {}  # what the file said of itself: step, revision, …
+        self.image_encoder: dict[str, Any] | None = None  # whose features it reads, `BaseModel.encoder_id`
 
     @classmethod
     def create(cls, base: BaseModel, **overrides: Any) -> Adapter:
         """An untrained adapter for `base`, float32 on its device; overrides are EncoderConfig fields."""
-        return cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
+        adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
+        adapter.image_encoder = base.encoder_id
+        return adapter
+
+    @torch.no_grad()
+    def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
+        """f_I of one subject's references, joined along the tokens: (1, references · 3N, d)."""
+        f_I = self.encoder.encode_image(extract(base, pictures, self.config.image_layers))  # (references, 3N, d)
+        return f_I.reshape(1, -1, f_I.shape[-1])
 
     def forward(self, hidden_states: tuple[Tensor, ...], t: Tensor) -> AdapterOutput:
         """hidden_states: three CLIP layers, each (B, N, d_I) (`image_features.extract`); t: (B,)."""
@@ -98,22 +119,30 @@ def git_revision() -> str:
         return ""
 
 
-def save_adapter(adapter: Adapter, path: str | Path, dtype: torch.dtype | None = None, **meta: Any) -> Path:
-    """Write `adapter` to one safetensors file.
+def save_adapter(adapter: Adapter | IPAdapter, path: str | Path, dtype: torch.dtype | None = None, **meta: Any) -> Path:
+    """Write `adapter` to one safetensors file; an IP-Adapter in its published layout.
 
     dtype: store weights in this type (default: as they are). meta: anything JSON can hold, such as step=1000.
     Raises OSError where it cannot be written; a file that was there before is then still whole.
     """
+    if not isinstance(adapter, Adapter):
+        from customcontrast.ip_adapter import save_ip_adapter  # it is built on this module
+
+        return save_ip_adapter(adapter, path, dtype, **meta)
     path = Path(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"save_adapter: path={str(path)!r} must end in .safetensors.")
-    about = {
-        "format": FORMAT,
-        "base": adapter.base_name,
-        "config": adapter.config.to_dict(),
-        "ablation": {flag: getattr(adapter.config, flag) for flag in ABLATIONS},
-        "revision": git_revision(),
-    } | meta
+    about = (
+        {
+            "format": FORMAT,
+            "base": adapter.base_name,
+            "config": adapter.config.to_dict(),
+            "ablation": {flag: getattr(adapter.config, flag) for flag in ABLATIONS},
+            "revision": git_revision(),
+        }
+        | ({"image_encoder": adapter.image_encoder} if adapter.image_encoder else {})
+        | meta
+    )
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in adapter.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -127,15 +156,22 @@ def save_adapter(adapter: Adapter, path: str | Path, dtype: torch.dtype | None =
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What an adapter file says of itself: base, config, ablation, step, revision, … Raises CheckpointError."""
-    return _open(Path(path))[0]
+    from customcontrast.ip_adapter import is_ip_adapter, read_config
+
+    return read_config(path)[1] if is_ip_adapter(Path(path)) else _open(Path(path))[0]
 
 
-def load_adapter(path: str | Path, base: BaseModel) -> Adapter:
+def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
     """Read an adapter for `base`: float32 weights become base.dtype, on base.device, in evaluation mode.
 
-    Checks the format, the base, and every key and shape. Raises CheckpointError with one sentence.
+    A published IP-Adapter file is recognised by its keys. Checks the format, the base, the image encoder, and every key
+    and shape. Raises CheckpointError with one sentence.
     """
+    from customcontrast.ip_adapter import is_ip_adapter, load_ip_adapter
+
     path = Path(path)
+    if path.suffix == ".safetensors" and is_ip_adapter(path):
+        return load_ip_adapter(path, base)
     about, weights = _open(path)
     if about["base"] and about["base"] != base.name:
         raise CheckpointError(f"load_adapter: {path.name} was trained for base {about['base']!r}, not {base.name!r}.")
@@ -144,12 +180,17 @@ def load_adapter(path: str | Path, base: BaseModel) -> Adapter:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"load_adapter: the config in {path.name} cannot be used ({error}).") from error
     _check_base(config, base, path.name)
+    if not same_encoder(about.get("image_encoder"), base.encoder_id):
+        raise CheckpointError(
+            f"load_adapter: {path.name} was trained with the image encoder {about['image_encoder'].get('id')!r}, this "
+            f"base has {base.encoder_id['id']!r}; pass image_encoder= the first of them."
+        )
 
     with torch.device("meta"):
         adapter = Adapter(config, base.cross_attention_layers, base.name)
-    _check_weights(adapter.state_dict(), weights, path.name)
+    check_weights(adapter.state_dict(), weights, path.name)
     adapter.load_state_dict(weights, assign=True)
-    adapter.metadata = about
+    adapter.metadata, adapter.image_encoder = about, about.get("image_encoder")
     return adapter.to(base.device, base.dtype).requires_grad_(False).eval()
 
 
@@ -178,7 +219,8 @@ def _check_base(config: EncoderConfig, base: BaseModel, name: str) -> None:
             raise CheckpointError(f"load_adapter: {name} needs a base with {fact}={wanted}; {base.name} has {found}.")
 
 
-def _check_weights(wanted: dict[str, Tensor], found: dict[str, Tensor], name: str) -> None:
+def check_weights(wanted: dict[str, Tensor], found: dict[str, Tensor], name: str) -> None:
+    """Every key and shape is there, and no other; floats, all finite. Raises CheckpointError."""
     missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing:
         raise CheckpointError(f"load_adapter: {name} lacks {len(missing)} weights, the first is {missing[0]!r}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,13 +24,14 @@ from transformers import (
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
-from customcontrast.errors import BaseModelError
+from customcontrast.errors import BaseModelError, HubError
+from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
 from customcontrast.specs import BASES, BaseSpec
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
 FACTS = "base.json"  # beside an embedded base's weights: what its training tells of its use
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_SIGNATURE = ("class_embedding", "position_embedding.weight", "post_layernorm.weight", "visual_projection.weight")
 
 
 @dataclass
@@ -54,6 +55,7 @@ class BaseModel:
     zero_empty_prompt: bool = False  # the unconditional text is all zeros, not the empty prompt's (SDXL)
     masks_padding: bool = False  # trained with the prompt's own tokens alone: text attention sees no padding
     layout_prior: LayoutPrior | None = None  # layouts where nobody asks for one; None = it takes none, or has none
+    encoder_name: str = ""  # hub id of the image encoder ("owner/name:folder"), if it came from there
 
     @property
     def spec(self) -> BaseSpec:
@@ -94,6 +96,20 @@ class BaseModel:
         """Rows and columns of patches that the CLIP image encoder divides a picture into."""
         side = self.image_encoder.config.image_size // self.image_encoder.config.patch_size
         return side, side
+
+    @cached_property
+    def encoder_id(self) -> dict[str, Any] | None:
+        """What the image encoder is known by, for adapter files: its name, and a few sizes of its weights.
+
+        None where the weights are not in memory. Compare with `same_encoder`.
+        """
+        model = self.image_encoder
+        weights = [p for name, p in model.named_parameters() if name.endswith(_SIGNATURE)]
+        if not weights or any(p.device.type == "meta" for p in weights):
+            return None
+        c = model.config
+        name = self.encoder_name or f"CLIP of width {c.hidden_size}, {c.num_hidden_layers} layers"
+        return {"id": name, "signature": [float(p.detach().double().pow(2).mean().sqrt()) for p in weights]}
 
     def added_conditions(
         self, pooled: Tensor | None, height: int, width: int, origins: Tensor | None = None
@@ -141,10 +157,13 @@ def load_base(
 ) -> BaseModel:
     """Load a base model for inference or adapter training: frozen, in evaluation mode.
 
-    name: a key of BASES. weights: a diffusers pipeline folder or a hub id (default: the spec's own).
+    name: a key of BASES. weights: a diffusers pipeline folder, a hub id (default: the spec's own), or one checkpoint
+    file (.safetensors) as Stable Diffusion's finetunes are handed around.
     device: default CUDA where there is one. dtype: default float16 on CUDA, float32 on a CPU.
-    image_encoder: folder or hub id of the CLIP image encoder, if `weights` has no `image_encoder` folder.
-    Only safetensors are read, never pickles. Raises BaseModelError with one sentence.
+    image_encoder: folder or hub id ("owner/name", "owner/name:folder") of the CLIP image encoder, if `weights` has no
+    `image_encoder` folder; one without preprocessor_config.json gets CLIP's own statistics at its picture size.
+    In half precision, half-precision weight files are taken where there are any. Only safetensors are read, never
+    pickles. Raises BaseModelError with one sentence.
     """
     if not isinstance(name, str) or name not in BASES:
         raise BaseModelError(f"load_base: there is no base model {name!r}; choose one of {', '.join(BASES)}.")
@@ -155,11 +174,19 @@ def load_base(
             f"load_base: the {name} weights are missing from customcontrast/weights/{name}; "
             "train them with train/base/pretrain.py, or pass weights=FOLDER."
         )
-    if weights is not None and (len(source) > 1000 or not _is_folder(source)) and not _HUB_ID.fullmatch(source):
+    single = source.endswith(".safetensors") and _is_file(source)
+    local = single or len(source) <= 1000 and _is_folder(source)
+    if weights is not None and not local and not HUB_ID.fullmatch(source):
         shown = source[:100]
-        raise BaseModelError(f"load_base: there is no folder {shown!r}; pass weights=FOLDER or a hub id (owner/name).")
+        raise BaseModelError(
+            f"load_base: there is no folder {shown!r}; pass weights=FOLDER, a .safetensors checkpoint or a hub id "
+            "(owner/name)."
+        )
     device = _device(device)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    half = dtype in (torch.float16, torch.bfloat16)
+    if not local or single:
+        source = _fetched(spec, spec.weights if single else source, half, settings_only=single)
 
     def part(cls: type, folder: str, source: str = source, **options: Any) -> Any:
         if Path(source).is_dir() and not (Path(source) / folder).is_dir():
@@ -169,11 +196,21 @@ def load_base(
     def frozen(model: nn.Module) -> nn.Module:
         return model.requires_grad_(False).eval().to(device)
 
+    def variant(folder: str, source: str) -> dict[str, str]:
+        return {"variant": "fp16"} if fp16_only(Path(source) / folder, half) else {}
+
     def transformer(cls: type, folder: str, source: str = source) -> nn.Module:
-        return frozen(part(cls, folder, source, dtype=dtype, use_safetensors=True))
+        if single and source == settings:
+            return frozen(pipe.components[folder].to(dtype))
+        return frozen(part(cls, folder, source, dtype=dtype, use_safetensors=True, **variant(folder, source)))
 
     def diffuser(cls: type, folder: str, dtype: torch.dtype) -> nn.Module:
-        return frozen(part(cls, folder, torch_dtype=dtype, use_safetensors=True))
+        if single:
+            return frozen(pipe.components[folder].to(dtype))
+        return frozen(part(cls, folder, torch_dtype=dtype, use_safetensors=True, **variant(folder, source)))
+
+    settings = source
+    pipe = _read_single_file(spec, str(weights), settings, dtype) if single else None
 
     vae_config = _config(AutoencoderKL, "vae", source, name)
     upcast = dtype == torch.float16 and vae_config.get("force_upcast", True) and spec.pooled
@@ -187,9 +224,21 @@ def load_base(
             f"load_base: the UNet of {source!r} takes {takes} channels for {gives} of latents (for inpainting, "
             "editing?); pass weights=FOLDER of a text-to-image model."
         )
-    vision_source, vision_folder, processor_folder = source, "image_encoder", "feature_extractor"
-    if image_encoder is not None or (not _has(source, "image_encoder") and spec.image_encoder):
-        vision_source, vision_folder, processor_folder = str(image_encoder or spec.image_encoder), "", ""
+    vision_source, vision_folder, processor_folder, encoder_name = source, "image_encoder", "feature_extractor", ""
+    if image_encoder is not None or (not _has(source, "image_encoder") and spec.image_encoder) or single:
+        encoder_name = str(image_encoder or spec.image_encoder)
+        try:
+            vision_source, vision_folder, processor_folder = str(encoder_folder(encoder_name, half)), "", ""
+        except HubError as error:
+            raise BaseModelError(f"load_base: {error}") from error
+        encoder_name = "" if _is_folder(encoder_name) else encoder_name
+    vision = transformer(CLIPVisionModelWithProjection, vision_folder, vision_source)
+    processor_file = Path(vision_source) / processor_folder / "preprocessor_config.json"
+    if processor_folder or processor_file.is_file():
+        processor = part(CLIPImageProcessor, processor_folder, vision_source)
+    else:
+        side = vision.config.image_size
+        processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return BaseModel(
         name=name,
         tokenizers=[part(CLIPTokenizer, text.tokenizer) for text in spec.text_parts],
@@ -199,8 +248,9 @@ def load_base(
         unet=unet,
         vae=vae,
         scheduler=_scheduler(source, name),
-        image_encoder=transformer(CLIPVisionModelWithProjection, vision_folder, vision_source),
-        image_processor=part(CLIPImageProcessor, processor_folder, vision_source),
+        image_encoder=vision,
+        image_processor=processor,
+        encoder_name=encoder_name,
         default_size=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
         default_steps=spec.steps,
         default_guidance=spec.guidance,
@@ -211,6 +261,42 @@ def load_base(
         layout_prior=LayoutPrior.from_dict(facts["layout"]) if facts.get("layout") else None,
         zero_empty_prompt=spec.pooled and _zero_empty_prompt(source),
     )
+
+
+def same_encoder(known: Any, here: dict[str, Any] | None) -> bool:
+    """Whether two image encoders (`BaseModel.encoder_id`) are one, as far as both are known.
+
+    By their weights, not their names: one encoder lies in many folders. Half precision rounds by less than the 2e-3
+    that are let through (bfloat16: 2⁻⁹ of a weight).
+    """
+    theirs = known.get("signature") if isinstance(known, dict) else None
+    if here is None or not isinstance(theirs, list) or not all(isinstance(x, int | float) for x in theirs):
+        return True
+    ours = here["signature"]
+    return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=2e-3) for a, b in zip(ours, theirs, strict=True))
+
+
+def _fetched(spec: BaseSpec, repo: str, half: bool, settings_only: bool) -> str:
+    """A hub id's files on this machine, as a folder."""
+    weights = ["unet", "vae", *(folder for _, folder, _ in spec.text_parts)]
+    settings = ["scheduler", *(folder for folder, _, _ in spec.text_parts)]
+    try:
+        if settings_only:
+            return str(pipeline_folder(repo, (), [*weights, *settings]))
+        return str(pipeline_folder(repo, weights, settings, half))
+    except HubError as error:
+        raise BaseModelError(f"load_base: {error}") from error
+
+
+def _read_single_file(spec: BaseSpec, file: str, settings: str, dtype: torch.dtype) -> Any:
+    """diffusers' pipeline of one checkpoint file, with the settings of the base's own repository."""
+    cls = diffusers.StableDiffusionXLPipeline if spec.pooled else diffusers.StableDiffusionPipeline
+    options = {} if spec.pooled else {"safety_checker": None}
+
+    def load() -> Any:
+        return cls.from_single_file(file, config=settings, torch_dtype=dtype, local_files_only=True, **options)
+
+    return _read(load, "", file, spec.name)
 
 
 def encoder_config(base: BaseModel, **overrides: Any) -> EncoderConfig:
@@ -244,6 +330,13 @@ def _is_folder(source: str) -> bool:
     try:
         return Path(source).is_dir()
     except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
+def _is_file(source: str) -> bool:
+    try:
+        return Path(source).is_file()
+    except (OSError, ValueError):
         return False
 
 

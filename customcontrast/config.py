@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+NORMALIZATIONS = ("raw", "layer")  # of the maps that make a location mask
 MAX_SIZE = 65_536  # of any one size of an encoder: what is larger is a damaged file
 _SIZES = ("width", "visual_queries", "text_queries", "depth", "heads", "feedforward", "fourier_bands")
 
@@ -130,6 +131,14 @@ class LocationConfig:
     freeze_step: int | None = None  # last step whose map makes a new mask; None = all of them
     mask_visual: bool = True  # M multiplies the visual branch's output
     mask_text: bool = True  # M multiplies the S* columns of the text map, then the row is renormalised
+    # Before the average over layers: "raw" = maps as they are, "layer" = each layer's map to [0, 1] first (MoMA, Song
+    # et al. 2024). Raw is the map of Eq. 8, which our adapters are trained on, so its scale means the same in training
+    # and here. A noun's text map was never trained to say where: its mass differs from layer to layer, and raw the
+    # heaviest would decide alone. None = the adapter's own: "raw" for ours, "layer" for an IP-Adapter.
+    normalize: str | None = None
+    # An IP-Adapter has pictures in the unconditional half too (a black one). Where M keeps the picture out of one half
+    # alone, guidance would push those places away from the black picture: so M holds for both halves. Ours has none.
+    mask_unconditional: bool = True
     apart: bool = False  # several subjects: each in a pass of its own (`passes`), K times the UNet's work
 
     def __post_init__(self) -> None:
@@ -139,7 +148,11 @@ class LocationConfig:
             raise ConfigError(f"LocationConfig: start_step={self.start_step!r} must be 2 or more; step 1 has no mask.")
         if self.freeze_step is not None and (not _is(self.freeze_step, int) or self.freeze_step < 1):
             raise ConfigError(f"LocationConfig: freeze_step={self.freeze_step!r} must be 1 or more, or None.")
-        _check_switches(self, "enabled", "mask_visual", "mask_text", "apart")
+        if self.normalize not in (None, *NORMALIZATIONS):
+            raise ConfigError(
+                f"LocationConfig: normalize={self.normalize!r} must be one of {', '.join(NORMALIZATIONS)}, or None."
+            )
+        _check_switches(self, "enabled", "mask_visual", "mask_text", "mask_unconditional", "apart")
 
 
 @dataclass(frozen=True)
@@ -208,6 +221,8 @@ LIMITS: dict[str, Limit] = {
     "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
     "num_images": Limit(1, 64, 1, 4, whole=True),
     "preview_every": Limit(0, 1000, 0, 100, whole=True),
+    "guidance_rescale": Limit(0, 1, 0, 1),
+    "clip_skip": Limit(0, 100, 0, 12, whole=True),
     "side": Limit(8, 8192, 32, 2048, whole=True),  # px, of a generated picture
 }
 MAX_SUBJECTS = 4  # in one picture
@@ -226,7 +241,7 @@ class GenerationConfig:
     """
 
     prompt: str  # see `conditioning.prompt.parse_prompt` for the accepted forms
-    negative_prompt: str | None = ""
+    negative_prompt: str = ""
     num_inference_steps: int | None = None  # denoising steps
     guidance_scale: float | None = None  # classifier-free guidance; 1 or less turns it off
     subject_scale: float = 1.0  # λ of Eq. 3; 0 = the visual branch off, S* stays in the prompt
@@ -234,8 +249,8 @@ class GenerationConfig:
     height: int | None = None  # px, a multiple of the autoencoder's factor
     width: int | None = None  # px, likewise
     num_images: int = 1
-    location: LocationConfig | None = None
-    record: RecordConfig | None = None
+    location: LocationConfig = LocationConfig()
+    record: RecordConfig = RecordConfig()
     preview_every: int = 0  # steps between two previews; 0 = none
     scheduler: str | None = None  # a key of `specs.SCHEDULERS`, or a scheduler class of diffusers by name
     generator: tuple[torch.Generator, ...] | None = None  # one per picture, in place of `seed`
@@ -243,19 +258,16 @@ class GenerationConfig:
     on_step: OnStep | None = None  # called after each step, see `OnStep`
     layout: Layout | None = None  # where subjects are and how they are seen, for a base that takes layouts
     output_type: str = "pil"  # what `Result.images` are: one of OUTPUT_TYPES
+    guidance_rescale: float = 0.0  # see `sampling.rescaled`
+    clip_skip: int = 0  # layers of the text encoders that are left out at their end
 
     def __post_init__(self) -> None:
-        fill = {"negative_prompt": "", "location": LocationConfig(), "record": RecordConfig()}
-        for name, default in fill.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-        given = self.generator
-        if isinstance(given, list | tuple) or type(given).__name__ == "Generator":
-            object.__setattr__(self, "generator", tuple(given) if isinstance(given, list | tuple) else (given,))
-        for name in ("guidance_scale", "subject_scale"):
-            if getattr(self, name) is not None or name == "subject_scale":
+        if isinstance(self.generator, list):
+            object.__setattr__(self, "generator", tuple(self.generator))
+        for name in ("guidance_scale", "subject_scale", "guidance_rescale"):
+            if getattr(self, name) is not None or name != "guidance_scale":
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
-        for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width"):
+        for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, _whole_number(getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:
@@ -264,8 +276,8 @@ class GenerationConfig:
     def _complaints(self) -> list[tuple[bool, str]]:
         """What may be wrong, each with its sentence."""
         kinds = (("location", LocationConfig), ("record", RecordConfig))
-        counts = ("num_inference_steps", "seed", "num_images", "preview_every")
-        open_ended = {name for name in (*counts, "height", "width") if getattr(self, name) is None}
+        counts = ("num_inference_steps", "seed", "num_images", "preview_every", "clip_skip")
+        open_ended = {"num_inference_steps"} if self.num_inference_steps is None else set()
         return [
             (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
@@ -296,6 +308,16 @@ class GenerationConfig:
                 for name in counts
             ],
         ]
+
+
+@dataclass(frozen=True)
+class ResolvedConfig(GenerationConfig):
+    """A `GenerationConfig` with the base's own values where there were none; see `run_settings.resolve`."""
+
+    num_inference_steps: int = 1
+    guidance_scale: float = 1.0
+    height: int = 8
+    width: int = 8
 
 
 def checked_number(name: str, value: Any) -> float:

@@ -28,6 +28,10 @@ class BaseModelError(UserError):
     """A base model cannot be loaded."""
 
 
+class HubError(UserError):
+    """A file cannot be had from the hub; the message says what to put where."""
+
+
 class CheckpointError(UserError):
     """An adapter file cannot be read, or does not fit the base."""
 

@@ -17,9 +17,17 @@ class MapCollector:
     """Gathers one run's maps; keeps no more than RecordConfig asks for, as float16 on the CPU."""
 
     def __init__(
-        self, record: RecordConfig, prompt: TokenizedPrompt, images: int, subjects: int, grid: Size, layers: int
+        self,
+        record: RecordConfig,
+        prompt: TokenizedPrompt,
+        images: int,
+        subjects: int,
+        grid: Size,
+        layers: int,
+        normalize: str | None = None,
     ) -> None:
-        """grid: (h, w) of all that is kept; layers: how many cross-attention layers there are."""
+        """grid: (h, w) of all that is recorded; layers: of cross-attention; normalize: see MapRecorder."""
+        self.normalize = normalize
         self.record = record
         self.tokens = chosen_tokens(record.tokens, prompt)
         self.layers = list(range(layers)) if record.layers is None else sorted(set(record.layers))
@@ -48,8 +56,9 @@ class MapCollector:
         """A recorder for this step (from 1): the tokens asked for if it is kept, the subjects alone if only a mask
         needs them. sources: see MapRecorder. tokens: their places in the prompt of a pass of its own."""
         if self.record.keeps(step):
-            return MapRecorder(self.tokens if tokens is None else tokens, self.record.layers, maps_needed, sources)
-        return MapRecorder() if maps_needed else None
+            tokens = self.tokens if tokens is None else tokens
+            return MapRecorder(tokens, self.record.layers, maps_needed, sources, self.normalize)
+        return MapRecorder(normalize=self.normalize) if maps_needed else None
 
     def write(self, step: int, recorder: MapRecorder | None, masks: Tensor | None) -> np.ndarray | None:
         """Take in one finished step; returns its masks as an array."""

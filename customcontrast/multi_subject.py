@@ -18,15 +18,17 @@ from torch import Tensor
 
 from customcontrast.attention import MapRecorder, aggregate, unet_forward
 from customcontrast.attention.maps import Size, resize
+from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditioner, Conditions
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
 from customcontrast.conditioning.text_context import TextContext, subject_state
-from customcontrast.config import GenerationConfig
+from customcontrast.config import ResolvedConfig
 from customcontrast.layout import Layout
 from customcontrast.layout_channels import layout_channels
 from customcontrast.map_collector import MapCollector
 from customcontrast.run_settings import drawn_masks, picture_layouts
+from customcontrast.sampling import rescaled
 from customcontrast.subject import Subject
 
 SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest
@@ -39,11 +41,13 @@ class OnePass:
     """All subjects in one UNet call, each under its own mask."""
 
     base: BaseModel
-    config: GenerationConfig
+    config: ResolvedConfig
     conditions: Conditions
     unconditional: TextContext | None  # None = without classifier-free guidance
     strengths: Sequence[float]  # λ of each subject
     layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
+    layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
+    everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -82,6 +86,8 @@ class OnePass:
             outputs,
             size=(z.shape[-2], z.shape[-1]),
             strengths=self.strengths,
+            layer_scales=self.layer_scales,
+            everywhere=self.everywhere,
             unconditional=self.unconditional,
             repeat=len(z),
             masks=masks,
@@ -98,7 +104,8 @@ class OnePass:
         if not guided:
             return prediction
         without, with_prompt = prediction.chunk(2)
-        return without + self.config.guidance_scale * (with_prompt - without)
+        mixed = without + self.config.guidance_scale * (with_prompt - without)
+        return rescaled(mixed, with_prompt, self.config.guidance_rescale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,20 +243,26 @@ def _within(masks: Tensor | None, weights: Tensor) -> Tensor | None:
 def make_passes(
     base: BaseModel,
     conditioner: Conditioner,
-    config: GenerationConfig,
+    config: ResolvedConfig,
     subjects: Sequence[Subject],
+    pictures: Sequence[Subject],
     timesteps: Tensor,
     size: Size,
 ) -> OnePass | SeparatePasses:
-    """Conditions of all timesteps (T,), and how they are put to the UNet. size: (h, w) of the latents."""
+    """Conditions of all timesteps (T,), and how they are put to the UNet.
+
+    pictures: style and layout pictures, which act everywhere. size: (h, w) of the latents.
+    """
     guided = config.guidance_scale > 1
     layouts = picture_layouts(base, config, subjects) if base.layout_channels else []
+    everywhere = conditioner.everywhere(pictures)
 
     def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
-        conditions = conditioner.conditions(prompt, some, timesteps)
+        conditions = conditioner.conditions(prompt, some, timesteps, config.clip_skip)
         without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
-        return OnePass(base, config, conditions, without, [config.subject_scale * s.strength for s in some], where)
+        strengths, scales = [config.subject_scale * s.strength for s in some], [s.layer_scales for s in some]
+        return OnePass(base, config, conditions, without, strengths, where, scales, everywhere)
 
     if not config.location.apart or len(subjects) < 2:
         return one(config.prompt, subjects, layouts)
@@ -279,7 +292,7 @@ def _alone(layout: Layout | None, place: int, right: float) -> Layout | None:
     return replace(layout, subjects=(replace(subject, box=(near, top, far, bottom)),)) if near < far else None
 
 
-def parts_of_picture(config: GenerationConfig, subjects: Sequence[Subject], order: Sequence[int], size: Size) -> Tensor:
+def parts_of_picture(config: ResolvedConfig, subjects: Sequence[Subject], order: Sequence[int], size: Size) -> Tensor:
     """Each subject's part of the picture, (K, h, w) in [0, 1]: what the user drew for it, else its place in a row.
 
     order: the subjects as the prompt names them; the row is in this order from left to right. Who has a drawing takes

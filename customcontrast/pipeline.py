@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ from customcontrast.attention.state import level_size
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import check_text
-from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig
+from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
 from customcontrast.encoder import token_sources
-from customcontrast.errors import ConfigError
+from customcontrast.errors import CheckpointError, ConfigError, HubError
+from customcontrast.hub import adapter_file
+from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
 from customcontrast.multi_subject import make_passes
 from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
+from customcontrast.previews import LatentRGB, fit_latent_rgb
 from customcontrast.run_settings import drawn_masks, recipe, resolve
 from customcontrast.sampling import (
     make_scheduler,
@@ -37,8 +41,10 @@ from customcontrast.sampling import (
     starting_noise,
     step_options,
     to_output,
+    to_pictures,
 )
-from customcontrast.subject import Segmented, Subject, look_at
+from customcontrast.specs import BASES
+from customcontrast.subject import Segmented, Subject, WholePicture, look_at
 
 __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 
@@ -46,10 +52,11 @@ __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 class CustomContrast:
     """A base model, and the adapter that lets it draw your subject. Threads may share one instance."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter | None = None) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> None:
         self.base = base
         self.adapter = adapter
         self.conditioner = Conditioner(base, adapter)
+        self._latent_rgb: LatentRGB | None = None  # fitted at the first preview
         install_processors(base.unet)
 
     @classmethod
@@ -60,20 +67,26 @@ class CustomContrast:
         adapter: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        image_encoder: str | Path | None = None,
     ) -> CustomContrast:
         """Load a base model ("toyland", "sd15", "sdxl") and an adapter file.
 
-        weights: a diffusers folder or hub id; default the base's own. adapter: a .safetensors file; default
+        weights: a diffusers folder, hub id or checkpoint file; default the base's own. adapter: a .safetensors file,
+        the name of a published IP-Adapter ("ip-adapter-plus", see `hub.ADAPTERS`) or "owner/name:path"; default
         `adapter.safetensors` in the weights folder if it is there, else none: then it is plain text-to-image.
+        image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default the weights' own, else
+        the one that the adapter was published with. Raises ValueError with one sentence.
         """
-        model = load_base(base, weights, device, dtype)
-        beside = Path(weights or model.spec.weights) / "adapter.safetensors"
+        source = str(weights or (BASES[base].weights if base in BASES else ""))
+        beside = Path(source) / "adapter.safetensors"
         if adapter is None and beside.is_file():
             adapter = beside
-        return cls(model, None if adapter is None else load_adapter(adapter, model))
+        file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
+        model = load_base(base, weights, device, dtype, image_encoder)
+        return cls(model, None if file is None else load_adapter(file, model))
 
     @classmethod
-    def from_parts(cls, base: BaseModel, adapter: Adapter | None = None) -> CustomContrast:
+    def from_parts(cls, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> CustomContrast:
         """From what is in memory already (training, tests). The adapter is used as it is, in its own type.
 
         An adapter that is being trained further needs a new instance each time: contexts are kept per instance.
@@ -86,15 +99,37 @@ class CustomContrast:
         noun: str,
         strength: float = 1.0,
         placement: Placement | None = None,
+        layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
         """Look at one subject's references, once: CLIP features, projected to f_I. Use it again and again.
 
         segmentations: one or several references of one subject. noun: its class noun, such as "teddy bear".
         strength: λ of this subject among several. placement: a box or mask for it, or no mask at all (None: where its
-        maps say); `Subject.placed` changes it later. Raises ValueError with one sentence.
+        maps say); `Subject.placed` changes it later. layer_scales: what λ is multiplied by in each cross-attention
+        layer: numbers in execution order, or {layer or block of the UNet: number} and 0 elsewhere; None = 1 in all.
+        Raises ValueError with one sentence.
         """
         with on_device(self.base.device, self.base.image_encoder, self.adapter):
-            return look_at(self.base, self.adapter, segmentations, noun, strength, placement)
+            return look_at(self.base, self.adapter, segmentations, noun, strength, placement, layer_scales=layer_scales)
+
+    def style(
+        self,
+        picture: Image.Image | Segmented,
+        strength: float = 1.0,
+        role: str = "style",
+        layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+    ) -> Subject:
+        """A whole picture that lends its style or layout (InstantStyle); give it to `stream` among the subjects.
+
+        It has no noun, no place and no mask, and acts in the layers that carry style or layout: see
+        `ip_adapter.ROLE_BLOCKS`. Only IP-Adapters take one. role: "style" or "layout". strength: its own λ, which
+        `subject_scale` leaves alone. layer_scales: other layers, as in `subject`. Raises ValueError with one sentence.
+        """
+        if role == "subject":
+            raise ValueError("style: role='subject' has a noun and a place; make it with `subject`.")
+        picture = WholePicture(picture) if isinstance(picture, Image.Image) else picture
+        with on_device(self.base.device, self.base.image_encoder, self.adapter):
+            return look_at(self.base, self.adapter, picture, "", strength, role=role, layer_scales=layer_scales)
 
     def stream(
         self,
@@ -118,11 +153,13 @@ class CustomContrast:
         on_step: OnStep | None = None,
         layout: Layout | None = None,
         output_type: str = "pil",
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
     ) -> Iterator[Step | Result]:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
 
         prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`, each with
-        its own λ and place (`Subject.placed`).
+        its own λ and place (`Subject.placed`), and style pictures from `style`.
         subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt). seed: picture i uses seed + i.
         guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
         factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
@@ -132,13 +169,14 @@ class CustomContrast:
         with, and False to stop there. layout: where the subjects are, how they are turned, camera and light, for a base
         that was trained with it (`BaseModel.layout_channels`); None: drawn by the seed, in the places that the subjects
         were given. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
-        latents (N, C, h, w), not decoded.
+        latents (N, C, h, w), not decoded. guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in
+        diffusers, the prompt is read so many layers earlier; the negative prompt is not.
         Without subjects it is the base's plain text-to-image.
         Arguments are checked at once (ValueError); closing the generator stops the run.
         """
         config = GenerationConfig(
             prompt=prompt,
-            negative_prompt=negative_prompt,
+            negative_prompt=negative_prompt or "",
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             subject_scale=subject_scale,
@@ -146,37 +184,45 @@ class CustomContrast:
             height=height,
             width=width,
             num_images=num_images,
-            location=location,
-            record=record,
+            location=LocationConfig() if location is None else location,
+            record=RecordConfig() if record is None else record,
             preview_every=preview_every,
             scheduler=scheduler,
-            generator=generator,
+            generator=(generator,) if isinstance(generator, torch.Generator) else generator,
             latents=latents,
             on_step=on_step,
             layout=layout,
             output_type=output_type,
+            guidance_rescale=guidance_rescale,
+            clip_skip=clip_skip or 0,
         )
         return self.run(config, subjects)
 
     def run(self, config: GenerationConfig, subjects: Subject | Sequence[Subject] = ()) -> Iterator[Step | Result]:
         """`stream` with its settings in one object. Raises ConfigError at once."""
         several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
-        config = resolve(self.base, config, several)
-        width_here = self.adapter.config.width if self.adapter else None
-        if any(subject.features.shape[-1] != width_here for subject in several):
+        if config.location.normalize is None and self.adapter is not None:
+            config = replace(config, location=replace(config.location, normalize=self.adapter.normalize))
+        if config.record.looked_at and self.adapter is not None and self.adapter.kind == FORMAT:
+            # its tokens have no known patches
+            config = replace(config, record=replace(config.record, looked_at=False))
+        resolved = resolve(self.base, config, several)
+        here = (self.adapter.kind, self.adapter.config.width) if self.adapter else None
+        if any((s.kind, s.features.shape[-1]) != here for s in several):
             raise ConfigError(
                 "generate: these subjects do not fit; no adapter is loaded (pass adapter=FILE to CustomContrast.load), "
                 "or they come from another one (make them again with this CustomContrast's `subject`)."
             )
-        scheduler = make_scheduler(self.base.scheduler, config.scheduler)
+        scheduler = make_scheduler(self.base.scheduler, resolved.scheduler)
         try:
-            scheduler.set_timesteps(config.num_inference_steps)
+            scheduler.set_timesteps(resolved.num_inference_steps)
         except (ValueError, IndexError) as error:  # PNDM with too few, for one
             raise ConfigError(
-                f"generate: scheduler={config.scheduler or type(scheduler).__name__!r} cannot take num_inference_steps="
-                f"{config.num_inference_steps} ({error}); give more steps, or another scheduler."
+                f"generate: scheduler={resolved.scheduler or type(scheduler).__name__!r} cannot take "
+                f"num_inference_steps={resolved.num_inference_steps} ({error}); give more steps, or another scheduler."
             ) from error
-        return self._run(config, several, scheduler)
+        pictures = tuple(s for s in several if s.role != "subject")
+        return self._run(resolved, tuple(s for s in several if s.role == "subject"), pictures, scheduler)
 
     def generate(self, prompt: str, subjects: Subject | Sequence[Subject] = (), **options: Any) -> Result:
         """Generate: `stream` run to its end, with the same arguments."""
@@ -196,7 +242,13 @@ class CustomContrast:
         return [(word, next(iter(get_close_matches(word, known, 1, 0.6)), "")) for word in strange]
 
     @torch.no_grad()
-    def _run(self, config: GenerationConfig, subjects: tuple[Subject, ...], scheduler: Any) -> Iterator[Step | Result]:
+    def _run(
+        self,
+        config: ResolvedConfig,
+        subjects: tuple[Subject, ...],
+        pictures: tuple[Subject, ...],
+        scheduler: Any,
+    ) -> Iterator[Step | Result]:
         """The denoising loop. All that is mutable is made here and dies here."""
         base, N = self.base, config.num_images
         clock = _Clock()
@@ -205,7 +257,7 @@ class CustomContrast:
         timesteps = scheduler.timesteps
         size = (config.height // base.scale_factor, config.width // base.scale_factor)
         with on_device(base.device, *base.text_encoders, self.adapter):
-            passes = make_passes(base, self.conditioner, config, subjects, timesteps, size)
+            passes = make_passes(base, self.conditioner, config, subjects, pictures, timesteps, size)
         clock.lap("conditioning")
 
         generators = config.generator or [torch.Generator().manual_seed(config.seed + i) for i in range(N)]
@@ -217,7 +269,9 @@ class CustomContrast:
         options = step_options(scheduler, generators)
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
         layers = len(base.cross_attention_layers)
-        collector = MapCollector(config.record, passes.prompt, N, len(subjects), grid, layers)
+        collector = MapCollector(
+            config.record, passes.prompt, N, len(subjects), grid, layers, config.location.normalize
+        )
         located = [subject.placement.location for subject in subjects]
         masker = Masker(config.location, drawn_masks(config, subjects, grid, base.device), located, N)
         masks_wanted = any(located) and config.location.enabled or bool(subjects) and config.record.maps
@@ -234,7 +288,7 @@ class CustomContrast:
             preview = None
             if config.preview_every and step % config.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
-                preview = side_by_side(self._decode(foreseen, "pil"))
+                preview = side_by_side(self._preview(foreseen))
             z, going = stepped.prev_sample, True
             if config.on_step is not None:
                 z, going = config.on_step(step, t, z)
@@ -248,13 +302,15 @@ class CustomContrast:
         about = (
             {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
         )
+        if self.adapter is not None and self.adapter.kind == FORMAT:
+            about = {"format": FORMAT, "kind": self.adapter.config.kind}
         yield Result(
             images=images,
             prompt=passes.prompt.text,
             tokens=list(passes.prompt.tokens),
             words=[(word, list(places)) for word, places in passes.prompt.words],
             timesteps=[int(t) for t in timesteps[:step]],
-            recipe=recipe(config, subjects)
+            recipe=recipe(config, (*subjects, *pictures))
             | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
             truncated=passes.prompt.truncated,
             notes=list(passes.prompt.notes),
@@ -272,12 +328,43 @@ class CustomContrast:
                 for subject in subjects
             ]
 
+    def _preview(self, z: Tensor) -> list[Image.Image]:
+        """Latents as pictures to look at: by the autoencoder for embedded bases, else by the linear map of its colours.
+
+        Decoded every second step, previews of SDXL take 157 TFLOP a run beside the UNet's 406; the embedded bases'
+        autoencoders are small, and as few coloured cells their pictures would not show a subject.
+        """
+        if self.base.spec.embedded:
+            return self._decode(z, "pil")
+        if self._latent_rgb is None:
+            with on_device(self.base.device, self.base.vae):
+                self._latent_rgb = fit_latent_rgb(self.base)
+        return to_pictures(self._latent_rgb.pixels(z, self.base.scale_factor))
+
     def _decode(self, z: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
         """Latents (N, C, h, w) -> pictures, as `Result.images` holds them."""
         if output_type == "latent":
             return z
         with on_device(self.base.device, self.base.vae):
             return to_output(self.base.decode(z), output_type)
+
+
+def resolve_adapter(
+    adapter: str | Path | None, base: str, weights: str, image_encoder: str | Path | None
+) -> tuple[Path | None, str | Path | None]:
+    """The adapter's file, fetched if need be, and the image encoder: as given, else that of a published IP-Adapter.
+
+    weights: the base's folder; where it brings an image encoder of its own, that one is taken. Raises CheckpointError.
+    """
+    if adapter is None:
+        return None, image_encoder
+    try:
+        file = adapter_file(adapter, base)
+    except HubError as error:
+        raise CheckpointError(f"load_adapter: {error}") from error
+    if image_encoder is None and is_ip_adapter(file) and not (Path(weights) / "image_encoder").is_dir():
+        image_encoder = read_config(file)[0].image_encoder
+    return file, image_encoder
 
 
 class _Clock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -11,24 +11,25 @@ from torch import Tensor
 
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import parse_prompt
-from customcontrast.config import LIMITS, MAX_SUBJECTS, GenerationConfig
+from customcontrast.config import LIMITS, MAX_SUBJECTS, GenerationConfig, ResolvedConfig
 from customcontrast.errors import ConfigError
 from customcontrast.layout import Layout
 from customcontrast.subject import Subject
 
 
-def resolve(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> GenerationConfig:
+def resolve(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> ResolvedConfig:
     """The settings with the base's own values where there were none, checked against base and subjects.
 
     Raises ConfigError naming the argument, what came and what is taken.
     """
-    filled = replace(
-        config,
-        num_inference_steps=config.num_inference_steps or base.default_steps,
-        guidance_scale=base.default_guidance if config.guidance_scale is None else config.guidance_scale,
-        height=base.default_size if config.height is None else config.height,
-        width=base.default_size if config.width is None else config.width,
-    )
+    own: dict[str, Any] = {
+        "num_inference_steps": base.default_steps,
+        "guidance_scale": base.default_guidance,
+        "height": base.default_size,
+        "width": base.default_size,
+    }
+    given = {f.name: getattr(config, f.name) for f in fields(config)}
+    filled = ResolvedConfig(**given | {name: value for name, value in own.items() if given[name] is None})
     for wrong, sentence in _complaints(base, filled, subjects):
         if wrong:
             raise ConfigError(f"generate: {sentence}")
@@ -38,17 +39,27 @@ def resolve(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subjec
     return filled
 
 
-def _complaints(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> list[tuple[bool, str]]:
+def _complaints(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subject]) -> list[tuple[bool, str]]:
     """What may be wrong, each with its sentence."""
     factor, layers = base.scale_factor, len(base.cross_attention_layers)
     strength, side, record = LIMITS["strength"], LIMITS["side"], config.record
+    pictures = [s for s in subjects if getattr(s, "role", "subject") != "subject"]
+    located = [s for s in subjects if getattr(s, "role", "subject") == "subject"]
+    deepest = min(encoder.config.num_hidden_layers for encoder in base.text_encoders) + base.spec.hidden_layer
     return [
         (not all(isinstance(s, Subject) for s in subjects), "subjects must come from CustomContrast.subject."),
         (
             any(not strength.low <= getattr(s, "strength", 0) <= strength.high for s in subjects),
             f"subjects: each strength must be a number from {strength.low} to {strength.high}.",
         ),
-        (len(subjects) > MAX_SUBJECTS, f"got {len(subjects)} subjects; at most {MAX_SUBJECTS} are taken."),
+        *[
+            (len(some) > MAX_SUBJECTS, f"got {len(some)} {what}; at most {MAX_SUBJECTS} are taken.")
+            for what, some in (("subjects", located), ("style pictures", pictures))
+        ],
+        (
+            not 0 <= config.clip_skip <= deepest,
+            f"clip_skip={config.clip_skip!r} must be 0 to {deepest} for base {base.name!r}.",
+        ),
         (
             record.layers is not None and max(record.layers) >= layers,
             f"record.layers={record.layers}; this model's cross-attention layers are 0 to {layers - 1}.",
@@ -68,7 +79,7 @@ def _complaints(base: BaseModel, config: GenerationConfig, subjects: Sequence[Su
     ]
 
 
-def _check_start(base: BaseModel, config: GenerationConfig) -> None:
+def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
     """latents and generator must be of this many pictures, of this size. Raises ConfigError."""
     N, f = config.num_images, base.scale_factor
     wanted = (N, base.latent_channels, config.height // f, config.width // f)
@@ -82,7 +93,7 @@ def _check_start(base: BaseModel, config: GenerationConfig) -> None:
         raise ConfigError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
 
 
-def picture_layouts(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> list[Layout | None]:
+def picture_layouts(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subject]) -> list[Layout | None]:
     """The layout of each picture: the requested one, else drawn from the base's prior by the picture's seed."""
     if config.layout is not None or base.layout_prior is None:
         return [config.layout] * config.num_images
@@ -96,19 +107,25 @@ def picture_layouts(base: BaseModel, config: GenerationConfig, subjects: Sequenc
 
 
 def drawn_masks(
-    config: GenerationConfig, subjects: Sequence[Subject], grid: tuple[int, int], device: torch.device
+    config: ResolvedConfig, subjects: Sequence[Subject], grid: tuple[int, int], device: torch.device
 ) -> list[Tensor | None]:
     """The place given to each subject, as a soft mask on the grid (h, w); None where none was given."""
     drawn = [subject.placement.layout(grid, config.height, config.width) for subject in subjects]
     return [None if mask is None else mask.to(device) for mask in drawn]
 
 
-def recipe(config: GenerationConfig, subjects: Sequence[Subject]) -> dict[str, Any]:
-    """The settings as plain values; with the same subjects they make the same picture."""
-    layout = {} if config.layout is None else {"layout": asdict(config.layout)}
-    return layout | {
+def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any]:
+    """The settings as plain values; with the same subjects and style pictures they make the same picture."""
+    located = [_about(s) for s in subjects if s.role == "subject"]
+    optional = {
+        "layout": None if config.layout is None else asdict(config.layout),
+        "pictures": [_about(s) for s in subjects if s.role != "subject"],
+        "guidance_rescale": config.guidance_rescale,
+        "clip_skip": config.clip_skip,
+    }
+    return {name: value for name, value in optional.items() if value} | {
         "prompt": config.prompt,
-        "subjects": [_about(subject) for subject in subjects],
+        "subjects": located,
         "negative_prompt": config.negative_prompt,
         "num_inference_steps": config.num_inference_steps,
         "guidance_scale": config.guidance_scale,
@@ -122,6 +139,10 @@ def recipe(config: GenerationConfig, subjects: Sequence[Subject]) -> dict[str, A
 
 
 def _about(subject: Subject) -> dict[str, Any]:
-    about = {"noun": subject.noun, "strength": subject.strength, "key": subject.key}
+    about: dict[str, Any] = {"noun": subject.noun, "strength": subject.strength, "key": subject.key}
+    if subject.layer_scales is not None:
+        about["layer_scales"] = list(subject.layer_scales)
+    if subject.role != "subject":
+        return about | {"role": subject.role}
     placement = subject.placement
     return about if placement.location and not placement.drawn else about | {"placement": placement.to_dict()}

@@ -95,6 +95,19 @@ def predicted_x0(scheduler: Any, stepped: Any, prediction: Tensor, t: Tensor, z:
     return (z - sigma * prediction) / alpha
 
 
+def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
+    """The guided prediction (N, …) with this share of its own spread brought back to that of the prompt's half.
+
+    share in [0, 1]: 0 changes nothing (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps Are Flawed",
+    section 3.4, there φ = 0.7).
+    """
+    if share == 0:
+        return mixed
+    axes = tuple(range(1, mixed.ndim))
+    ratio = with_prompt.std(dim=axes, keepdim=True) / mixed.std(dim=axes, keepdim=True)
+    return share * (mixed * ratio) + (1 - share) * mixed
+
+
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
     """Pixels (N, 3, H, W) in [−1, 1] -> PIL pictures."""
     array = to_output(pixels, "np")

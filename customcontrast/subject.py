@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from customcontrast.adapter import Adapter
+from customcontrast.attention.layers import layer_scales as checked_scales
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import clean_noun
-from customcontrast.encoder.image_features import extract
+from customcontrast.ip_adapter import FORMAT, ROLES, IPAdapter, role_scales
 from customcontrast.placement import Box, Placement
 
 MAX_STRENGTH = 1000  # |λ|; more is no use, and too much for 16-bit numbers
@@ -28,9 +29,20 @@ class Segmented(Protocol):
         """The segmented subject on white, RGB."""
 
 
+@dataclass(frozen=True)
+class WholePicture:
+    """A reference that is not cut out: all of the picture is looked at."""
+
+    picture: Image.Image
+
+    def on_plain(self) -> Image.Image:
+        """The picture as it is, RGB."""
+        return self.picture.convert("RGB")
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One subject. Made by `CustomContrast.subject`."""
+    """One subject, or a style picture. Made by `CustomContrast.subject` and `CustomContrast.style`."""
 
     noun: str  # class noun; S* comes right after it in the prompt
     segmentations: tuple[Segmented, ...]  # its reference pictures
@@ -38,6 +50,9 @@ class Subject:
     strength: float = 1.0  # λ of this subject, times the generation's subject_scale
     key: str = ""  # digest of the features
     placement: Placement = field(default_factory=Placement)  # where it may stand in the picture
+    role: str = "subject"  # "style", "layout": a whole picture that acts everywhere, in the layers that carry this
+    layer_scales: tuple[float, ...] | None = None  # what λ is multiplied by in each layer l; None = 1 in all
+    kind: str = "customcontrast"  # of the adapter that made the features
 
     def placed(self, box: Box | None = None, mask: np.ndarray | None = None, location: bool = True) -> Subject:
         """The same subject in a place of the user's: see `Placement`. Without arguments: where its maps say."""
@@ -47,20 +62,31 @@ class Subject:
 @torch.no_grad()
 def look_at(
     base: BaseModel,
-    adapter: Adapter | None,
+    adapter: Adapter | IPAdapter | None,
     segmentations: Segmented | Sequence[Segmented],
     noun: str,
     strength: float = 1.0,
     placement: Placement | None = None,
+    role: str = "subject",
+    layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
 ) -> Subject:
-    """References of one subject -> CLIP features of three layers -> f_I. Raises ValueError with one sentence."""
+    """References of one subject -> CLIP features -> f_I, or an IP-Adapter's image tokens.
+
+    Raises ValueError with one sentence.
+    """
     if adapter is None:
         raise ValueError(
             f"subject: no adapter is loaded for base {base.name!r}, so it cannot take a subject; "
             "pass adapter=FILE to CustomContrast.load, or generate from text alone."
         )
+    if role not in ROLES:
+        raise ValueError(f"subject: role={role!r} must be one of {', '.join(ROLES)}.")
+    if role != "subject" and adapter.kind != FORMAT:
+        raise ValueError(
+            f"style: this adapter was trained on subjects and takes no {role} picture; load an IP-Adapter for that."
+        )
     references = tuple(segmentations) if isinstance(segmentations, list | tuple) else (segmentations,)
-    noun = clean_noun(noun)
+    noun = clean_noun(noun) if role == "subject" else ""
     if not references or not all(hasattr(reference, "on_plain") for reference in references):
         kinds = ", ".join(f"'{type(reference).__name__}'" for reference in references) or "nothing"
         raise ValueError(
@@ -70,8 +96,10 @@ def look_at(
         raise ValueError(f"subject: strength={strength!r} must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}.")
     if placement is not None and not isinstance(placement, Placement):
         raise ValueError(f"subject: placement={placement!r} must be a Placement, or None.")
-    hidden = extract(base, [reference.on_plain() for reference in references], adapter.config.image_layers)
-    f_I = adapter.encoder.encode_image(hidden)  # (references, 3N, d)
-    f_I = f_I.reshape(1, -1, f_I.shape[-1])
-    digest = hashlib.sha256(f_I.float().cpu().numpy().tobytes()).hexdigest()
-    return Subject(noun, references, f_I, float(strength), digest, placement or Placement())
+    scales = checked_scales(base.cross_attention_layers, layer_scales)
+    if role != "subject":
+        placement, scales = Placement(location=False), scales or role_scales(base, role)
+    features = adapter.look(base, [reference.on_plain() for reference in references])
+    digest = hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest()
+    placement = placement or Placement()
+    return Subject(noun, references, features, float(strength), digest, placement, role, scales, adapter.kind)

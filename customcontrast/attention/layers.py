@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -47,6 +49,42 @@ def _spec(name: str, attn: nn.Module, level: int) -> LayerSpec:
     if odd or attn.added_kv_proj_dim is not None:
         raise ValueError(f"cross_attention_layers: {name} has {odd or ['added_kv']}; Eq. 3 has no place for it.")
     return LayerSpec(name, level, attn.to_q.out_features, attn.heads)
+
+
+def layer_scales(
+    specs: Sequence[LayerSpec], given: Mapping[int | str, float] | Sequence[float] | None
+) -> tuple[float, ...] | None:
+    """λ of every layer l, from one number each, or from a mapping.
+
+    given: L numbers in execution order; or {l: λ}, or {block of the UNet: λ} such as {"up_blocks.0.attentions.1": 1.0},
+    where layers that are not named get 0 as in diffusers; None = the same everywhere. Raises ValueError.
+    """
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        scales: list[Any] = [0.0] * len(specs)
+        for place, scale in given.items():
+            own = [at for at, spec in enumerate(specs) if place in (at, spec.name) or _inside(spec.name, place)]
+            if not own:
+                raise ValueError(
+                    f"layer_scales: {place!r} names none of the {len(specs)} cross-attention layers (0 to "
+                    f"{len(specs) - 1}, or blocks such as {specs[0].name.rsplit('.', 3)[0]!r})."
+                )
+            for at in own:
+                scales[at] = scale
+    else:
+        scales = list(given) if isinstance(given, list | tuple) else [given]
+    right = all(isinstance(s, int | float) and not isinstance(s, bool) and abs(s) <= 1000 for s in scales)
+    if not right or len(scales) != len(specs):
+        raise ValueError(
+            f"layer_scales: got {len(scales)} values; it must be {len(specs)} numbers from -1000 to 1000, one for each "
+            "cross-attention layer, or a mapping of layers or blocks to numbers."
+        )
+    return tuple(float(s) for s in scales)
+
+
+def _inside(name: str, block: object) -> bool:
+    return isinstance(block, str) and name.startswith(f"{block.rstrip('.')}.")
 
 
 def install_processors(unet: nn.Module) -> tuple[LayerSpec, ...]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
+from customcontrast.attention.location import minmax
+
 Size = tuple[int, int]
 
 
@@ -38,6 +40,8 @@ class MapRecorder:
     everywhere: take the subjects' maps in all layers even so, because `aggregate` needs them.
     sources: per subject, the origin of its visual tokens, (L, n, references, patches) of `encoder.token_sources`; then
         `looked` says where each place of the picture looked.
+    normalize: "layer" = `aggregate` sees each layer's map brought to [0, 1] first (`LocationConfig.normalize`); all
+        other maps stay as they are.
     Each layer counts once: with gradient checkpointing the second run of a layer is ignored.
     """
 
@@ -47,6 +51,7 @@ class MapRecorder:
         layers: Collection[int] | None = None,
         everywhere: bool = True,
         sources: Sequence[Tensor] = (),
+        normalize: str | None = None,
     ) -> None:
         self.tokens = tokens if isinstance(tokens, int) else list(tokens)
         self.layers = None if layers is None else frozenset(layers)
@@ -54,6 +59,7 @@ class MapRecorder:
         self.sources = sources
         self.sums: dict[Size, MapSums] = {}
         self.chosen = self.sums if layers is None else {}  # those of `layers`
+        self.located = {} if normalize == "layer" else self.sums  # what `aggregate` averages
         self._looked: list[dict[Size, Tensor]] = [{} for _ in sources]
         self._seen: set[tuple[str, int]] = set()
 
@@ -92,6 +98,8 @@ class MapRecorder:
             return
         self._seen.add((kind, layer))
         maps = maps.transpose(1, 2).unflatten(2, size).float()
+        if self.everywhere and kind != "text" and self.located is not self.sums:
+            self.located.setdefault(size, MapSums()).add(kind, minmax(maps))
         if self.everywhere and kind != "text" and self.chosen is not self.sums:
             self.sums.setdefault(size, MapSums()).add(kind, maps)
         if self.keeps(layer):
@@ -151,4 +159,4 @@ def aggregate(recorder: MapRecorder, grid: Size | None = None) -> Tensor | None:
     Over all layers and heads, each resized to one grid (default: the finest recorded) -> (R, K, h, w) in [0, 1].
     What was not recorded is left out: no visual maps without the sink, no text maps without S*. None without both.
     """
-    return recorder._mean(recorder.sums, ("visual", "subject"), grid)
+    return recorder._mean(recorder.located, ("visual", "subject"), grid)

@@ -67,13 +67,19 @@ class SubjectProcessor(AttnProcessor2_0):
             bias = padding if bias is None else bias + padding
         out = attend(Q, K_t, V_t, bias, self.slice_size)
 
-        Q = Q[state.first :]  # from here on only the rows that see subjects, R of them
+        Q_u, Q = Q[: state.first], Q[state.first :]  # from here on Q are the rows that see subjects, R of them
         text_map = self.record_text(Q, K_t[state.first :], state, size)
-        visual = self.visual_branches(Q, state, size, masks, text_map)
+        shares = None
+        if text_map is not None and len(state.branches) > 1 and not state.all_masked:
+            shares = ownership_weights(text_map).transpose(1, 2)  # (R, K, h·w)
+        visual = self.visual_branches(Q, state, size, masks, shares)
+        without = self.unconditional_branches(Q_u, state, masks, shares) if state.first else None
         if visual is not None and not torch.is_grad_enabled():
             out[state.first :] += visual
         elif visual is not None:
             out = torch.cat([out[: state.first], out[state.first :] + visual])
+        if without is not None:
+            out = torch.cat([out[: state.first] + without, out[state.first :]])
 
         out = attn.to_out[0](out.transpose(1, 2).flatten(2))
         out = attn.to_out[1](out)
@@ -97,22 +103,17 @@ class SubjectProcessor(AttnProcessor2_0):
         return subjects
 
     def visual_branches(
-        self, Q: Tensor, state: SubjectState, size: tuple[int, int], masks: Tensor | None, text_map: Tensor | None
+        self, Q: Tensor, state: SubjectState, size: tuple[int, int], masks: Tensor | None, shares: Tensor | None
     ) -> Tensor | None:
         """Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v -> (R, heads, h·w, c), or None without subjects.
 
-        Where k is: its mask; among several subjects, one without a mask (yet) has its part of their text maps' softmax.
+        Where k is: its mask; among several subjects, one without a mask (yet) has its part of their text maps' softmax,
+        shares (R, K, h·w). Branches that are everywhere come on top.
         """
-        if not state.branches:
-            return None
-        shares = None
-        if text_map is not None and len(state.branches) > 1 and not state.all_masked:
-            shares = ownership_weights(text_map).transpose(1, 2)  # (R, K, h·w)
-
         recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
         total, masses = None, []
         for k, branch in enumerate(state.branches):
-            absent = not isinstance(branch.strength, Tensor) and branch.strength == 0
+            absent = branch.absent(self.layer)
             if absent and recorder is None:
                 continue
             out, seen = self.visual_attention(Q, branch, explicit=recorder is not None)
@@ -122,15 +123,48 @@ class SubjectProcessor(AttnProcessor2_0):
                 recorder.add_looked(self.layer, size, k, seen)
             if absent:
                 continue
-            where = shares
-            if masks is not None and branch.masked:
-                where = masks if state.location.mask_visual else None
+            where = self.where(state, k, masks, shares)
             if where is not None:
-                out = out * where[:, k, None, :, None].to(out.dtype)
-            out = out * strength(branch, out)
+                out = out * where.to(out.dtype)
+            out = out * strength(branch, self.layer, out)
             total = out if total is None else total + out
         if masses:
             recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
+        for branch in state.everywhere:
+            if not branch.absent(self.layer):
+                out = self.visual_attention(Q, branch, explicit=False)[0] * strength(branch, self.layer, Q)
+                total = out if total is None else total + out
+        return total
+
+    def where(self, state: SubjectState, k: int, masks: Tensor | None, shares: Tensor | None) -> Tensor | None:
+        """What subject k's branch is multiplied by, (R, 1, h·w, 1); None where it is let in everywhere."""
+        where = shares
+        if masks is not None and state.branches[k].masked:
+            where = masks if state.location.mask_visual else None
+        return None if where is None else where[:, k, None, :, None]
+
+    def unconditional_branches(
+        self, Q: Tensor, state: SubjectState, masks: Tensor | None, shares: Tensor | None
+    ) -> Tensor | None:
+        """Σ_k λ_k · (where k is) · softmax(Q K_uᵀ/√d) V_u of the rows without subjects, or None where there is none.
+
+        Where k is, is what the other half of the same pictures says. Without masks here
+        (`LocationConfig.mask_unconditional`), K subjects have an even part each: K_u is the same for all of them.
+        """
+        total, K = None, len(state.branches)
+        for k, branch in enumerate((*state.branches, *state.everywhere)):
+            if branch.unconditional is None or branch.absent(self.layer):
+                continue
+            keys, values = (split_heads(x[self.layer].to(Q.dtype), Q.shape[1]) for x in branch.unconditional)
+            keys, values = (x.expand(len(Q), -1, -1, -1) for x in (keys, values))
+            out = attend(Q, keys, values, slice_size=self.slice_size)
+            if k < K and state.location.mask_unconditional:
+                where = self.where(state, k, masks, shares)
+                out = out if where is None else out * where.to(out.dtype)
+            elif 1 < K and k < K:
+                out = out / K
+            out = out * strength(branch, self.layer, out)
+            total = out if total is None else total + out
         return total
 
     def visual_attention(self, Q: Tensor, branch: SubjectBranch, explicit: bool) -> tuple[Tensor, Tensor | None]:
@@ -194,8 +228,9 @@ def _slices(Q: Tensor, slice_size: int) -> Iterator[tuple[slice, slice]]:
             yield slice(row, row + 1), slice(head, head + slice_size)
 
 
-def strength(branch: SubjectBranch, like: Tensor) -> float | Tensor:
-    """λ as a number, or as (R, 1, 1, 1) when every row has its own."""
+def strength(branch: SubjectBranch, layer: int, like: Tensor) -> float | Tensor:
+    """λ of a layer as a number, or as (R, 1, 1, 1) when every row has its own."""
+    scale = 1.0 if branch.layer_scales is None else branch.layer_scales[layer]
     if not isinstance(branch.strength, Tensor):
-        return branch.strength
-    return branch.strength.to(like)[:, None, None, None]
+        return branch.strength * scale
+    return branch.strength.to(like)[:, None, None, None] * scale

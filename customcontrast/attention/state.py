@@ -32,6 +32,15 @@ class SubjectBranch:
     strength: float | Tensor = 1.0  # λ, or one λ per row (R,): 0 drops the subject from that row
     sink: bool = True  # the first key is the null key, so that visual mass has a meaning
     masked: bool = True  # whether this subject is kept to its mask, where state.masks has them
+    named: bool = True  # positions are its S*; False: its noun's words, which say where it is and are never masked
+    layer_scales: Sequence[float] | None = None  # λ of each layer l, times `strength`; None = 1 in all
+    unconditional: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # K_u, V_u per layer (1, n, width_l), for
+    # the rows before state.first: what an IP-Adapter shows the unconditional half in place of a picture
+
+    def absent(self, layer: int) -> bool:
+        """Whether λ is 0 in every row of this layer."""
+        none_here = self.layer_scales is not None and self.layer_scales[layer] == 0
+        return none_here or not isinstance(self.strength, Tensor) and self.strength == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +50,10 @@ class SubjectState:
     text: groups of text contexts C(t, l), each (c, L or 1, S, d_text); a group with 1 shows the same context to all
         layers (the empty prompt of classifier-free guidance). The groups are joined along the batch.
     size: (h, w) of the latents. Maps carry (h, w) of their layer, so any aspect ratio works.
+    everywhere: branches of whole pictures (style, layout): without mask, and never recorded.
     repeat: pictures per context: row i of the batch uses context i // repeat.
-    first: rows before this one (the unconditional half) have no subject, no mask, and are not recorded.
+    first: rows before this one (the unconditional half) have no subject, no mask, and are not recorded; all they see is
+        `SubjectBranch.unconditional`, under the masks of the other half.
     masks: location masks M (R, K, h', w') in [0, 1] of the step before, at any size; None = no mask yet. Rows of
         subjects that are not masked (`SubjectBranch.masked`) are ignored.
     steady: whether each group is the same at every step of a run; those that are come first. kept: made empty for each
@@ -53,6 +64,7 @@ class SubjectState:
     text: tuple[Tensor, ...]
     size: tuple[int, int]
     branches: tuple[SubjectBranch, ...] = ()
+    everywhere: tuple[SubjectBranch, ...] = ()
     repeat: int = 1
     first: int = 0
     masks: Tensor | None = None
@@ -132,7 +144,7 @@ class SubjectState:
 
     def _text_bias(self, masks: Tensor, dtype: torch.dtype) -> Tensor | None:
         positions = self.positions()
-        if positions is None or not self.location.mask_text:
+        if positions is None or not self.location.mask_text or not self.branches[0].named:
             return None
         if not self.all_masked:
             masked = torch.tensor([branch.masked for branch in self.branches], device=masks.device)

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from customcontrast.adapter import Adapter, AdapterOutput
+from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt
 from customcontrast.conditioning.text_encoder import encode_rows
+from customcontrast.ip_adapter import FORMAT, IPAdapter
 from customcontrast.subject import Subject
 
 ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
@@ -90,13 +92,14 @@ def tensor_bytes(value: TextContext | AdapterOutput) -> int:
         tensors = [value.hidden, *([] if value.pooled is None else [value.pooled])]
     else:
         tensors = [*value.keys, *value.values, *value.mfi.text_tokens, value.mfi.visual_tokens]
+        tensors += [x for xs in value.unconditional or () for x in xs]
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 
 class Conditioner:
     """Makes `Conditions`, and keeps the latest contexts and adapter outputs for whoever asks for the same again."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter | None) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None) -> None:
         self.base = base
         self.adapter = adapter
         self.kept = Kept()
@@ -111,22 +114,26 @@ class Conditioner:
         n = self.placeholder_tokens if subjects else 0
         return encode_prompt(self.base, prompt, [subject.noun for subject in subjects], n)
 
-    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+    def conditions(
+        self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor, clip_skip: int = 0
+    ) -> Conditions:
         """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
         tokenized = self.tokenized(prompt, subjects)
         n = tokenized.positions.shape[1]
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
         encoders = self.fingerprint()
         if not subjects:
-            return Conditions(tokenized, distinct, self._text(tokenized, encoders), (), encoders)
+            return Conditions(tokenized, distinct, self._text(tokenized, encoders, clip_skip), (), encoders)
 
         outputs = tuple(self._outputs(subject, distinct) for subject in subjects)
         if not n:
-            return Conditions(tokenized, distinct, self._text(tokenized, encoders), outputs, encoders)
+            return Conditions(tokenized, distinct, self._text(tokenized, encoders, clip_skip), outputs, encoders)
         places = tuple(tokenized.positions.flatten().tolist())
-        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct)
+        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
         tokens = [output.mfi.text_tokens for output in outputs]
-        context = self.kept.get(key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens))
+        context = self.kept.get(
+            key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens, clip_skip=clip_skip)
+        )
         return Conditions(tokenized, distinct, context, outputs, encoders)
 
     def unconditional(self, negative_prompt: str, encoders: bytes | None = None) -> TextContext:
@@ -135,6 +142,22 @@ class Conditioner:
         if self.base.zero_empty_prompt and not negative_prompt:
             return replace(context, hidden=torch.zeros_like(context.hidden), pooled=torch.zeros_like(context.pooled))
         return context
+
+    def everywhere(self, pictures: Sequence[Subject]) -> tuple[SubjectBranch, ...]:
+        """Branches of style and layout pictures: their own λ in each layer, the same at every timestep."""
+        outputs = [self._outputs(picture, ()) for picture in pictures]
+        return tuple(
+            SubjectBranch(
+                out.keys,
+                out.values,
+                strength=picture.strength,
+                sink=out.sink,
+                masked=False,
+                layer_scales=picture.layer_scales,
+                unconditional=out.unconditional,
+            )
+            for picture, out in zip(pictures, outputs, strict=True)
+        )
 
     @torch.no_grad()
     def fingerprint(self) -> bytes:
@@ -148,12 +171,16 @@ class Conditioner:
                 digest.update(b"" if x is None else x.float().cpu().numpy().tobytes())
         return digest.digest()
 
-    def _text(self, prompt: TokenizedPrompt, encoders: bytes) -> TextContext:
+    def _text(self, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int = 0) -> TextContext:
         """Text without S*: one context for all timesteps and layers."""
-        return self.kept.get(("text", encoders, _ids(prompt)), lambda: encode_contexts(self.base, [prompt]))
+        key = ("text", encoders, _ids(prompt), clip_skip)
+        return self.kept.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
+        if self.adapter.kind == FORMAT:
+            nothing = self.adapter.nothing(self.base)
+            return self.kept.get(("subject", subject.key), lambda: self.adapter.at(subject.features, nothing=nothing))
 
         def make() -> AdapterOutput:
             t = torch.tensor(timesteps, device=self.base.device)
@@ -175,16 +202,18 @@ class VisualConditioner(Conditioner):
         """0: the prompt is read without S*."""
         return 0
 
-    def conditions(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor) -> Conditions:
+    def conditions(
+        self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor, clip_skip: int = 0
+    ) -> Conditions:
         """As `Conditioner.conditions`, with the plain text context in place of C(t, l)."""
         if not subjects:
-            return super().conditions(prompt, subjects, timesteps)
+            return super().conditions(prompt, subjects, timesteps, clip_skip)
         plain = self.tokenized(prompt, subjects)
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
         encoders = self.fingerprint()
         outputs = [self._outputs(subject, distinct) for subject in subjects]
         silent = tuple(replace(out, mfi=replace(out.mfi, text_tokens=[])) for out in outputs)
-        return Conditions(plain, distinct, self._text(plain, encoders), silent, encoders)
+        return Conditions(plain, distinct, self._text(plain, encoders, clip_skip), silent, encoders)
 
 
 def _ids(prompt: TokenizedPrompt) -> tuple[tuple[int, ...], ...]:

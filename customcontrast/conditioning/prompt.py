@@ -23,6 +23,7 @@ _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
 # A stranger's text goes through these: possessive quantifiers (++) keep them linear in its length.
 _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _TAG = re.compile(r"<\s*+(?:/[^<>]*+|[\w-]++:[^<>]*+|[\w-]++\s*+/)>")  # <lora:x:1>, </b>, <br/>
+_WEIGHT = re.compile(r"\(([^():]*+)(?<!\d):\s*+(?:\d++(?:\.\d*+)?|\.\d++)\s*+\)")  # (word:1.3)
 _CLOSING = re.compile(r"</\s*+([\w-]++)")
 _ANGLES = re.compile(r"<[^<>]*+>")
 _BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
@@ -70,11 +71,12 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     prompt: any text. nouns: the class noun of each subject, in order.
     Places are taken from S*, S1*, …; then <marked words> that are a subject's noun; then the noun's first free
     occurrence (plural too), the longest noun first; then any other <marked word>. A subject the prompt does not mention
-    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note.
+    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note, and the
+    weight in (word:1.3) too.
     """
     notes: list[str] = []
     text = _NO_TEXT.sub(" ", unicodedata.normalize("NFC", check_text("prompt", prompt)))
-    text = without_tags(text, notes)
+    text = without_weights(without_tags(text, notes), notes)
     nouns = [clean_noun(noun) for noun in nouns]
     if not nouns:
         text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
@@ -161,6 +163,16 @@ def without_tags(text: str, notes: list[str]) -> str:
         return match[0]
 
     return _ANGLES.sub(leave_out, text)
+
+
+def without_weights(text: str, notes: list[str]) -> str:
+    """The text with "(word:1.3)" of other tools read as "word": prompt weights are not applied here."""
+
+    def plain(match: re.Match[str]) -> str:
+        notes.append(f"{match[0]} asks for a weight; weights are not applied, it was read as plain text.")
+        return match[1]
+
+    return _WEIGHT.sub(plain, text)
 
 
 def _take_own_mark(match: re.Match[str], nouns: Sequence[str], free: list[int]) -> str:
@@ -310,6 +322,7 @@ class TokenizedPrompt:
     truncated: str = ""  # words cut off, because the text encoder takes no more
     notes: tuple[str, ...] = ()
     places: tuple[tuple[int, ...], ...] = ()  # token positions of each parsed word; () for one that was cut off
+    nouns: tuple[tuple[int, ...], ...] = ()  # token positions of each subject's class noun
 
     @property
     def end(self) -> int:
@@ -321,6 +334,14 @@ class TokenizedPrompt:
         """p as 0/1 rows over all tokens: (K, S)."""
         rows = torch.zeros(len(self.positions), len(self.ids[0]) + 1)
         return rows.scatter_(1, self.positions % rows.shape[1], 1.0)[:, :-1]  # −1 lands in the extra column
+
+    @cached_property
+    def noun_rows(self) -> Tensor:
+        """Places of each subject's class noun as 0/1 rows over all tokens: (K, S)."""
+        rows = torch.zeros(len(self.nouns), len(self.ids[0]))
+        for row, places in zip(rows, self.nouns, strict=True):
+            row[list(places)] = 1.0
+        return rows
 
 
 def tokenize(
@@ -353,11 +374,26 @@ def tokenize(
         _finish(tokenizer, [parts[i] for i in kept], room + 2)
         for tokenizer, parts in zip(tokenizers, encoded, strict=True)
     )
-    text = " ".join(parsed.words[i].text for i in kept)
+    text = " ".join(parsed.words[i].text for i in kept if n or parsed.words[i].subject is None)
+    nouns = tuple(noun_places(parsed.words, places, k) for k in range(num_subjects))
     truncated = " ".join(parsed.words[i].text for i in cut)
     return TokenizedPrompt(
-        ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes, tuple(places)
+        ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes, tuple(places), nouns
     )
+
+
+def noun_places(words: Sequence[Word], places: Sequence[Sequence[int]], k: int) -> tuple[int, ...]:
+    """Token positions of the class noun of subject k: the kept words before its placeholder, without an article.
+
+    places: token positions of each word.
+    """
+    end = next((i for i, word in enumerate(words) if word.subject == k), 0)
+    start = end
+    while start > 0 and words[start - 1].keep and words[start - 1].subject is None:
+        if start < end and _bare(words[start - 1]) in _ARTICLES:
+            break
+        start -= 1
+    return tuple(place for i in range(start, end) for place in places[i])
 
 
 def _encode_words(tokenizer: CLIPTokenizer, words: Sequence[Word], n: int) -> list[list[int]]:

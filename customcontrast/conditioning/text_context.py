@@ -91,6 +91,7 @@ def encode_contexts(
     text_tokens: Sequence[Sequence[Tensor]] = (),
     rows: int | None = None,
     shared: bool = True,
+    clip_skip: int = 0,
 ) -> TextContext:
     """Text contexts of B prompts (or of one prompt at B timesteps: repeat it), gradients flow into S*.
 
@@ -100,6 +101,7 @@ def encode_contexts(
     rows: how many (prompt, layer) rows go through the encoder at once; None = what suits the device.
     shared: where all prompts are one and the same (a run's timesteps), compute what its rows share only once. False is
         the plain way, every row in full: the same numbers, up to rounding.
+    clip_skip: read so many layers of the text encoders before the one that the base reads.
     A base that was trained without padding (`BaseModel.masks_padding`) gets contexts as long as the longest prompt,
     with `TextContext.lengths`; the encoders are causal, so what stays is what it would be beside its padding.
     """
@@ -110,13 +112,17 @@ def encode_contexts(
     ends = [prompt.end for prompt in prompts]
     seen = max(ends) + 1 if base.masks_padding else None
     places = positions[0].flatten().tolist()
-    together = shared and bool(given) and max(places) > 0 and all(prompt is prompts[0] for prompt in prompts)
+    together = (
+        shared and not clip_skip and bool(given) and max(places) > 0 and all(prompt is prompts[0] for prompt in prompts)
+    )
     for i, encoder in enumerate(base.text_encoders):
         ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts]).to(base.device)
         embeds = encoder.get_input_embeddings()(ids[:1] if together else ids)[:, None]  # (B or 1, 1, S, d_text)
         tokens = [tokens[i] for tokens in given]
-        way = _encode_together if together else _encode_each
-        h, p = way(base, encoder, embeds, prompts, positions, tokens, rows)
+        if together:
+            h, p = _encode_together(base, encoder, embeds, prompts, positions, tokens, rows)
+        else:
+            h, p = _encode_each(base, encoder, embeds, prompts, positions, tokens, rows, clip_skip)
         hidden.append(h)
         if hasattr(encoder, "text_projection"):
             pooled = p.mean(dim=1)
@@ -132,13 +138,14 @@ def _encode_each(
     positions: Tensor,
     tokens: Sequence[Tensor],
     rows: int,
+    clip_skip: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """Every (prompt, layer) row in full -> hidden (B, L, S, d_text), projected pooled text (B, L, P) or None."""
     embeds = _put_tokens(embeds, positions, tokens)
     B, L = embeds.shape[:2]
     ends = torch.tensor([prompt.end for prompt in prompts], device=base.device).repeat_interleave(L)
     parts = zip(embeds.flatten(0, 1).split(rows), ends.split(rows), strict=True)
-    encoded = [encode_rows(encoder, part, end, base.spec.hidden_layer) for part, end in parts]
+    encoded = [encode_rows(encoder, part, end, base.spec.hidden_layer, clip_skip) for part, end in parts]
     hidden = torch.cat([h for h, _ in encoded]).unflatten(0, (B, L))
     if encoded[0][1] is None:
         return hidden, None
@@ -183,6 +190,8 @@ def subject_state(
     *,
     size: tuple[int, int],
     strengths: Sequence[float | Tensor] | None = None,
+    layer_scales: Sequence[Sequence[float] | None] = (),
+    everywhere: Sequence[SubjectBranch] = (),
     unconditional: TextContext | None = None,
     repeat: int = 1,
     masks: Tensor | None = None,
@@ -197,6 +206,8 @@ def subject_state(
 
     context: C(t, l) of B prompts, from `encode_contexts`. prompts: the same prompts, for the places of S*.
     outputs: what the adapter said of each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
+    layer_scales: what each subject's λ is multiplied by in each layer, None = 1; () for none. everywhere: see
+        SubjectState.
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.
     repeat: pictures per prompt; the UNet call then has (B [+ B unconditional]) · repeat rows.
     masks, location, recorder, kept: see SubjectState. masked: whether masks hold for each subject k; () = for all.
@@ -214,18 +225,24 @@ def subject_state(
     longest = max(group.hidden.shape[2] for group in groups)
     groups = [group.padded(longest) for group in groups]
     places = None
+    by_noun = bool(outputs) and outputs[0].by_noun
+    layer_scales = layer_scales or [None] * len(outputs)
     if outputs:
-        places = torch.stack([prompt.position_rows[:, :longest] for prompt in prompts]).to(base.device)
+        rows = [prompt.noun_rows if by_noun else prompt.position_rows for prompt in prompts]
+        places = torch.stack([row[:, :longest] for row in rows]).to(base.device)
     branches = tuple(
         SubjectBranch(
             keys=[_spread(key, repeat) for key in out.keys],
             values=[_spread(value, repeat) for value in out.values],
-            positions=_spread(places[:, k], repeat) if out.mfi.text_tokens else None,
+            positions=_spread(places[:, k], repeat) if by_noun or out.mfi.text_tokens else None,
             strength=strength,
             sink=out.sink,
             masked=on,
+            named=not by_noun,
+            layer_scales=scales,
+            unconditional=out.unconditional,
         )
-        for k, (out, strength, on) in enumerate(zip(outputs, strengths, masked, strict=True))
+        for k, (out, strength, on, scales) in enumerate(zip(outputs, strengths, masked, layer_scales, strict=True))
     )
     lengths = None
     if context.lengths is not None:
@@ -237,6 +254,7 @@ def subject_state(
         text=tuple(group.hidden for group in groups),
         size=(int(size[0]), int(size[1])),
         branches=branches,
+        everywhere=tuple(everywhere),
         repeat=repeat,
         first=0 if unconditional is None else len(unconditional.hidden) * repeat,
         masks=masks,

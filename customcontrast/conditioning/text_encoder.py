@@ -21,24 +21,29 @@ from transformers.masking_utils import create_causal_mask
 Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each (R, heads, tokens, c)
 
 
-def encode_rows(encoder: nn.Module, embeds: Tensor, ends: Tensor, hidden_layer: int) -> tuple[Tensor, Tensor | None]:
+def encode_rows(
+    encoder: nn.Module, embeds: Tensor, ends: Tensor, hidden_layer: int, clip_skip: int = 0
+) -> tuple[Tensor, Tensor | None]:
     """A CLIP text encoder on input embeddings, every row in full.
 
     embeds: (R, S, d); ends: position of each row's end token (R,). hidden_layer: −1 = last hidden state, normed;
-    −2 = the one before it, not normed (SDXL). Returns it (R, S, d), and the projected pooled text (R, P) or None.
+    −2 = the one before it, not normed (SDXL). clip_skip: so many layers before that one. Returns it (R, S, d), and the
+    projected pooled text (R, P) or None.
     """
     core = getattr(encoder, "text_model", encoder)
     h = core.embeddings(inputs_embeds=embeds)
     mask = create_causal_mask(core.config, h, None, None)  # no padding, no cache; the last one's name has changed
-    states = [h]
-    for layer in core.encoder.layers:
+    depth, wanted = len(core.encoder.layers) + 1 + hidden_layer - clip_skip, h
+    for i, layer in enumerate(core.encoder.layers):
         h = layer(h, mask, is_causal=True)
-        states = [states[-1], h]
+        wanted = h if i + 1 == depth else wanted
     normed = core.final_layer_norm(h) if hidden_layer == -1 or hasattr(encoder, "text_projection") else None
     pooled = None
     if hasattr(encoder, "text_projection"):
         pooled = encoder.text_projection(normed[torch.arange(len(normed), device=normed.device), ends])
-    return (normed if hidden_layer == -1 else states[hidden_layer]), pooled
+    if hidden_layer == -1:
+        return (core.final_layer_norm(wanted) if clip_skip else normed), pooled
+    return wanted, pooled
 
 
 def encode_shared(

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from customcontrast.adapter import Adapter, read_metadata
 from customcontrast.base_model import FACTS
+from customcontrast.ip_adapter import IPAdapter
 from customcontrast.specs import BASES
 from customcontrast.subject import Subject
 
 ADAPTER, VOCABULARY, BASE_KEY = "adapter.safetensors", "vocabulary.json", "_customcontrast_base"
 
 
-def infer_base(source: str, adapter: str | Path | Adapter | None = None) -> str:
+def infer_base(source: str, adapter: str | Path | Adapter | IPAdapter | None = None) -> str:
     """Name of the base in a diffusers folder or hub id: what it says, else its adapter, else what it looks like.
 
     Two text encoders: "sdxl"; facts of an embedded base: "toyland2"; a list of known words or Toyland's own
@@ -35,9 +36,9 @@ def infer_base(source: str, adapter: str | Path | Adapter | None = None) -> str:
             f"from_pretrained: cannot read model_index.json of {source[:100]!r} ({reason}); give a diffusers pipeline "
             f"folder, a hub id, or one of {', '.join(BASES)}."
         ) from error
-    trained_for = (
-        adapter.base_name if isinstance(adapter, Adapter) else read_metadata(adapter)["base"] if adapter else ""
-    )
+    trained_for = ""
+    if adapter is not None:
+        trained_for = read_metadata(adapter)["base"] if isinstance(adapter, str | Path) else adapter.base_name
     said = index.get(BASE_KEY) or trained_for
     if said in BASES:
         return said

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,10 @@ from customcontrast.integrations.diffusers_inputs import (
     subject_lists,
     wrong,
 )
+from customcontrast.ip_adapter import IPAdapter
 from customcontrast.layout import Layout, LayoutPrior
 from customcontrast.output import Result, Step
-from customcontrast.pipeline import CustomContrast
+from customcontrast.pipeline import CustomContrast, resolve_adapter
 from customcontrast.placement import Placement
 from customcontrast.specs import BASES
 from customcontrast.subject import Segmented, Subject
@@ -85,12 +86,13 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         feature_extractor: Any,
         text_encoder_2: nn.Module | None = None,
         tokenizer_2: Any | None = None,
-        adapter: Adapter | None = None,
+        adapter: Adapter | IPAdapter | None = None,
         base: str = "sd15",
         vocabulary: frozenset[str] | None = None,
         zero_empty_prompt: bool = False,
         masks_padding: bool = False,
         layout_prior: LayoutPrior | None = None,
+        encoder_name: str = "",
     ) -> None:
         """The parts of a `BaseModel` under diffusers' names. base: a key of `bases.BASES`."""
         super().__init__()
@@ -111,6 +113,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self.zero_empty_prompt = zero_empty_prompt
         self.masks_padding = masks_padding
         self.layout_prior = layout_prior
+        self.encoder_name = encoder_name
         self._interrupt = False
         self._num_timesteps = 0
         self._model: CustomContrast | None = None
@@ -118,7 +121,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     # ---- loading and saving --------------------------------------------------------------------------
 
     @classmethod
-    def from_parts(cls, base: BaseModel, adapter: Adapter | None = None) -> CustomContrastPipeline:
+    def from_parts(cls, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> CustomContrastPipeline:
         """From a base model and an adapter in memory, such as those of a `CustomContrast`."""
         pairs = zip(base.spec.text_parts, base.tokenizers, base.text_encoders, strict=True)
         texts = {
@@ -138,6 +141,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             zero_empty_prompt=base.zero_empty_prompt,
             masks_padding=base.masks_padding,
             layout_prior=base.layout_prior,
+            encoder_name=base.encoder_name,
             **texts,
         )
 
@@ -146,7 +150,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         base: str | None = None,
-        adapter: str | Path | Adapter | None = None,
+        adapter: str | Path | Adapter | IPAdapter | None = None,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         image_encoder: str | Path | None = None,
@@ -154,7 +158,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Load a diffusers pipeline folder or hub id, or a base by its name ("toyland", "sd15", "sdxl").
 
         base: None = what the adapter was trained for, else what model_index.json looks like. adapter: a .safetensors
-        file; None = `adapter.safetensors` in the folder if it is there. torch_dtype: None = float16 on CUDA, float32 on
+        file, the name of a published IP-Adapter or "owner/name:path" (see `CustomContrast.load`); None =
+        `adapter.safetensors` in the folder if it is there. torch_dtype: None = float16 on CUDA, float32 on
         a CPU. device: None = CUDA where there is one. image_encoder: folder or hub id of the CLIP image encoder, where
         the weights bring none. Only safetensors are read. Raises ValueError with one sentence.
         """
@@ -165,8 +170,12 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             base, source = base or source, BASES[source].weights
             beside = Path(source) / ADAPTER
             adapter = beside if adapter is None and beside.is_file() else adapter
-        model = load_base(base or infer_base(source, adapter), source, device, torch_dtype, image_encoder)
-        loaded = load_adapter(adapter, model) if isinstance(adapter, str | Path) else adapter
+        known = adapter if not isinstance(adapter, str | Path) or Path(adapter).is_file() else None
+        base = base or infer_base(source, known)
+        if isinstance(adapter, str | Path):
+            adapter, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
+        model = load_base(base, source, device, torch_dtype, image_encoder)
+        loaded = load_adapter(adapter, model) if isinstance(adapter, Path) else adapter
         return cls.from_parts(model, loaded)
 
     def save_pretrained(self, save_directory: str | Path, max_shard_size: int | str | None = None) -> None:
@@ -230,6 +239,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             zero_empty_prompt=self.zero_empty_prompt,
             masks_padding=self.masks_padding,
             layout_prior=self.layout_prior,
+            encoder_name=self.encoder_name,
         )
         if self._model is None or self._model.base != base or self._model.adapter is not self.adapter:
             self._model = CustomContrast(base, self.adapter)
@@ -245,9 +255,14 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         noun: str,
         strength: float = 1.0,
         placement: Placement | None = None,
+        layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
         """Look at one subject's references, once: see `CustomContrast.subject`."""
-        return self.model.subject(segmentations, noun, strength, placement)
+        return self.model.subject(segmentations, noun, strength, placement, layer_scales)
+
+    def style(self, picture: Image.Image | Segmented, strength: float = 1.0, role: str = "style") -> Subject:
+        """A whole picture that lends its style or layout: see `CustomContrast.style`."""
+        return self.model.style(picture, strength, role)
 
     # ---- the call ------------------------------------------------------------------------------------
 
@@ -283,14 +298,17 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         output_type: str = "pil",
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
         return_dict: bool = True,
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler, layout: as in `CustomContrast.stream`; None is the base's own. Several
-        prompts share the subjects, or have a list of them each. generator: one for all pictures, or N. seed: in its
-        place, picture i then uses seed + i; neither = a new seed, from PyTorch's global generator. latents:
-        starting noise (N, C, h, w) of unit variance. record: maps to keep; `RecordConfig(maps=False)` is the fastest.
+        prompt, subjects, height … scheduler, layout, guidance_rescale, clip_skip: as in `CustomContrast.stream`; None
+        is the base's own. Several prompts share the subjects, or have a list of them each. generator: one for all
+        pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed, from PyTorch's global
+        generator. latents: starting noise (N, C, h, w) of unit variance. record: maps to keep;
+        `RecordConfig(maps=False)` is the fastest.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
         stops there: the pictures are decoded as they are, further prompts are not begun.
@@ -331,6 +349,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 latents=None if latents is None else latents[rows],
                 on_step=callback,
                 output_type=output_type,
+                guidance_rescale=guidance_rescale,
+                clip_skip=clip_skip,
             )
             streams.append(stream)
         try:

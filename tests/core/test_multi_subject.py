@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from customcontrast.conditioning.conditioner import VisualConditioner
 from customcontrast.conditioning.prompt import parse_prompt, words_of_each
-from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig
+from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig, ResolvedConfig
 from customcontrast.multi_subject import INWARD, OnePass, SeparatePasses, make_passes
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.run_settings import resolve
@@ -34,11 +34,11 @@ def pair(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> list[Su
 
 def passes_of(
     custom: CustomContrast, subjects: list[Subject], prompt: str = PROMPT
-) -> tuple[SeparatePasses, GenerationConfig]:
+) -> tuple[SeparatePasses, ResolvedConfig]:
     config = resolve(custom.base, GenerationConfig(prompt, subject_scale=0.9, location=APART, **FAST), subjects)
     f = custom.base.scale_factor
     size = (config.height // f, config.width // f)
-    return make_passes(custom.base, custom.conditioner, config, subjects, torch.tensor([900, 500]), size), config
+    return make_passes(custom.base, custom.conditioner, config, subjects, (), torch.tensor([900, 500]), size), config
 
 
 # ---- whose words ------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import hashlib
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from customcontrast.errors import RequestError, SegmentationError
+from customcontrast.hub import in_cache
 from customcontrast.images.loading import load_with_alpha
 from customcontrast.segmentation import Segmentation, Segmenter, Stroke, painted
 from customcontrast.segmentation.segmenter import NOTHING_FOUND, chosen_checkpoint
@@ -61,9 +61,10 @@ class StudioConfig:
 
     base: str = "toyland"  # key of the base model registry, loaded at start
     weights: str | None = None  # folder of the base model; None = the one shipped in the package
-    adapter: str | None = None  # adapter file; None = the one shipped beside the base's weights
+    adapter: str | None = None  # adapter file, or a name of `hub`; None = the one shipped beside the base's weights
     sam_checkpoint: str | None = None  # SAM weights for clicks; None = GrabCut
     device: str | None = None  # "cpu", "cuda"; None = the best one present
+    image_encoder: str | None = None  # folder or hub id of the CLIP image encoder; None = the adapter's or base's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +142,7 @@ class Studio:
         hub = CHOICES[base].hub
         if hub is None:
             return (PACKAGED / base / "model_index.json").is_file()
-        cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
-        return any(cache.glob(f"models--{hub.replace('/', '--')}/snapshots/*/model_index.json"))
+        return in_cache(hub)
 
     def offers(self, base: str) -> bool:
         """Whether this server makes pictures with a base."""
@@ -180,6 +180,7 @@ class Studio:
             weights=self.config.weights if own else None,
             adapter=self.config.adapter if own else None,
             device=self.config.device,
+            image_encoder=self.config.image_encoder if own else None,
         )
         log.info("model %s loaded", name)
         return model
@@ -192,8 +193,9 @@ class Studio:
     def _folder(self, base: str | None) -> Path:
         """Where a base's adapter lies, and what belongs to it."""
         name = base or self.config.base
-        if name == self.config.base and (self.config.adapter or self.config.weights):
-            return Path(self.config.adapter).parent if self.config.adapter else Path(self.config.weights)
+        file = self.config.adapter if self.config.adapter and Path(self.config.adapter).is_file() else None
+        if name == self.config.base and (file or self.config.weights):
+            return Path(file).parent if file else Path(self.config.weights)
         return PACKAGED / name
 
     def _without_contrast(self, base: str) -> CustomContrast:
