@@ -47,9 +47,7 @@ class DataConfig:
     cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
     sources: list[dict[str, Any]] = field(default_factory=list)  # several sets in one run, each {name, weight, …}: the
     # fields of `data` that it changes (source, path, …), beside its name and its share of the samples
-    holdout: float = (
-        0.0  # share of the subjects of folders and shards that validates, by hash of their ids
-    )
+    holdout: float = 0.0  # share of the subjects of folders and shards that validates, by hash of their ids
     shard_cache: str = "none"  # none, latents, clip or both: of shards, 16-bit, kept beside them; latents fix x's crop
 
     def __post_init__(self) -> None:
