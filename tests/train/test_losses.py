@@ -16,6 +16,7 @@ from diffusers import DDPMScheduler
 from scipy.stats import spearmanr
 
 from train.adapter import losses
+from train.adapter.watch import FiniteWatch
 
 B, L, N, D = 5, 3, 2, 4
 ROOT = Path(__file__).resolve().parents[2]
@@ -277,10 +278,11 @@ def test_total_is_equation_9_and_bad_terms_are_named() -> None:
     out = losses.total_loss(*t, lambda_1=0.1, lambda_2=0.01)
     assert out.total.item() == pytest.approx(1 + 0.1 * 5 - 0.005)
     assert losses.total_loss(*t, lambda_1=0.1, macl_weight=0.5).total.item() == pytest.approx(1 + 0.1 * 3.5 - 5e-4)
-    losses.require_finite(out, 3)
+    watch = FiniteWatch(torch.device("cpu"))
+    watch.see(out, 3)
     bad = losses.total_loss(t[0], t[1], torch.tensor(float("nan")), t[3])
     with pytest.raises(FloatingPointError, match="'macl' is nan at step 7"):
-        losses.require_finite(bad, 7)
+        watch.see(bad, 7)
 
 
 # ---- several processes

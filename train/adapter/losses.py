@@ -251,12 +251,3 @@ def total_loss(
     """
     total = diffusion + lambda_1 * (cscl + macl_weight * macl) + lambda_2 * location
     return Losses(diffusion, cscl, macl, location, total)
-
-
-def require_finite(losses: Losses, step: int) -> None:
-    """Raise FloatingPointError that names the step and the first term that is not finite."""
-    for name, value in losses.numbers().items():
-        if not torch.isfinite(torch.tensor(value)):
-            raise FloatingPointError(
-                f"loss '{name}' is {value} at step {step}; lower learning_rate, or set mixed_precision to 'no'"
-            )

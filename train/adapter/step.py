@@ -20,6 +20,7 @@ from customcontrast.attention import MapRecorder, aggregate, install_processors,
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt, joined, subject_state
+from customcontrast.encoder.mfi import MFIOutput
 from customcontrast.layout_channels import channels
 from train.adapter import losses
 from train.adapter.adapter_config import LossConfig
@@ -33,14 +34,23 @@ class Noise:
 
     t: Tensor  # LongTensor (B,), one timestep per sample
     epsilon: Tensor  # (B, c, h, w)
+    t_pairs: Tensor | None = None  # LongTensor, one per pair of `Batch.contrast`; None = there are none
 
     @classmethod
-    def draw(cls, shape: Sequence[int], timesteps: int, seed: Sequence[int], device: torch.device) -> Noise:
+    def draw(
+        cls, shape: Sequence[int], timesteps: int, seed: Sequence[int], device: torch.device, pairs: int = 0
+    ) -> Noise:
         """From `seed` alone (seed, step, …); drawn on the CPU, so that it is the same on every device."""
         generator = torch.Generator().manual_seed(_mix(seed))
         t = torch.randint(timesteps, (shape[0],), generator=generator)
         epsilon = torch.randn(tuple(shape), generator=generator)
-        return cls(t.to(device), epsilon.to(device))
+        t_pairs = torch.randint(timesteps, (pairs,), generator=generator) if pairs else None
+        return cls(*(None if x is None else _sent(x, device) for x in (t, epsilon, t_pairs)))
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device, without waiting for it."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _mix(seed: Sequence[int]) -> int:
@@ -153,12 +163,14 @@ class AdapterLoss(nn.Module):
         context = contexts_of(base, prompts, out.mfi.text_tokens, self.text_rows)
         if base.zero_empty_prompt:
             context = _zero_empty(context, [prompt.text == "" for prompt in prompts])
-        present = (~batch.drop_subject).to(z.dtype)  # λ of each row: 1, or 0 where the subject is dropped
+        present = _sent((~batch.drop_subject).to(z.dtype), z.device)  # λ of a row: 1, or 0 where the subject is dropped
         strength = present if c.visual else torch.zeros_like(present)
         if batch.drop_visual is not None:
-            strength = strength * (~batch.drop_visual).to(z.dtype)
+            strength = strength * _sent((~batch.drop_visual).to(z.dtype), z.device)
         recorder = MapRecorder() if c.lambda_2 else None
-        state = subject_state(base, context, prompts, [out], size=size, strengths=[strength], recorder=recorder)
+        state = subject_state(
+            base, context, prompts, [out], size=size, strengths=[strength], recorder=recorder, origins=batch.origins
+        )
 
         z_t = self.scheduler.add_noise(z, noise.epsilon, t)
         layout = None
@@ -169,14 +181,24 @@ class AdapterLoss(nn.Module):
 
         diffusion = losses.diffusion_loss(prediction, target)
         zero = diffusion.new_zeros(())
-        cscl, macl = self.contrast(batch, t, out.mfi) if out.mfi.text_cls is not None else (zero, zero)
+        cscl, macl = zero, zero
+        if out.mfi.text_cls is not None and (c.cscl or c.macl):
+            cscl, macl = self.contrast(*self.contrasted(batch, noise, out.mfi))
         A = aggregate(_float32(recorder)) if recorder else None
         location = zero if A is None else losses.location_loss(A[:, 0], batch.masks, present)
         return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2, c.macl_weight)
 
-    def contrast(self, batch: Batch, t: Tensor, mfi: object) -> tuple[Tensor, Tensor]:
+    def contrasted(self, batch: Batch, noise: Noise, mfi: MFIOutput) -> tuple[Batch, Tensor, MFIOutput]:
+        """What Eq. 4 and 7 compare: the pairs of `batch.contrast`, which only the adapter sees, or the batch itself."""
+        pairs = batch.contrast
+        if pairs is None:
+            return batch, noise.t, mfi
+        encoder = self.adapter.encoder
+        return pairs, noise.t_pairs, encoder(encoder.encode_image(pairs.reference_states), noise.t_pairs)
+
+    def contrast(self, batch: Batch, t: Tensor, mfi: MFIOutput) -> tuple[Tensor, Tensor]:
         """(L_CSCL, L_MACL); a term that is off is 0 and costs nothing."""
-        c, zero = self.config, batch.latents.new_zeros(())
+        c, zero = self.config, mfi.visual_cls.new_zeros(())
         cscl = losses.cscl_loss(mfi.visual_cls, mfi.text_cls, batch.subjects, c.temperature) if c.cscl else zero
         if not c.macl:
             return cscl, zero

@@ -14,11 +14,12 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.optim import AdamW
 
 from customcontrast.adapter import Adapter, save_adapter
@@ -27,15 +28,18 @@ from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.precision import computes_bf16
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
-from train.adapter.losses import Losses, require_finite
+from train.adapter.frozen_base import make_ready
+from train.adapter.losses import Losses
 from train.adapter.step import AdapterLoss, Noise, attention_kernel
 from train.adapter.training_state import Progress, averaged
-from train.adapter.validate import validation_strip
+from train.adapter.validate import Validation
+from train.adapter.watch import Agreement, FiniteWatch, batch_times_similarity
 from train.common.ema import EMA
 from train.common.log import Log, Timer, WandB
 from train.common.sharding import shard, whole
-from train.common.signals import StopSignal, agree
+from train.common.signals import StopSignal
 from train.data.frozen_features import with_features
+from train.data.mixture import Mixture
 from train.data.sampler import Samples, StepSampler, in_order, make_loader
 from train.data.samples import Batch, Source
 from train.data.sources import make_source
@@ -61,25 +65,23 @@ def train(
     Under `output`: adapter.safetensors (averaged weights, for inference), checkpoints/, log.jsonl, tensorboard/,
     validation/. Raises ResumeError, ConfigError, BaseModelError, or FloatingPointError naming the bad loss and step.
     """
-    optim = config.optim
+    optim, timeout = config.optim, timedelta(minutes=config.optim.timeout_minutes)
     precision = usable_precision(optim.mixed_precision, cpu)
     accelerator = Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=optim.accumulation,
         cpu=cpu,
         log_with="wandb" if config.log.wandb else None,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timeout),  # the others wait while one makes data ready or validates
+        ],
     )
     main, device = accelerator.is_main_process, accelerator.device
     wandb = WandB(accelerator, output, config.to_dict()) if config.log.wandb else None
     dtype = DTYPES[precision] if device.type == "cuda" else torch.float32
     base = load_base(config.base, config.weights, device, dtype)
-    if optim.gradient_checkpointing:
-        base.unet.enable_gradient_checkpointing()
-        base.unet.train()  # diffusers checkpoints only in training mode; the UNet has no dropout
-    if device.type == "cpu":  # there the fused kernel spends more on its mask than on its matrices
-        for encoder in base.text_encoders:
-            encoder.set_attn_implementation("eager")
+    make_ready(base, optim.gradient_checkpointing)
     with accelerator.main_process_first():
         source = make_source(config.data, base, progress=main)
 
@@ -104,19 +106,23 @@ def train(
 
     batches = batches_from(config, source, progress.step, accelerator)
     samples = optim.batch * optim.accumulation * world
+    agree, watch, validation = Agreement(world, timeout), FiniteWatch(device), Validation(base, config)
     log, stop, timer = Log(output, config.log.every, main, wandb), StopSignal(), Timer(progress.seconds, minutes)
     step, saved_at = progress.step, time.monotonic()
-    while step < optim.steps and not agree(stop.requested or timer.up, accelerator):
+    while step < optim.steps and not agree(stop.requested or timer.up):
         for micro in range(optim.accumulation):
             with timer.waiting():
                 batch = next(batches)
             seed = (config.seed, step, micro, accelerator.process_index)
             batch = with_features(base, batch)
-            noise = Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, seed, device)
+            if step == progress.step and micro == 0:
+                warn_of_small_batch(config, batch, world)
+            pairs = len(batch.contrast) if batch.contrast is not None else 0
+            noise = Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, seed, device, pairs)
             with accelerator.accumulate(model):  # averages the micro-steps; synchronises processes at the last
                 with accelerator.autocast():
                     losses: Losses = model(batch, noise)
-                require_finite(losses, step)
+                watch.see(losses, step)
                 with attention_kernel(device):
                     accelerator.backward(losses.total)
         norm = whole(accelerator.clip_grad_norm_(adapter.parameters(), optim.clip_norm or float("inf")))
@@ -126,19 +132,23 @@ def train(
         step += 1
         ema.update(adapter, step)
 
-        log.add(step, losses.terms(), norm, rate, timer, samples)
         late = time.monotonic() - saved_at > 60 * config.log.save_minutes
         if sliced:  # all must write together
-            late = agree(late, accelerator)
-        if (main or sliced) and (late or step % config.log.save_every == 0):
+            late = agree(late)
+        saves = (main or sliced) and (late or step % config.log.save_every == 0)
+        if saves or step % config.log.every == 0:
+            watch.check()
+        log.add(step, losses.terms(), norm, rate, timer, samples)
+        if saves:
             write(output, adapter, ema, optimizer, Progress(step, timer.total, world), config, main)
             saved_at = time.monotonic()
         if (main or sliced) and config.log.validate_every and step % config.log.validate_every == 0:
             with timer.paused():
                 weights = averaged(ema, adapter)
                 if main:
-                    log.picture(step, validation_strip(base, weights, config))
+                    validation.run(step, weights, log)
 
+    watch.check()
     progress = Progress(step, timer.total, world)
     if main or sliced:
         write(output, adapter, ema, optimizer, progress, config, main)
@@ -148,11 +158,41 @@ def train(
     return progress
 
 
-def batches_from(config: AdapterTrainConfig, source: Source, step: int, accelerator: Accelerator) -> Iterator[Batch]:
+def warn_of_small_batch(config: AdapterTrainConfig, batch: Batch, processes: int) -> None:
+    """Say so where Eq. 7 has too few subjects in a batch to order them: B · τ · S̄ ≤ 1, S̄ of the run's first batch.
+
+    batch: with its features.
+    """
+    loss, seen = config.loss, batch if batch.contrast is None else batch.contrast
+    if not loss.macl or not loss.alpha or not loss.lambda_1 or seen.embeddings is None or len(seen) < 2:
+        return
+    e = torch.nn.functional.normalize(seen.embeddings.float(), dim=-1)
+    value = batch_times_similarity(
+        processes * len(seen), loss.macl_temperature, (e @ e.T).clamp(loss.similarity_floor, 1.0)
+    )
+    if value <= 1:
+        logger.warning(
+            "L_MACL: %d samples x %d process(es) x temperature %g x mean similarity = %.2f; Eq. 7 orders subjects only "
+            "above 1. Raise loss.contrast_batch (it needs no UNet), or loss.macl_temperature.",
+            len(seen),
+            processes,
+            loss.macl_temperature,
+            value,
+        )
+
+
+def batches_from(
+    config: AdapterTrainConfig, source: Source | Mixture, step: int, accelerator: Accelerator
+) -> Iterator[Batch]:
     """The batches of this process from optimiser step `step` on."""
     o = config.optim
     sampler = StepSampler(
-        o.batch, step * o.accumulation, o.steps * o.accumulation, accelerator.process_index, accelerator.num_processes
+        o.batch,
+        step * o.accumulation,
+        o.steps * o.accumulation,
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.loss.contrast_batch,
     )
     samples = Samples(source, config.seed, config.data.drop, config.data.captions, config.data.drop_branch)
     return in_order(make_loader(samples, sampler, config.data.workers))

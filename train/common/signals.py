@@ -6,9 +6,6 @@ import contextlib
 import signal
 from types import FrameType
 
-import torch
-from accelerate import Accelerator
-
 
 class Stopped(Exception):
     """A run that others depend on was requested to stop; its checkpoint is written."""
@@ -33,10 +30,3 @@ class StopSignal:
         """Put back the handlers of before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-def agree(wish: bool, accelerator: Accelerator) -> bool:
-    """True on every process as soon as one of them wishes it, so that none waits for another for ever."""
-    if accelerator.num_processes == 1:
-        return wish
-    return bool(accelerator.reduce(torch.tensor(float(wish), device=accelerator.device), "sum") > 0)

@@ -23,7 +23,7 @@ from customcontrast.errors import ConfigError
 from customcontrast.tensor_files import write_tensors
 from train.data.frozen_features import clip_features, latents_of
 from train.data.references import segmented
-from train.data.samples import Sample, as_pair
+from train.data.samples import Sample, as_pair, keys_of
 from train.data.toyland_source import reference_scene, render_references, target_scene
 from train.toyland import ToyScene, World, attributes, describe, render, sample_subject
 from train.toyland.layouts import layout_of
@@ -220,8 +220,8 @@ class PoolSource:
     def __len__(self) -> int:
         return len(self.records)
 
-    def subject_id(self, index: int) -> str:
-        return self.records[index]["subject"]
+    def subject_keys(self) -> np.ndarray:
+        return keys_of(record["subject"] for record in self.records)
 
     def pair(self, index: int, rng: random.Random) -> Sample:
         return as_pair(self.draw(index, rng))

@@ -33,7 +33,7 @@ from customcontrast.errors import ConfigError, PictureError, SegmentationError
 from customcontrast.images.loading import load_picture
 from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.references import segmented
-from train.data.samples import Sample
+from train.data.samples import Sample, keys_of
 
 LOG = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -249,8 +249,8 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.subjects)
 
-    def subject_id(self, index: int) -> str:
-        return self.subjects[index][0]
+    def subject_keys(self) -> np.ndarray:
+        return keys_of(name for name, _, _ in self.subjects)
 
     def pair(self, index: int, rng: random.Random) -> Sample:
         name, frames, references = self.subjects[index]

@@ -6,11 +6,11 @@ follow from (seed, index), so a resumed run and a run of more processes see one 
 
 from __future__ import annotations
 
-import hashlib
 import random
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from train.data.samples import Sample, Source
 
@@ -67,33 +67,35 @@ class Mixture:
         return order[at], block * self.quotas[order[at]] + ranks[at]
 
 
-def held_out(subject_id: str, share: float) -> bool:
-    """Whether a subject is kept for validation: by the hash of its id, so always the same ones, whoever joins them."""
-    digest = hashlib.blake2b(subject_id.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") < share * 2**64
+def held_out(keys: np.ndarray, share: float) -> np.ndarray:
+    """Which subjects are kept for validation, by the hash of their ids: always the same ones, whoever joins them.
+
+    keys: uint64 (N,), as `Source.subject_keys` gives them. Returns bool (N,).
+    """
+    return keys < np.uint64(share * 2**64)
 
 
 class Subset:
     """Some subjects of a source."""
 
     def __init__(self, source: Source, rows: Sequence[int]) -> None:
-        self.source, self.rows = source, array("I", rows)
+        self.source, self.rows = source, np.asarray(rows, np.uint32)
 
     @classmethod
     def split(cls, source: Source, share: float, validation: bool) -> Source:
         """The subjects that are held out (validation), or all the others."""
         if share == 0 and not validation:
             return source
-        return cls(source, [i for i in range(len(source)) if held_out(source.subject_id(i), share) == validation])
+        return cls(source, np.flatnonzero(held_out(source.subject_keys(), share) == validation))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def draw(self, index: int, rng: random.Random) -> Sample:
-        return self.source.draw(self.rows[index], rng)
+        return self.source.draw(int(self.rows[index]), rng)
 
     def pair(self, index: int, rng: random.Random) -> Sample:
-        return self.source.pair(self.rows[index], rng)
+        return self.source.pair(int(self.rows[index]), rng)
 
-    def subject_id(self, index: int) -> str:
-        return self.source.subject_id(self.rows[index])
+    def subject_keys(self) -> np.ndarray:
+        return self.source.subject_keys()[self.rows]

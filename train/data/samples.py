@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Protocol
+from hashlib import blake2b
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
-
 
 ON_CPU = ("drop_text", "drop_subject", "drop_token", "drop_visual")  # fields of a Batch that stay on the CPU
 DROPS = ("none", "text", "subject", "both", "token", "visual")
@@ -97,8 +95,14 @@ class Source(Protocol):
     def pair(self, index: int, rng: random.Random) -> Sample:
         """R and R⁺ of subject `index` alone (`as_pair`), for less than `draw` where x need not be read."""
 
-    def subject_id(self, index: int) -> str:
-        """An id of subject `index` that stays its own when others come and go."""
+    def subject_keys(self) -> np.ndarray:
+        """A 64-bit number for each subject, uint64 (N,), that stays its own when others come and go."""
+
+
+def keys_of(ids: Iterable[str]) -> np.ndarray:
+    """A 64-bit hash of each id, uint64 (N,); equal on every machine."""
+    data = (blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in ids)
+    return np.frombuffer(b"".join(data), "<u8")
 
 
 def as_pair(sample: Sample) -> Sample:

@@ -367,8 +367,8 @@ class ShardSource:
     def __len__(self) -> int:
         return len(self.index.subjects)
 
-    def subject_id(self, index: int) -> str:
-        return f"{int(self.index.subjects[index]['key']):016x}"
+    def subject_keys(self) -> np.ndarray:
+        return np.array(self.index.subjects["key"])
 
     def draw(self, index: int, rng: random.Random) -> Sample:
         """Raises ConfigError naming the tar when this subject in it is damaged."""

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from train.data.augment import photographic, with_rim
 from train.data.references import segmented
-from train.data.samples import Sample, as_pair
+from train.data.samples import Sample, as_pair, keys_of
 from train.toyland import ToyScene, ToySubject, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
 
@@ -64,8 +65,8 @@ class ToylandSource:
     def __len__(self) -> int:
         return self.config.subjects
 
-    def subject_id(self, index: int) -> str:
-        return f"{self.config.world}-{index}"
+    def subject_keys(self) -> np.ndarray:
+        return keys_of(f"{self.config.world}-{i}" for i in range(len(self)))
 
     def pair(self, index: int, rng: random.Random) -> Sample:
         return as_pair(self.draw(index, rng))

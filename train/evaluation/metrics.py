@@ -71,6 +71,27 @@ class Interval:
         return f"{self.mean:{spec}.3f} [{self.low:{spec}.3f}, {self.high:{spec}.3f}]"
 
 
+CHUNK = 32  # prompts or pictures that go through an encoder at once
+CLIP, DINO = "openai/clip-vit-base-patch32", "facebook/dinov2-base"  # what the paper's figures agree with
+
+
+@dataclass(frozen=True)
+class ClipSpaces:
+    """The two sides of a CLIP, each to rows (N, ·) of one space."""
+
+    text: Callable[[Sequence[str]], Tensor]
+    image: Callable[[Sequence[Image.Image]], Tensor]
+
+
+def in_chunks(encode: Callable[[Sequence[Any]], Tensor], size: int = CHUNK) -> Callable[[Sequence[Any]], Tensor]:
+    """An encoder that takes `size` rows at once, however many it is given: 1,500 pictures do not fit a GPU."""
+
+    def encoded(rows: Sequence[Any]) -> Tensor:
+        return torch.cat([encode(rows[i : i + size]) for i in range(0, len(rows), size)])
+
+    return encoded
+
+
 @dataclass(frozen=True)
 class Backbones:
     """The three encoders of the metrics, each to unit-free rows (N, ·), and their names for the report."""
@@ -255,6 +276,13 @@ def toyland_backbones(
     weights: the base's folder; its clip_head.safetensors holds the text projection that the pipeline does not need.
     Raises FileNotFoundError without it.
     """
+    spaces = toyland_spaces(base, weights)
+    names = {"CT": "Toyland's CLIP", "CI": "Toyland's CLIP, segmented", "DI": "identity reader, segmented"}
+    return Backbones(spaces.text, spaces.image, identity, edits=edits, names=names)
+
+
+def toyland_spaces(base: BaseModel, weights: Path) -> ClipSpaces:
+    """The two sides of an embedded base's own CLIP. Raises FileNotFoundError without its clip_head.safetensors."""
     head = weights / "clip_head.safetensors"
     if not head.exists():
         raise FileNotFoundError(f"{head} is missing, so text and pictures cannot be compared; export the base again")
@@ -271,8 +299,7 @@ def toyland_backbones(
         pixels = base.image_processor(images=list(pictures), return_tensors="pt")["pixel_values"]
         return base.image_encoder(pixels.to(base.device, base.image_encoder.dtype)).image_embeds.float().cpu()
 
-    names = {"CT": "Toyland's CLIP", "CI": "Toyland's CLIP, segmented", "DI": "identity reader, segmented"}
-    return Backbones(text, image, identity, edits=edits, names=names)
+    return ClipSpaces(in_chunks(text), in_chunks(image))
 
 
 def image_reward(name: str, device: torch.device) -> Callable[[Sequence[str], Sequence[Image.Image]], Tensor]:
@@ -289,14 +316,12 @@ def image_reward(name: str, device: torch.device) -> Callable[[Sequence[str], Se
     )
 
 
-def pretrained_backbones(clip: str, dino: str, device: torch.device, reward: str | None = None) -> Backbones:
-    """The paper's backbones, by hub id or folder: CLIP ViT-L/14, DINOv2 and, where `reward` names it, ImageReward."""
-    from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
+def clip_spaces(clip: str, device: torch.device) -> ClipSpaces:
+    """A whole CLIP by hub id or folder. Raises OSError, naming it, where it cannot be read."""
+    from transformers import CLIPModel, CLIPProcessor
 
     clip_model = CLIPModel.from_pretrained(clip).to(device).eval()
     clip_processor = CLIPProcessor.from_pretrained(clip)
-    dino_model = AutoModel.from_pretrained(dino).to(device).eval()
-    dino_processor = AutoImageProcessor.from_pretrained(dino)
 
     @torch.no_grad()
     def text(prompts: Sequence[str]) -> Tensor:
@@ -308,10 +333,24 @@ def pretrained_backbones(clip: str, dino: str, device: torch.device, reward: str
         inputs = clip_processor(images=list(pictures), return_tensors="pt").to(device)
         return clip_model.visual_projection(clip_model.vision_model(**inputs).pooler_output).cpu()
 
+    return ClipSpaces(in_chunks(text), in_chunks(image))
+
+
+def pretrained_backbones(
+    clip: str = CLIP, dino: str = DINO, device: torch.device | str = "cpu", reward: str | None = None
+) -> Backbones:
+    """Published backbones, by hub id or folder: a CLIP, a DINO and, where `reward` names it, ImageReward."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    spaces = clip_spaces(clip, torch.device(device))
+    dino_model = AutoModel.from_pretrained(dino).to(device).eval()
+    dino_processor = AutoImageProcessor.from_pretrained(dino)
+
     @torch.no_grad()
     def identity(pictures: Sequence[Image.Image]) -> Tensor:
         inputs = dino_processor(images=list(pictures), return_tensors="pt").to(device)
         return dino_model(**inputs).last_hidden_state[:, 0].cpu()
 
     names = {"CT": clip, "CI": f"{clip}, segmented", "DI": f"{dino}, segmented"} | ({"IR": reward} if reward else {})
-    return Backbones(text, image, identity, image_reward(reward, device) if reward else None, names)
+    ir = image_reward(reward, torch.device(device)) if reward else None
+    return Backbones(spaces.text, spaces.image, in_chunks(identity), ir, names)

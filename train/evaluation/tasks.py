@@ -193,6 +193,15 @@ def toy_distractors(world: World, seed: int, count: int = DISTRACTORS) -> list[I
     return [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
 
 
+def photograph_tasks(
+    noun: str, rng: random.Random, prompts: dict[str, tuple[str, ...]] | None = None, every: bool = False
+) -> tuple[Task, ...]:
+    """Prompts for a photographed subject: one of each category that `prompts` (EDITS) has, or every one."""
+    prompts = prompts or EDITS
+    chosen = ((c, t) for c in prompts for t in (prompts[c] if every else (rng.choice(prompts[c]),)))
+    return tuple(Task(category, text.format(f"<{noun}>")) for category, text in chosen)
+
+
 def folder_cases(folder: Path, count: int | None = None, seed: int = 0) -> list[Case]:
     """Subjects of a folder, a sub-folder each; the first picture is the reference, segmented by `Segmenter`.
 

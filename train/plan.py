@@ -1,0 +1,397 @@
+"""What a run of adapter training would take, before anybody pays for it.
+
+    python -m train.plan --config sdxl --gpus 8
+
+Counted, on the meta device, with the published architectures and without weights: parameters; multiplications and
+additions of one step by part (torch's FlopCounterMode); what is alive at once (weights, gradients, AdamW's moments,
+average, activations). Assumed, and said so in the table: the share of a GPU's peak that training reaches, the mean
+similarity S̄ of two subjects, bytes of a stored pixel. Nothing here was measured on a GPU; `tests/gpu/first_run.py`
+compares it with one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from customcontrast.adapter import Adapter
+from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.text_context import TextContext, TokenizedPrompt, subject_state
+from customcontrast.conditioning.text_encoder import encode_rows
+from customcontrast.errors import ConfigError
+from tests.benchmarks.dry_run import DryRun
+from tests.benchmarks.true_models import adapter_for, base_model
+from train.adapter.adapter_config import AdapterTrainConfig, load_config
+from train.adapter.frozen_base import make_ready
+from train.adapter.watch import batch_times_similarity
+
+GPUS = {"A100": (312.0, 80), "H100": (989.0, 80), "A10G / 24 GB": (125.0, 24)}  # dense 16-bit TFLOP/s; GB
+SHARE_OF_PEAK = (0.2, 0.4)  # of those, that training of such UNets reaches; an assumption
+SIMILARITY = 0.65  # S̄: mean cosine of CLIP image embeddings of two subjects on white; an assumption
+BYTES_A_PIXEL = 0.35  # of a JPEG of quality 95; an assumption (photographs range from 0.2 to 0.5)
+VIEWS = 12  # kept of a subject
+SUBJECTS = {
+    "MVImgNet": (219_188, VIEWS),
+    "OpenImages": (1_500_000, 1),
+}  # listed; how many pass the filters is not known
+MB, GB = 2**20, 2**30
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a micro-step of one process."""
+
+    name: str
+    flops: float  # of forward, backward and what is computed again
+    activations: int  # bytes alive at once on top of the weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `main` prints. Bytes; FLOP of one process and micro-step."""
+
+    config: AdapterTrainConfig
+    gpus: int
+    parameters: dict[str, int]
+    parts: list[Part]
+    frozen: int  # weights of the base
+    trained: int  # weights, gradients, two moments and average of the adapter, float32
+    checkpoint: int  # one file
+    latent: int  # a cached latent, 16-bit
+    states: int  # the cached CLIP features of one reference, 16-bit
+    advice: list[str] = field(default_factory=list)
+
+    @property
+    def flops(self) -> float:
+        """Of one optimiser step of one process."""
+        return self.config.optim.accumulation * sum(part.flops for part in self.parts)
+
+    @property
+    def peak(self) -> int:
+        """Memory of one process: weights of all kinds, and the largest activations.
+
+        The graph of the adapter, of the text encoders and of the UNet is alive at once when the backward pass begins.
+        """
+        graph = sum(part.activations for part in self.parts if part.name in KEPT)
+        alone = max(part.activations for part in self.parts if part.name not in KEPT)
+        return self.frozen + self.trained + max(graph, alone)
+
+    @property
+    def contrast(self) -> float:
+        """B · τ · S̄ over all processes (`losses.macl_loss`)."""
+        loss = self.config.loss
+        batch = (loss.contrast_batch or self.config.optim.batch) * self.gpus
+        return batch_times_similarity(batch, loss.macl_temperature, SIMILARITY)
+
+    def days(self, tflops: float) -> tuple[float, float]:
+        """Fastest and slowest, at SHARE_OF_PEAK of so many TFLOP/s."""
+        seconds = self.config.optim.steps * self.flops / (tflops * 1e12)
+        return seconds / SHARE_OF_PEAK[1] / 86_400, seconds / SHARE_OF_PEAK[0] / 86_400
+
+
+KEPT = ("adapter", "pairs for Eq. 4 and 7", "text encoders", "UNet")  # whose graphs are alive together
+
+
+def make_plan(config: AdapterTrainConfig, gpus: int, memory: float = 80.0) -> Plan:
+    """Count a run of `config`. memory: GB of one GPU, for the advice. Raises ConfigError for another base."""
+    if config.base not in ("sd15", "sdxl"):
+        raise ConfigError(
+            f"base is {config.base!r}; a plan can be made of sd15 and sdxl, whose architectures are known"
+        )
+    dtype = torch.float32 if config.optim.mixed_precision == "no" else torch.bfloat16
+    base = base_model(config.base, dtype=dtype)
+    make_ready(replace(base, device=torch.device("meta")), config.optim.gradient_checkpointing)
+    adapter = adapter_for(base).train().requires_grad_(True)
+    parts = count(base, adapter, config)
+    models = {"UNet": [base.unet], "text encoders": base.text_encoders, "autoencoder": [base.vae],
+              "CLIP image encoder": [base.image_encoder], "adapter": [adapter]}  # fmt: skip
+    parameters = {name: sum(p.numel() for m in group for p in m.parameters()) for name, group in models.items()}
+    size = parameters["adapter"] * 4
+    slices = gpus if config.optim.sharding == "full" else 1
+    side = (config.data.size or base.default_size) // base.scale_factor
+    states = len(base.image_layers) * base_tokens(base) * base.image_encoder.config.hidden_size * 2
+    plan = Plan(
+        config=config,
+        gpus=gpus,
+        parameters=parameters,
+        parts=parts,
+        frozen=sum(
+            p.nbytes for name, group in models.items() if name != "adapter" for m in group for p in m.parameters()
+        ),  # fmt: skip
+        trained=5 * size // slices,
+        checkpoint=4 * size,
+        latent=base.latent_channels * side * side * 2,
+        states=states,
+    )
+    return replace(plan, advice=advice(plan, memory))
+
+
+def base_tokens(base: BaseModel) -> int:
+    """Tokens of the CLIP image encoder, the class token too."""
+    rows, columns = base.image_patches
+    return rows * columns + 1
+
+
+# ------------------------------------------------------------------------------------------------------- counting
+
+
+def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig) -> list[Part]:
+    """The parts of a micro-step: forward and backward of each, on the device of the models' weights.
+
+    Each part gets what the one before it would give as fresh tensors with gradients; so a part can be counted alone,
+    and all of them together are the step.
+    """
+    device = next(base.unet.parameters()).device
+    optim, loss, B = config.optim, config.loss, config.optim.batch
+    side = config.data.size or base.default_size
+    latent = (side // base.scale_factor,) * 2
+    layers, mfi = len(base.cross_attention_layers), adapter.config
+    crop = base.image_encoder.config.image_size
+    on = {"device": device}
+    t = torch.zeros(B, dtype=torch.long, **on)
+    reads = B * (1 if loss.contrast_batch else 2) + 2 * loss.contrast_batch  # r, and r⁺ or the pairs'
+
+    def states(n: int) -> list[Tensor]:
+        shape = (n, base_tokens(base), base.image_encoder.config.hidden_size)
+        return [torch.empty(shape, dtype=base.dtype, **on) for _ in base.image_layers]
+
+    def vae() -> Tensor:
+        with torch.no_grad():
+            pixels = torch.empty(B, 3, side, side, dtype=base.vae.dtype, **on)
+            return base.vae.encode(pixels).latent_dist.mode()
+
+    def clip() -> Tensor:
+        with torch.no_grad():
+            pixels = torch.empty(reads, 3, crop, crop, dtype=base.image_encoder.dtype, **on)
+            return base.image_encoder(pixels, output_hidden_states=True).image_embeds
+
+    def mapped() -> Tensor:
+        out = adapter([state.to(weight(adapter).dtype) for state in states(B)], t)
+        outputs = [*out.keys, *out.values, *out.mfi.text_tokens, out.mfi.visual_cls]
+        outputs += [out.mfi.text_cls] if out.mfi.text_cls is not None else []
+        total = sum(x.float().sum() for x in outputs)
+        if mfi.textual and loss.macl and not loss.contrast_batch:
+            total = total + positives(B, t)
+        return total
+
+    def positives(n: int, t: Tensor) -> Tensor:
+        encoder = adapter.encoder
+        f_t, _ = encoder.textual(encoder.encode_image(states(n)), t)
+        return sum(x.float().sum() for x in encoder.text_tokens(f_t))
+
+    def pairs() -> Tensor:
+        n, encoder = loss.contrast_batch, adapter.encoder
+        times = torch.zeros(n, dtype=torch.long, **on)
+        out = encoder(encoder.encode_image(states(n)), times)
+        total = sum(x.float().sum() for x in (*out.text_tokens, out.text_cls, out.visual_cls))
+        return total + positives(n, times) if loss.macl else total
+
+    def texts() -> Tensor:
+        total = torch.zeros((), **on)
+        ends = torch.zeros(B * layers, dtype=torch.long, **on)
+        for encoder in base.text_encoders:
+            config_ = encoder.config
+            rows = torch.empty(
+                B * layers,
+                config_.max_position_embeddings,
+                config_.hidden_size,
+                dtype=base.dtype,
+                requires_grad=True,
+                **on,
+            )
+            for part, end in zip(rows.split(TEXT_ROWS), ends.split(TEXT_ROWS), strict=True):
+                hidden, pooled = encode_rows(encoder, part, end, base.spec.hidden_layer)
+                total = total + hidden.float().sum() + (pooled.float().sum() if pooled is not None else 0)
+        return total
+
+    def unet() -> Tensor:
+        length = base.text_encoders[0].config.max_position_embeddings
+        width = sum(encoder.config.hidden_size for encoder in base.text_encoders)
+        needs = {"dtype": base.dtype, "requires_grad": True, **on}
+        hidden = torch.empty(B, layers, length, width, **needs)
+        pooled = None
+        if base.spec.pooled:
+            pooled = torch.empty(B, base.text_encoders[-1].config.projection_dim, **needs)
+        with torch.no_grad():
+            out = adapter([state.to(weight(adapter).dtype) for state in states(B)], t)
+        fresh = lambda xs: [torch.empty_like(x, dtype=base.dtype).requires_grad_() for x in xs]  # noqa: E731
+        out = replace(out, keys=fresh(out.keys), values=fresh(out.values))
+        prompt = _prompt(length, mfi.placeholder_tokens)
+        here = replace(base, device=device)
+        recorder = MapRecorder() if loss.lambda_2 else None
+        state = subject_state(here, TextContext(hidden, pooled), [prompt] * B, [out], size=latent,
+                              strengths=[torch.ones(B, **on)], recorder=recorder)  # fmt: skip
+        z = torch.empty(B, base.unet.config.in_channels, *latent, dtype=base.dtype, **on)
+        total = unet_forward(here, z, t, state).float().square().mean()
+        return total + aggregate(recorder).float().mean() if recorder else total
+
+    steps: list[tuple[str, Callable[[], Tensor], list[nn.Module]]] = [
+        ("autoencoder (z of x)", vae, [base.vae]),
+        ("CLIP image encoder", clip, [base.image_encoder]),
+        ("adapter", mapped, [adapter]),
+        ("text encoders", texts, list(base.text_encoders)),
+        ("UNet", unet, [base.unet]),
+    ]
+    if loss.contrast_batch and mfi.textual and (loss.cscl or loss.macl):
+        steps.insert(3, ("pairs for Eq. 4 and 7", pairs, [adapter]))
+    install_processors(base.unet)
+    return [Part(name, *_counted(run, device)) for name, run, _ in steps if optim.steps]
+
+
+TEXT_ROWS = 512  # as `AdapterLoss` sends them
+
+
+def weight(module: nn.Module) -> Tensor:
+    """Any of its weights."""
+    return next(module.parameters())
+
+
+def _prompt(length: int, n: int) -> TokenizedPrompt:
+    ids = torch.zeros(length, dtype=torch.long)
+    return TokenizedPrompt((ids,), torch.arange(3, 3 + n)[None], ("",) * (4 + n), (), "")
+
+
+class _NoModules:
+    """FlopCounterMode's view of modules: none, only the sum."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def _counted(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]:
+    """FLOP of run and of its backward pass, and the bytes alive at once (0 where the device is not meta)."""
+    flops = FlopCounterMode(display=False)
+    flops.mod_tracker = _NoModules()  # its hooks do not bear modules that are called without gradients
+    with flops:
+        _through(run)
+    if device.type != "meta":
+        return float(flops.get_total_flops()), 0
+    with DryRun() as dry, dry.phase("all"):
+        _through(run)
+    return float(flops.get_total_flops()), dry.peaks["all"]
+
+
+def _through(run: Callable[[], Tensor]) -> None:
+    total = run()
+    if total.requires_grad:
+        total.backward()
+
+
+# ------------------------------------------------------------------------------------------------------- printing
+
+
+def advice(plan: Plan, memory: float) -> list[str]:
+    """What to change where the run does not fit, one sentence each."""
+    config, said = plan.config, []
+    optim, loss = config.optim, config.loss
+    if plan.peak > 0.9 * memory * GB:
+        said.append(f"{plan.peak / GB:.0f} GB do not fit {memory:g} GB with room to spare:")
+        if not optim.gradient_checkpointing:
+            said.append("- set optim.gradient_checkpointing=true (about a third more computation)")
+        if optim.batch > 1:
+            half = optim.batch // 2
+            said.append(f"- set optim.batch={half} optim.accumulation={optim.accumulation * -(-optim.batch // half)}")
+        if loss.contrast_batch > 8:
+            said.append(f"- set loss.contrast_batch={loss.contrast_batch // 2}")
+        if optim.sharding == "none" and plan.gpus > 1:
+            saved = plan.trained * (1 - 1 / plan.gpus) / GB
+            said.append(f"- set optim.sharding=full (saves {saved:.1f} GB of the adapter's)")
+        if optim.mixed_precision == "no":
+            said.append("- set optim.mixed_precision=bf16")
+    if plan.contrast <= 1 and loss.macl:
+        need = int(1 / (loss.macl_temperature * SIMILARITY * plan.gpus)) + 1
+        said.append(f"B·τ·S̄ is not above 1: set loss.contrast_batch={need} or more")
+    if config.data.holdout == 0 and config.data.source in ("folder", "shards"):
+        said.append("nothing is held out: set data.holdout=0.002, or validation shows subjects of the training data")
+    return said or ["it fits; nothing needs to be changed"]
+
+
+def lines(plan: Plan, memory: float) -> list[str]:
+    """The table, as Markdown."""
+    config, optim = plan.config, plan.config.optim
+    samples = optim.batch * optim.accumulation * plan.gpus
+    out = [
+        f"**{config.base}, {plan.gpus} GPU(s), B = {optim.batch} × {optim.accumulation} × {plan.gpus} = {samples} "
+        f"samples a step, {config.data.size or 'own'} px, {optim.mixed_precision}**",
+        "",
+        "| part | parameters | TFLOP a step and GPU | share | activations, GB |",
+        "|---|---|---|---|---|",
+    ]
+    total = plan.flops
+    for part in plan.parts:
+        key = next((name for name in plan.parameters if part.name.startswith(name)), "")
+        tflop = part.flops * optim.accumulation / 1e12
+        known = f"{plan.parameters[key] / 1e6:,.0f} M" if key else "(adapter's)"
+        out.append(
+            f"| {part.name} | {known} | {tflop:.2f} | {part.flops * optim.accumulation / total:.0%} | "
+            f"{part.activations / GB:.2f} |"
+        )
+    out += [
+        f"| all | {sum(plan.parameters.values()) / 1e6:,.0f} M | {total / 1e12:.1f} | | |",
+        "",
+        "| memory of one GPU | GB |",
+        "|---|---|",
+        f"| frozen weights | {plan.frozen / GB:.1f} |",
+        f"| adapter: weights, gradients, moments, average (float32) | {plan.trained / GB:.1f} |",
+        f"| activations at the peak | {(plan.peak - plan.frozen - plan.trained) / GB:.1f} |",
+        f"| in all, without CUDA's own and the allocator's gaps | {plan.peak / GB:.1f} of {memory:g} |",
+        "",
+        f"- B·τ·S̄ = {plan.contrast:.2f} (S̄ = {SIMILARITY}, assumed); Eq. 7 orders subjects above 1",
+        f"- {optim.steps:,} steps see {optim.steps * samples / 1e6:.1f} M samples",
+    ]
+    for name, (tflops, _) in list(GPUS.items())[:2]:
+        low, high = plan.days(tflops)
+        step = plan.flops / tflops / 1e12
+        out.append(
+            f"- {name}: {step / SHARE_OF_PEAK[1]:.2f}–{step / SHARE_OF_PEAK[0]:.2f} s a step, {low:.1f}–{high:.1f} "
+            f"days (at {SHARE_OF_PEAK[1]:.0%}–{SHARE_OF_PEAK[0]:.0%} of {tflops:g} TFLOP/s, assumed)"
+        )
+    side = max(config.data.size, 512)
+    pixels = side * side * 16 / 9  # frames of videos are 16:9
+    for name, (subjects, views) in SUBJECTS.items():
+        shards = subjects * views * pixels * BYTES_A_PIXEL
+        out.append(
+            f"- {name}: {subjects:,} subjects × {views} views ≤ {shards / 1e12:.2f} TB of shards at {side} px "
+            f"({BYTES_A_PIXEL} B a pixel, assumed); latents cached {subjects * views * plan.latent / 1e12:.2f} TB, "
+            f"CLIP features {subjects * max(views, 4) * plan.states / 1e12:.2f} TB"
+        )
+    out.append(
+        f"- checkpoints: {config.log.keep} × {plan.checkpoint / GB:.2f} GB, adapter.safetensors "
+        f"{plan.parameters['adapter'] * 2 / GB:.2f} GB"
+    )
+    return [*out, "", *plan.advice]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m train.plan`"""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="sd15", help="preset (sd15, sdxl) or YAML file")
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--memory", type=float, default=80.0, help="GB of one GPU")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set optim.batch=8")
+    options = parser.parse_args(arguments)
+    if options.gpus < 1 or not options.memory > 0:
+        parser.error(f"--gpus {options.gpus} --memory {options.memory:g}: give 1 GPU or more, and some memory")
+    try:
+        plan = make_plan(load_config(options.config, options.set), options.gpus, options.memory)
+    except ConfigError as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(lines(plan, options.memory)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
