@@ -19,10 +19,12 @@ from customcontrast.ui.page import EXAMPLES, Page  # noqa: E402, I001 - first: i
 
 import gradio as gr  # noqa: E402
 
-from customcontrast.ui.service.service import CHOICES, Studio, StudioConfig  # noqa: E402
-from customcontrast.ui.theme import CSS, NAMED_FRAMES, TOGGLE, theme  # noqa: E402
+from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
+from customcontrast.ui.service.models import ServiceConfig  # noqa: E402
+from customcontrast.ui.service.service import Service  # noqa: E402
+from customcontrast.ui.theme import CSS, HEAD, theme  # noqa: E402
 
-__all__ = ["CSS", "NAMED_FRAMES", "TOGGLE", "Page", "launch", "options"]
+__all__ = ["Page", "launch", "options"]
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,7 +40,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         return os.environ.get(f"GRADIO_{name}") or default
 
     parser = argparse.ArgumentParser(prog="app.py", description="CustomContrast's page and its API.")
-    parser.add_argument("--base", choices=list(CHOICES), default=env("base", "toyland"), help="base model")
+    parser.add_argument("--base", choices=list(BASES), default=env("base", DEFAULT_BASE), help="base model")
     parser.add_argument("--weights", default=env("weights"), help="folder of the base model's weights")
     parser.add_argument("--adapter", default=env("adapter"), help="adapter.safetensors to use with it")
     parser.add_argument("--sam-checkpoint", default=env("sam_checkpoint"), help="segment-anything weights for clicks")
@@ -67,17 +69,17 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, str]:
     """Start the server; the model is loaded while the page already answers. Returns the app and its address."""
-    config = StudioConfig(chosen.base, chosen.weights, chosen.adapter, chosen.sam_checkpoint, chosen.device)
-    shared = Studio(config)
-    demo = Page(shared).build()
+    config = ServiceConfig(chosen.base, chosen.weights, chosen.adapter, chosen.sam_checkpoint, chosen.device)
+    service = Service(config)
+    demo = Page(service).build()
     demo.queue(max_size=chosen.queue_size, default_concurrency_limit=4)
     _, url, _ = demo.launch(
         server_name=chosen.host, server_port=chosen.port, share=chosen.share, prevent_thread_lock=True, quiet=not block,
-        theme=theme(), css=CSS, head=NAMED_FRAMES, footer_links=["api"], run_history=False, max_file_size="32mb",
+        theme=theme(), css=CSS, head=HEAD, footer_links=["api"], run_history=False, max_file_size="32mb",
         show_error=False, allowed_paths=[str(EXAMPLES)], state_session_capacity=256, ssr_mode=False,
         mcp_server=chosen.mcp,
     )  # fmt: skip
-    shared.start()
+    service.models.start()
     if block:
         demo.block_thread()
     return demo, url
