@@ -51,7 +51,8 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
     "customcontrast.ui.sections": 13,
     "customcontrast.ui.api": 14,
     "customcontrast.ui.page": 15,
-    "customcontrast.cli": 16,
+    "customcontrast.ui.server": 16,
+    "customcontrast.cli": 17,
     "train": 20,
     "train.toyland": 20,
     "train.common": 20,
@@ -66,7 +67,7 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
 }
 PICTURES = {"errors", "images", "precision", "segmentation", "visualize"}  # arrays and pictures only
 GRADIO = ("customcontrast.ui.sections", "customcontrast.ui.theme", "customcontrast.ui.api", "customcontrast.ui.page",
-          "customcontrast.ui.wiring")  # fmt: skip
+          "customcontrast.ui.wiring", "customcontrast.ui.server", "customcontrast.ui.components")  # fmt: skip
 
 
 def name_of(file: Path) -> str:

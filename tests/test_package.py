@@ -59,7 +59,13 @@ def test_an_installed_wheel_makes_a_picture_outside_the_checkout(wheel: Path, tm
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(place), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     picture = place / "customcontrast" / "ui" / "examples" / "bear.png"
-    code = f"import sys\nsys.path.insert(0, {str(place)!r})\nfrom customcontrast.cli import main\nsys.exit(main())"
+    lines = [
+        "import sys",
+        f"sys.path.insert(0, {str(place)!r})",
+        "from customcontrast.cli import main",
+        "sys.exit(main())",
+    ]
+    code = "\n".join(lines)
     asked = ["generate", "--reference", str(picture), "--prompt", "a <bear> on the beach", "--steps", "2"]
     command = [sys.executable, "-I", "-c", code, *asked, "--out", str(tmp_path / "out")]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

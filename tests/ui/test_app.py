@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import socket
@@ -19,9 +20,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
-from customcontrast.ui.handlers.generation import CONTROLS, SLOTS
+from customcontrast.ui.handlers.forms import GenerationForm
+from customcontrast.ui.handlers.messages import Set
 from customcontrast.ui.service.recipe import read_png
-from customcontrast.ui.service.service import Studio
+from customcontrast.ui.service.service import Service
+from customcontrast.ui.theme import STATIC
+from customcontrast.ui.wiring import components, read, updates
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model
 
 BEAR, CAT = str(EXAMPLES / "bear.png"), str(EXAMPLES / "cat.png")
@@ -56,16 +60,33 @@ def generate(client: Client, references: list[str], nouns: str, prompt: str, **c
     return client.predict(references=files, nouns=nouns, prompt=prompt, **(SETTINGS | changed), api_name="/generate")
 
 
-def test_page_of_every_name_that_the_desk_speaks_of():
-    page = app.Page(Studio())
+def test_every_part_of_every_section_is_on_the_page():
+    page = app.Page(Service())
+    demo = page.build()
+    parts = components(page.sections)
+    assert len(parts) > 100 and all(demo.blocks[part._id] is part for part in parts)
+
+
+def test_every_control_of_a_run_is_read_by_name():
+    page = app.Page(Service())
     page.build()
-    per_slot = ("upload", "cut", "cutout", "note", "slot", "noun", "strength")
-    wanted = {*CONTROLS, *(f"{name}{k}" for name in per_slot for k in SLOTS)}
-    wanted |= set("count add notes status gallery shown stop viewers strip step overlay branch word who".split())
-    wanted |= set("map_step layers map recipe grid plot film play clock running around alike around_note".split())
-    wanted |= set("compared compare_status sides left right slider sheet made_grid grid_status base_note".split())
-    wanted |= {f"{name}{k}" for name in ("rest", "others", "chip", "brush", "place", "area", "frame") for k in SLOTS}
-    assert wanted <= set(page.c)
+    form = page.sections.form
+    values = {part: f"value of {part._id}" for part in components(form)}
+    read_form = read(form, values)
+    assert isinstance(read_form, GenerationForm) and read_form.prompt == values[page.sections.prompt.prompt]
+    assert read_form.subjects[1].noun == values[page.sections.subjects.slots[2].noun]
+    assert set(form.parts) == {field.name for field in dataclasses.fields(GenerationForm)}
+
+
+def test_a_change_of_an_unknown_name_is_no_change():
+    page = app.Page(Service())
+    page.build()
+    slots = {"slots": page.sections.subjects.slots}
+    found = updates(slots, {"slots": {2: {"noun": "cat", "box": Set(visible=True)}}})
+    slot = page.sections.subjects.slots[2]
+    assert set(found) == {slot.noun, slot.box} and found[slot.noun] == "cat"
+    with pytest.raises(KeyError, match="nose"):
+        updates(slots, {"slots": {2: {"nose": "cat"}}})
 
 
 def test_options_from_the_command_line_and_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -132,7 +153,10 @@ def test_the_page_does_not_wait_for_torch():
 
 
 def test_styles_and_scripts_ask_nothing_of_other_machines():
-    assert not re.search(r"https?://|@import|url\(", app.CSS + app.TOGGLE + app.NAMED_FRAMES)
+    files = sorted(STATIC.iterdir())
+    assert len(files) >= 5
+    for file in files:
+        assert not re.search(r"https?://|@import|url\(", file.read_text("utf-8")), file.name
 
 
 def test_only_the_named_endpoints_are_public(client: Client):
