@@ -7,7 +7,7 @@ from torch import Tensor
 
 from customcontrast.precision import autocast
 from train.base.base_config import PretrainConfig
-from train.base.models import (
+from train.base.networks import (
     export_stage,
     make_vae,
     scaled,
