@@ -336,7 +336,7 @@ def _fetched(spec: BaseSpec, repo: str, half: bool, settings_only: bool) -> str:
 def _read_single_file(spec: BaseSpec, file: str, settings: str, dtype: torch.dtype) -> Any:
     """diffusers' pipeline of one checkpoint file, with the settings of the base's own repository."""
     cls = diffusers.StableDiffusionXLPipeline if spec.pooled else diffusers.StableDiffusionPipeline
-    options = {} if spec.pooled else {"safety_checker": None}
+    options = dict.fromkeys(("image_encoder", "feature_extractor", *(() if spec.pooled else ("safety_checker",))))
 
     def load() -> Any:
         return cls.from_single_file(file, config=settings, torch_dtype=dtype, local_files_only=True, **options)
