@@ -24,7 +24,7 @@ from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
 from customcontrast.encoder import token_sources
 from customcontrast.errors import CheckpointError, ConfigError, HubError
-from customcontrast.hub import adapter_file
+from customcontrast.hub import adapter_file, is_file, is_folder
 from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
@@ -77,9 +77,9 @@ class CustomContrast:
         image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default the weights' own, else
         the one that the adapter was published with. Raises ValueError with one sentence.
         """
-        source = str(weights or (BASES[base].weights if base in BASES else ""))
+        source = str(weights or (BASES[base].weights if isinstance(base, str) and base in BASES else ""))
         beside = Path(source) / "adapter.safetensors"
-        if adapter is None and beside.is_file():
+        if adapter is None and is_file(beside):
             adapter = beside
         file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
         model = load_base(base, weights, device, dtype, image_encoder)
@@ -362,7 +362,7 @@ def resolve_adapter(
         file = adapter_file(adapter, base)
     except HubError as error:
         raise CheckpointError(f"load_adapter: {error}") from error
-    if image_encoder is None and is_ip_adapter(file) and not (Path(weights) / "image_encoder").is_dir():
+    if image_encoder is None and is_ip_adapter(file) and not is_folder(Path(weights) / "image_encoder"):
         image_encoder = read_config(file)[0].image_encoder
     return file, image_encoder
 
