@@ -33,9 +33,9 @@ _HOME = {
     "UserError": "customcontrast.errors",
     "WholePicture": "customcontrast.subject",
     "fit_latent_rgb": "customcontrast.previews",
-    "load_adapter": "customcontrast.adapter",
+    "load_adapter": "customcontrast.adapter_files",
     "load_base": "customcontrast.base_model",
-    "save_adapter": "customcontrast.adapter",
+    "save_adapter": "customcontrast.adapter_files",
 }
 
 __all__ = sorted(_HOME)

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter
 from customcontrast.attention import Masker, install_processors
 from customcontrast.attention.state import level_size
 from customcontrast.base_model import BaseModel, load_base

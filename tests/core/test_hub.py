@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from customcontrast import hub
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.errors import BaseModelError, CheckpointError, HubError
 from customcontrast.hub import ADAPTERS, NAMES, Published, adapter_file, encoder_folder, pipeline_folder

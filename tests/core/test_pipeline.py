@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.output import Result, Step

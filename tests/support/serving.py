@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import load_base
 from tests.support.tiny_models import random_adapter, save_tiny_toyland
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.errors import RequestError
 from customcontrast.specs import WEIGHTS
 from customcontrast.ui.handlers import Handlers

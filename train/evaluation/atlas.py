@@ -26,7 +26,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.specs import BASES
 from customcontrast.toyland.feature_atlas import FILE, TIMES, Atlas, encoder_features, unit

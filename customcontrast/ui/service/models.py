@@ -158,7 +158,7 @@ class Models:
             raise RequestError(NO_PLAIN)
         with self._plain_lock:
             if name not in self._plain:
-                from customcontrast.adapter import load_adapter  # after the model, see IMPORTS
+                from customcontrast.adapter_files import load_adapter
                 from customcontrast.pipeline import CustomContrast
 
                 self._plain[name] = CustomContrast.from_parts(model.base, load_adapter(path, model.base))
