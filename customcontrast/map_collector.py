@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from customcontrast.attention.maps import MapRecorder, Size
+from customcontrast.attention.maps import Size
 from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.config import RecordConfig
+from customcontrast.denoiser import MapRequest, Maps
 
 
 class MapCollector:
@@ -46,36 +47,29 @@ class MapCollector:
         asked = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
         return asked and self.record.keeps(step)
 
-    def recorder(
-        self,
-        step: int,
-        maps_needed: bool,
-        sources: Sequence[Tensor] = (),
-        tokens: Sequence[int] | None = None,
-    ) -> MapRecorder | None:
-        """A recorder for this step (from 1): the tokens asked for if it is kept, the subjects alone if only a mask
-        needs them. sources: see MapRecorder. tokens: their places in the prompt of a pass of its own."""
+    def request(self, step: int, for_masks: bool, sources: Sequence[Tensor] = ()) -> MapRequest | None:
+        """The maps that are wanted of this step (from 1): the requested tokens if it is recorded, the subjects alone
+        if only a mask needs them, else none. sources: see `MapRecorder`."""
         if self.record.keeps(step):
-            tokens = self.tokens if tokens is None else tokens
-            return MapRecorder(tokens, self.record.layers, maps_needed, sources, self.normalize)
-        return MapRecorder(normalize=self.normalize) if maps_needed else None
+            return MapRequest(self.tokens, self.record.layers, for_masks, sources, self.normalize)
+        return MapRequest(normalize=self.normalize) if for_masks else None
 
-    def write(self, step: int, recorder: MapRecorder | None, masks: Tensor | None) -> np.ndarray | None:
+    def write(self, step: int, maps: Maps | None, masks: Tensor | None) -> np.ndarray | None:
         """Take in one finished step; returns its masks as an array."""
         array = None if masks is None else masks.float().cpu().numpy()
         if array is not None:
             self.masks.append(array)
-        if recorder is None or not self.record.keeps(step):
+        if maps is None or not self.record.keeps(step):
             return array
         self.map_steps.append(step)
-        for kind, kept in self.maps.items():
-            maps = recorder.mean(kind, self.grid)
-            if maps is not None:
-                kept.append(maps.half().cpu().numpy())
+        for kind, recorded in self.maps.items():
+            mean = maps.mean(kind, self.grid)
+            if mean is not None:
+                recorded.append(mean.half().cpu().numpy())
         if self.record.by_resolution:
-            self._add_resolutions(recorder)
+            self._add_resolutions(maps)
         if self.looks(step):
-            looked = [recorder.looked(k, self.grid) for k in range(self.subjects)]
+            looked = [maps.looked(k, self.grid) for k in range(self.subjects)]
             self.looks_taken += 1
             self.looked = [a + b for a, b in zip(self.looked, looked, strict=True)] if self.looked else looked
         return array
@@ -90,8 +84,8 @@ class MapCollector:
         T = max(self.looks_taken, 1)
         return [(looked / T).unflatten(-1, patches).half().cpu().numpy() for looked in self.looked]
 
-    def _add_resolutions(self, recorder: MapRecorder) -> None:
-        for size, kinds in recorder.by_resolution().items():
+    def _add_resolutions(self, step: Maps) -> None:
+        for size, kinds in step.by_resolution().items():
             sums = self.sums.setdefault(size, {})
             for kind, maps in kinds.items():
                 sums[kind] = sums[kind] + maps.float() if kind in sums else maps.float()

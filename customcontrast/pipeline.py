@@ -29,7 +29,7 @@ from customcontrast.hub import adapter_file, is_file, is_folder
 from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
-from customcontrast.multi_subject import make_passes
+from customcontrast.multi_subject import make_denoiser
 from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
 from customcontrast.previews import LatentRGB, fit_latent_rgb
@@ -258,7 +258,7 @@ class CustomContrast:
         timesteps = scheduler.timesteps
         size = (config.height // base.scale_factor, config.width // base.scale_factor)
         with on_device(base.device, *base.text_encoders, self.adapter):
-            passes = make_passes(base, self.conditioner, config, subjects, pictures, timesteps, size)
+            denoiser = make_denoiser(base, self.conditioner, config, subjects, pictures, timesteps, size)
         clock.lap("conditioning")
 
         generators = config.generator or [torch.Generator().manual_seed(config.seed + i) for i in range(N)]
@@ -271,7 +271,7 @@ class CustomContrast:
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
         layers = len(base.cross_attention_layers)
         collector = MapCollector(
-            config.record, passes.prompt, N, len(subjects), grid, layers, config.location.normalize
+            config.record, denoiser.prompt, N, len(subjects), grid, layers, config.location.normalize
         )
         located = [subject.placement.location for subject in subjects]
         masker = Masker(config.location, drawn_masks(config, subjects, grid, base.device), located, N)
@@ -280,12 +280,12 @@ class CustomContrast:
         for step, t in enumerate(timesteps, start=1):
             asked = masks_wanted and masker.asks(step)
             sources = self._sources(subjects, t) if collector.looks(step) else ()
-            recorder = passes.recorder(collector, step, asked, sources)
-            prediction = passes.predict(scheduler, z, t, recorder, *masker.at(step))
+            request = collector.request(step, asked, sources)
+            prediction, maps = denoiser.predict(scheduler, z, t, request, *masker.at(step))
             stepped = scheduler.step(prediction, t, z, **options)
 
-            masker.take(passes.aggregate(recorder) if asked else None)
-            arrays = collector.write(step, recorder, passes.owned(masker.masks))
+            masker.take(maps.location() if asked and maps is not None else None)
+            arrays = collector.write(step, maps, denoiser.owned(masker.masks))
             preview = None
             if config.preview_every and step % config.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
@@ -307,14 +307,14 @@ class CustomContrast:
             about = {"format": FORMAT, "kind": self.adapter.config.kind}
         yield Result(
             images=images,
-            prompt=passes.prompt.text,
-            tokens=list(passes.prompt.tokens),
-            words=[(word, list(places)) for word, places in passes.prompt.words],
+            prompt=denoiser.prompt.text,
+            tokens=list(denoiser.prompt.tokens),
+            words=[(word, list(places)) for word, places in denoiser.prompt.words],
             timesteps=[int(t) for t in timesteps[:step]],
             recipe=recipe(config, (*subjects, *pictures))
             | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
-            truncated=passes.prompt.truncated,
-            notes=list(passes.prompt.notes),
+            truncated=denoiser.prompt.truncated,
+            notes=list(denoiser.prompt.notes),
             seconds=clock.laps,
             looked_at=collector.looked_at(base.image_patches),
             **collector.arrays(),

@@ -42,6 +42,7 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
     "customcontrast.subject": 5,
     "customcontrast.previews": 5,
     "customcontrast.run_settings": 6,
+    "customcontrast.denoiser": 6,
     "customcontrast.map_collector": 6,
     "customcontrast.multi_subject": 7,
     "customcontrast.pipeline": 8,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from customcontrast.conditioning.conditioner import VisualConditioner
 from customcontrast.conditioning.prompt import parse_prompt, words_of_each
 from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig, ResolvedConfig
-from customcontrast.multi_subject import INWARD, OnePass, SeparatePasses, make_passes
+from customcontrast.denoiser import JointDenoiser
+from customcontrast.multi_subject import INWARD, SeparateDenoiser, make_denoiser
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.run_settings import resolve
 from customcontrast.sampling import make_scheduler
@@ -34,11 +35,11 @@ def pair(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> list[Su
 
 def passes_of(
     custom: CustomContrast, subjects: list[Subject], prompt: str = PROMPT
-) -> tuple[SeparatePasses, ResolvedConfig]:
+) -> tuple[SeparateDenoiser, ResolvedConfig]:
     config = resolve(custom.base, GenerationConfig(prompt, subject_scale=0.9, location=APART, **FAST), subjects)
     f = custom.base.scale_factor
     size = (config.height // f, config.width // f)
-    return make_passes(custom.base, custom.conditioner, config, subjects, (), torch.tensor([900, 500]), size), config
+    return make_denoiser(custom.base, custom.conditioner, config, subjects, (), torch.tensor([900, 500]), size), config
 
 
 # ---- whose words ------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def test_the_prediction_is_the_sum_written_out(any_custom: CustomContrast, pair:
         W = passes.weights(masks, 2)
         expected = torch.zeros_like(z)
         for k, one in enumerate(passes.passes):
-            assert isinstance(one, OnePass) and len(one.conditions.outputs) == 1
+            assert isinstance(one, JointDenoiser) and len(one.conditions.outputs) == 1
             fresh = replace(one, kept={})
             dx = passes.shifts[k]
             own = torch.roll((masks * W)[:, k : k + 1], dx, -1)
