@@ -91,7 +91,7 @@ class JointDenoiser:
     layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
     layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
     everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
-    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    projected: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def prompt(self) -> TokenizedPrompt:
@@ -129,7 +129,7 @@ class JointDenoiser:
             location=self.config.location,
             recorder=recorder,
             steady=self.conditions.steady,
-            kept=self.kept,
+            projected=self.projected,
         )
         guided = self.unconditional is not None
         z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)

@@ -180,7 +180,7 @@ def _denoise(
         masks, masked = masker.at(step)
         state = subject_state(
             base, context.row(step - 1), [prompt], [output.row(step - 1)], size=size, unconditional=empty,
-            masks=masks, masked=masked, recorder=recorder, kept=kept,
+            masks=masks, masked=masked, recorder=recorder, projected=kept,
         )  # fmt: skip
         without, with_prompt = unet_forward(base, torch.cat([z, z]), 500, state).chunk(2)
         z = without + 7.5 * (with_prompt - without)
@@ -219,7 +219,9 @@ def call_at(side: int, mode: str, model: nn.Module) -> Tensor:
     recorder = MapRecorder(12 if everything else 0) if located else None
     text = (some(1, 1, LENGTH, 768), some(1, len(specs), LENGTH, 768))
     masks = some(1, 1, *grid) if located else None
-    state = SubjectState(text, size, (branch,), first=1, masks=masks, recorder=recorder, kept={}, steady=(True, False))
+    state = SubjectState(
+        text, size, (branch,), first=1, masks=masks, recorder=recorder, projected={}, steady=(True, False)
+    )
     return unet_forward(SimpleNamespace(unet=model, layout_channels=0), some(2, 4, *size), 500, state)
 
 

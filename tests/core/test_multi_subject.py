@@ -151,17 +151,17 @@ def test_the_prediction_is_the_sum_written_out(any_custom: CustomContrast, pair:
     masks = torch.rand(2, 2, h, w, generator=g)
     t = torch.tensor(500)
     with torch.no_grad():
-        found = passes.predict(scheduler, z, t, None, masks, (True, True))
+        found, maps = passes.predict(scheduler, z, t, None, masks, (True, True))
+        assert maps is None
         W = passes.weights(masks, 2)
         expected = torch.zeros_like(z)
         for k, one in enumerate(passes.passes):
             assert isinstance(one, JointDenoiser) and len(one.conditions.outputs) == 1
-            fresh = replace(one, kept={})
+            fresh = replace(one, projected={})
             dx = passes.shifts[k]
             own = torch.roll((masks * W)[:, k : k + 1], dx, -1)
-            expected += W[:, k : k + 1] * torch.roll(
-                fresh.predict(scheduler, torch.roll(z, dx, -1), t, None, own, (True,)), -dx, -1
-            )
+            moved, _ = fresh.predict(scheduler, torch.roll(z, dx, -1), t, None, own, (True,))
+            expected += W[:, k : k + 1] * torch.roll(moved, -dx, -1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
