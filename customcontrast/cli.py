@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from customcontrast.specs import BASES
@@ -31,8 +31,10 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
 
 def generate(options: argparse.Namespace) -> None:
     """Segment, look, generate, write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
-    from customcontrast import CustomContrast, Segmenter, visualize
+    from customcontrast import visualize
     from customcontrast.conditioning.prompt import guess_noun
+    from customcontrast.pipeline import CustomContrast
+    from customcontrast.segmentation import Segmenter
 
     noun = options.noun or guess_noun(options.prompt)
     segmenter = Segmenter()
@@ -71,7 +73,7 @@ def segment(options: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image
 
-    from customcontrast import Segmenter
+    from customcontrast.segmentation import Segmenter
 
     segmenter = Segmenter(sam_checkpoint=options.sam_checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -118,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _one_sentence({"generate": generate, "segment": segment}[options.command], options)
 
 
-def _one_sentence(command: object, options: argparse.Namespace) -> int:
+def _one_sentence(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     try:
-        command(options)  # type: ignore[operator]
+        command(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +11,19 @@ from torch import Tensor
 from customcontrast.attention.maps import MapRecorder, Size
 from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.config import RecordConfig
+
+
+class RecordedMaps(Protocol):
+    """What is read from the recorder of one step: `MapRecorder`, or the joined one of several passes."""
+
+    def mean(self, kind: str, grid: Size) -> Tensor | None:
+        """Mean over the layers of one kind, (R, c, h, w)."""
+
+    def looked(self, subject: int, grid: Size) -> Tensor | None:
+        """Where each place looked, (R, h, w, references, patches)."""
+
+    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
+        """Means over the layers of each resolution, by kind."""
 
 
 class MapCollector:
@@ -60,7 +73,7 @@ class MapCollector:
             return MapRecorder(tokens, self.record.layers, maps_needed, sources, self.normalize)
         return MapRecorder(normalize=self.normalize) if maps_needed else None
 
-    def write(self, step: int, recorder: MapRecorder | None, masks: Tensor | None) -> np.ndarray | None:
+    def write(self, step: int, recorder: RecordedMaps | None, masks: Tensor | None) -> np.ndarray | None:
         """Take in one finished step; returns its masks as an array."""
         array = None if masks is None else masks.float().cpu().numpy()
         if array is not None:
@@ -75,7 +88,7 @@ class MapCollector:
         if self.record.by_resolution:
             self._add_resolutions(recorder)
         if self.looks(step):
-            looked = [recorder.looked(k, self.grid) for k in range(self.subjects)]
+            looked = [maps for k in range(self.subjects) if (maps := recorder.looked(k, self.grid)) is not None]
             self.looks_taken += 1
             self.looked = [a + b for a, b in zip(self.looked, looked, strict=True)] if self.looked else looked
         return array
@@ -90,7 +103,7 @@ class MapCollector:
         T = max(self.looks_taken, 1)
         return [(looked / T).unflatten(-1, patches).half().cpu().numpy() for looked in self.looked]
 
-    def _add_resolutions(self, recorder: MapRecorder) -> None:
+    def _add_resolutions(self, recorder: RecordedMaps) -> None:
         for size, kinds in recorder.by_resolution().items():
             sums = self.sums.setdefault(size, {})
             for kind, maps in kinds.items():

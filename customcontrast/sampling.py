@@ -110,16 +110,24 @@ def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
     """Pixels (N, 3, H, W) in [−1, 1] -> PIL pictures."""
-    array = to_output(pixels, "np")
-    return [Image.fromarray(picture) for picture in (array * 255).round().astype("uint8")]
+    return [Image.fromarray(picture) for picture in (_arrays(_unit(pixels)) * 255).round().astype("uint8")]
 
 
 def to_output(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
     """Pixels (N, 3, H, W) in [−1, 1] -> "pil": pictures, "np": float32 (N, H, W, 3), "pt": (N, 3, H, W), in [0, 1]."""
     if output_type == "pil":
         return to_pictures(pixels)
-    pixels = (pixels * 0.5 + 0.5).clamp(0, 1)
-    return pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().float().numpy()
+    return _unit(pixels) if output_type == "pt" else _arrays(_unit(pixels))
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """[−1, 1] -> [0, 1]."""
+    return (pixels * 0.5 + 0.5).clamp(0, 1)
+
+
+def _arrays(pixels: Tensor) -> np.ndarray:
+    """(N, 3, H, W) -> float32 (N, H, W, 3)."""
+    return pixels.permute(0, 2, 3, 1).cpu().float().numpy()
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
@@ -140,7 +148,9 @@ def on_device(device: torch.device, *models: nn.Module | None) -> Iterator[None]
     """
     away = []
     for model in models:
-        home = next((p.device for p in model.parameters()), device) if model is not None else device
+        if model is None:
+            continue
+        home = next((p.device for p in model.parameters()), device)
         if home.type not in (device.type, "meta"):
             away.append((model.to(device), home))
     try:

@@ -44,7 +44,7 @@ def location_mask(
     if rivalry and (len(rivals) > 1 or len(rivals) < K - len(drawn)):
         owned = masks * (maps >= maps[:, rivals].amax(dim=1, keepdim=True)).to(masks.dtype)
     if drawn:
-        left = 1 - sum(drawn.values()).clamp(0, 1)[None, None].to(masks)
+        left = 1 - sum(drawn.values(), torch.zeros(())).clamp(0, 1)[None, None].to(masks)
         owned = owned * left
     useful = owned.amax(dim=(-2, -1), keepdim=True) > 0
     fallback = previous if previous is not None else left.expand_as(owned)
@@ -58,7 +58,7 @@ def location_mask(
 
 def shared(layouts: Mapping[int, Tensor]) -> dict[int, Tensor]:
     """Drawn layouts (h, w) of several subjects: where they overlap, their subjects share the pixel evenly."""
-    total = sum(layouts.values()).clamp_min(1.0) if layouts else None
+    total = sum(layouts.values(), torch.zeros(())).clamp_min(1.0)
     return {k: layout / total for k, layout in layouts.items()}
 
 

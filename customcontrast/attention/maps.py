@@ -6,9 +6,10 @@ Visual map of subject k: the mass on its subject tokens (all keys but the null k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -125,7 +126,7 @@ class MapRecorder:
         if not sums:
             return None
         grid, count = grid or self.grid, sum(kind == f"looked{subject}" for kind, _ in self._seen)
-        total = sum(resize(maps, grid) for maps in sums.values()) / count
+        total = sum((resize(maps, grid) for maps in sums.values()), torch.zeros(())) / count
         return total.permute(0, 2, 3, 1).unflatten(-1, self.sources[subject].shape[-2:])
 
     def _mean(self, sums: dict[Size, MapSums], kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
@@ -134,14 +135,16 @@ class MapRecorder:
         if not parts:
             return None
         grid = grid or self.grid
-        total = sum(resize(maps, grid) for maps, _ in parts)  # resizing is linear: the sum may be resized
+        total = sum(
+            (resize(maps, grid) for maps, _ in parts), torch.zeros(())
+        )  # resizing is linear: the sum may be resized
         return total / sum(count for _, count in parts)
 
-    def by_resolution(self, convert: Callable[[Tensor], object] = lambda maps: maps) -> dict[Size, dict[str, object]]:
+    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
         """Means over the layers of each resolution: {(h, w): {"text" | "subject" | "visual": (R, c, h, w)}}."""
         kinds = ("text", "subject", "visual")
         return {
-            size: {kind: convert(getattr(s, kind) / s.counts[kind]) for kind in kinds if s.counts[kind]}
+            size: {kind: getattr(s, kind) / s.counts[kind] for kind in kinds if s.counts[kind]}
             for size, s in self.chosen.items()
         }
 

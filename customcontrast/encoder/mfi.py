@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,8 @@ class MFIEncoder(nn.Module):
                 c.text_queries, c.width, c.num_layers, c.num_train_timesteps, c.fourier_bands
             )
             self.text_qformer = QFormer(c.width, c.heads, c.depth, c.feedforward)
-            self.text_heads = nn.ModuleList(nn.Linear(c.width, width) for width in c.text_widths)
+            heads = nn.ModuleList(nn.Linear(c.width, width) for width in c.text_widths)
+            self.text_heads = cast("Sequence[nn.Linear]", heads)
             self._scale_text_heads()
         if c.tv_fusion:
             alone = PerceiverAttention(c.width, c.heads, c.fusion_values)

@@ -456,7 +456,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         of which the library calls directly, come and go by `sampling.on_device`. Not run on CUDA: the tests run the
         hooks with the CPU as the execution device, so that no weight really travels.
         """
-        self._exclude_from_cpu_offload = []
+        self._exclude_from_cpu_offload: list[str] = []
         super().enable_model_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
 
     def enable_sequential_cpu_offload(

@@ -9,11 +9,12 @@ import numpy as np
 
 from customcontrast.errors import SegmentationError
 
-Points = Sequence[tuple[float, float, int]]  # (x, y, label) in pixels; label 1: subject, 0: not the subject
+Click = tuple[float, float, int]  # (x, y, label) in pixels; label 1: subject, 0: not the subject
+Points = Sequence[Click]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
-def check_points(points: Points, size: tuple[int, int]) -> list[tuple[float, float, int]]:
+def check_points(points: Points, size: tuple[int, int]) -> list[Click]:
     """Clicks -> a clean list; SegmentationError for one outside the picture or with another label."""
     checked = []
     if not isinstance(points, list | tuple):

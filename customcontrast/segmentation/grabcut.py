@@ -49,10 +49,12 @@ def path_cost(colors: np.ndarray, points: Sequence[tuple[float, float]]) -> np.n
         difference = np.linalg.norm(colors[here] - colors[there], axis=-1) / np.hypot(dx, dy)
         steps.append((index[here], index[there], difference, np.hypot(dx, dy)))
     strong = max(float(np.percentile(np.concatenate([s[2].ravel() for s in steps]), 95)), 1e-3)
-    costs = [length * (1 / max(height, width) + EDGE * (d / strong) ** 2) for *_, d, length in steps]
+    step_costs = [length * (1 / max(height, width) + EDGE * (d / strong) ** 2) for *_, d, length in steps]
     rows, columns, costs = (
         np.concatenate([x.ravel() for x in xs])
-        for xs in zip(*((here, there, cost) for (here, there, *_), cost in zip(steps, costs, strict=True)), strict=True)
+        for xs in zip(
+            *((here, there, cost) for (here, there, *_), cost in zip(steps, step_costs, strict=True)), strict=True
+        )
     )
     graph = coo_matrix((costs, (rows, columns)), shape=(index.size,) * 2).tocsr()
     starts = {min(int(y), height - 1) * width + min(int(x), width - 1) for x, y in points}

@@ -23,6 +23,7 @@ from segment_anything.modeling import Sam
 
 from customcontrast.errors import SegmentationError
 from customcontrast.precision import autocast
+from customcontrast.segmentation.clicks import Box, Click
 
 # How to build each published size, without weights.
 SAM_TYPES: dict[str, Callable[[], Sam]] = {
@@ -74,9 +75,7 @@ class SamClicks:
         self._working = threading.Lock()
 
     @torch.no_grad()
-    def predict(
-        self, image: Image.Image, points: list[tuple[float, float, int]], box: tuple | None
-    ) -> tuple[np.ndarray, float]:
+    def predict(self, image: Image.Image, points: list[Click], box: Box | None) -> tuple[np.ndarray, float]:
         """Clicks and/or a box in the picture's pixels -> mask (H, W) bool and score in 0..1.
 
         One click alone is ambiguous: of SAM's three answers the one it rates best is taken.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,11 +12,14 @@ from PIL import Image
 from customcontrast.errors import SegmentationError
 from customcontrast.images.loading import Source, load_picture, load_with_alpha
 from customcontrast.segmentation.clean import clean, resize, work_size
-from customcontrast.segmentation.clicks import Box, Points, box_mask, check_box, check_points
+from customcontrast.segmentation.clicks import Box, Click, Points, box_mask, check_box, check_points
 from customcontrast.segmentation.grabcut import first_guess, grabcut
 from customcontrast.segmentation.result import Segmentation
 from customcontrast.segmentation.u2net import U2Net, simplified
 from customcontrast.segmentation.windows import look_around, look_into
+
+if TYPE_CHECKING:
+    from customcontrast.segmentation.sam import SamClicks
 
 SAM_VARIABLE = "CUSTOMCONTRAST_SAM_CHECKPOINT"
 MIN_SCORE = 0.4  # less decided maps show textures and clouds rather than a subject
@@ -56,7 +60,7 @@ class Segmenter:
         if checkpoint and not Path(checkpoint).is_file():
             raise SegmentationError(f"sam_checkpoint: there is no file '{checkpoint}'; check the path.")
         self._net = U2Net(threads)
-        self._sam = None
+        self._sam: SamClicks | None = None
         if checkpoint:
             from customcontrast.segmentation.sam import SamClicks  # segment-anything only where it is used
 
@@ -103,29 +107,32 @@ class Segmenter:
         Raises:
             SegmentationError: a click outside the picture, an empty box, or nothing left of the subject.
         """
-        known = seg if isinstance(seg, Segmentation) else None
-        picture = known.image if known else load_picture(seg)
+        known = None
+        if isinstance(seg, Segmentation):
+            known, picture = seg, seg.image
+        else:
+            picture = load_picture(seg)
         points, box = check_points(points, picture.size), check_box(box, picture.size)
         if not points and box is None:
             if known is None:
                 raise SegmentationError(NOTHING_FOUND)
             return known
         if self._sam:
-            return self._refine_sam(picture, known, points, box)
+            return self._refine_sam(self._sam, picture, known, points, box)
         return self._refine_grabcut(picture, known, points, box)
 
     def _refine_sam(
-        self, picture: Image.Image, known: Segmentation | None, points: list, box: Box | None
+        self, sam: SamClicks, picture: Image.Image, known: Segmentation | None, points: list[Click], box: Box | None
     ) -> Segmentation:
         if box is None and known is not None and not any(label for *_, label in points):
             box = known.box  # only "not this": from the subject as it was
-        mask, score = self._sam.predict(picture, points, box)
+        mask, score = sam.predict(picture, points, box)
         if not mask.any():
             raise SegmentationError(NOTHING_LEFT)
         return Segmentation(picture, clean(mask.astype(np.float32), picture.size, share=0.05), score, "sam")
 
     def _refine_grabcut(
-        self, picture: Image.Image, known: Segmentation | None, points: list, box: Box | None
+        self, picture: Image.Image, known: Segmentation | None, points: list[Click], box: Box | None
     ) -> Segmentation:
         size = work_size(picture.size, CUT_SIDE)
         prior = self._prior(picture, known, points, box, size)
@@ -140,7 +147,12 @@ class Segmenter:
         return Segmentation(picture, mask, overlap(resize(mask, size) > 0.5, guess > 0.5), "grabcut")
 
     def _prior(
-        self, picture: Image.Image, known: Segmentation | None, points: list, box: Box | None, size: tuple
+        self,
+        picture: Image.Image,
+        known: Segmentation | None,
+        points: list[Click],
+        box: Box | None,
+        size: tuple[int, int],
     ) -> np.ndarray | None:
         """What is known before the clicks cut: map (h, w) of `size` in 0..1, or None where nothing is."""
         before = resize(known.mask, size) if known else None
@@ -153,7 +165,7 @@ class Segmenter:
                 raise SegmentationError(NOTHING_FOUND)
             return before
         seen = look_around(self._net, picture, yes, size)
-        if before is None or seen is None:
+        if known is None or before is None or seen is None:
             return seen if before is None else before
         under = [known.mask[int(y), int(x)] for x, y in yes]
         shared = np.minimum(seen, before).sum() / max(float(seen.sum()), 1e-6)
@@ -166,7 +178,9 @@ class Segmenter:
             return seen  # something else altogether
         return np.maximum(seen, before)
 
-    def _prior_in_box(self, picture: Image.Image, before: np.ndarray | None, box: Box, size: tuple) -> np.ndarray:
+    def _prior_in_box(
+        self, picture: Image.Image, before: np.ndarray | None, box: Box, size: tuple[int, int]
+    ) -> np.ndarray:
         """A second look at the box alone, unless it contradicts a first one that reaches into the box."""
         seen = look_into(self._net, picture, box, size)
         if before is None:

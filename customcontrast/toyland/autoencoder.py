@@ -6,6 +6,8 @@ convolutional network beside it adds what is not linear (the residual autoencodi
 Compression Autoencoder"). It answers to the calls that diffusers' pipelines make of a VAE.
 """
 
+from typing import Literal, overload
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -26,8 +28,7 @@ class ResidualBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _silent(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same."""
@@ -88,8 +89,8 @@ class PatchDecoder(nn.Module):
 
 def _silent(layer: nn.Conv2d) -> nn.Conv2d:
     """`layer` with zero weights: the linear path alone speaks at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
@@ -118,7 +119,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = PatchDecoder(channels, layers, latent_channels, groups)
         self.register_buffer("latent_scale", torch.ones(latent_channels))
 
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[True] = True) -> AutoencoderKLOutput: ...
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[False]) -> tuple[DiagonalGaussianDistribution]: ...
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pixels (B, 3, H, W) in [-1, 1] to the (point) posterior over latents (B, C, H/8, W/8).
 
         Raises:
@@ -131,7 +138,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, CERTAIN)], 1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple:
+    @overload
+    def decode(self, z: Tensor, return_dict: Literal[True] = True, generator: object = None) -> DecoderOutput: ...
+
+    @overload
+    def decode(self, z: Tensor, return_dict: Literal[False], generator: object = None) -> tuple[Tensor]: ...
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
         """Latents (B, C, h, w) to pixels (B, 3, 8h, 8w), about [-1, 1]. generator is there for diffusers; unused."""
         pixels = self.decoder(z / self.latent_scale[:, None, None])
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
@@ -152,8 +165,10 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         scale = values.clamp(min=1e-8).pow(-evenness / 2)
         to_latent, to_pixel = vectors * scale[:, None], vectors / scale[:, None]
         shape = (count, 3, PATCH, PATCH)
-        self.encoder.linear.weight.copy_(to_latent.view(shape))
-        self.encoder.linear.bias.copy_(-(to_latent @ mean))
-        self.decoder.linear.weight.copy_(to_pixel.view(shape))
-        self.decoder.linear.bias.copy_(mean.view(3, -1).mean(1))  # a bias has no place for the patch's own mean
-        self.decoder.linear.weight.data = self.decoder.linear.weight.data.contiguous()
+        into, back = self.encoder.linear, self.decoder.linear
+        assert into.bias is not None and back.bias is not None  # both are made with one
+        into.weight.copy_(to_latent.view(shape))
+        into.bias.copy_(-(to_latent @ mean))
+        back.weight.copy_(to_pixel.view(shape))
+        back.bias.copy_(mean.view(3, -1).mean(1))  # a bias has no place for the patch's own mean
+        back.weight.data = back.weight.data.contiguous()

@@ -169,9 +169,10 @@ def animation(frames: Sequence[Image.Image], path: str | Path, fps: float = 5, h
         first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
         return path
     still += [still[-1]] * round(hold * fps)
-    with writer.imopen(path, "w", plugin="FFMPEG") as video:
-        options = {"codec": "libx264", "macro_block_size": 2, "output_params": ["-crf", "18"], "pixelformat": "yuv420p"}
-        video.write(np.stack([np.asarray(f) for f in still]), fps=fps, **options)
+    writer.imwrite(
+        path, np.stack([np.asarray(f) for f in still]), plugin="FFMPEG", fps=fps, codec="libx264",
+        macro_block_size=2, output_params=["-crf", "18"], pixelformat="yuv420p",
+    )  # fmt: skip
     return path
 
 

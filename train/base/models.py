@@ -14,7 +14,7 @@ from customcontrast.layout import LAYOUT_CHANNELS
 from customcontrast.precision import autocast
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base.base_config import PretrainConfig
-from train.base.stage import Stage
+from train.base.stage import Model, Stage
 from train.base.tokenizer import load_or_build
 from train.toyland import World, describe, sample_scene, vocabulary
 
@@ -216,7 +216,7 @@ def make_tokenizer(config: PretrainConfig, run: Path) -> CLIPTokenizer:
     return load_or_build(run / "tokenizer", texts + words, config.clip.vocabulary, config.clip.max_tokens)
 
 
-def export_stage(name: str, model: nn.Module, config: PretrainConfig, run: Path) -> nn.Module:
+def export_stage(name: str, model: Model, config: PretrainConfig, run: Path) -> Model:
     """`model` with the averaged weights of stage `name`.
 
     Raises FileNotFoundError when that stage has no checkpoint yet.

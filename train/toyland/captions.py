@@ -125,8 +125,7 @@ def vocabulary() -> set[str]:
     for table in (NOUNS, BACKGROUNDS, SHAPES, ACCESSORIES, COLOR_WORDS, POSES):
         for options in table.values():
             words.extend(options)
-    for table in (STYLES, PATTERNS):
-        for options in table.values():
-            words.extend(" ".join(pair) for pair in options)
+    for pairs in (*STYLES.values(), *PATTERNS.values()):
+        words.extend(" ".join(pair) for pair in pairs)
     text = " ".join(words).replace("{a}", "").replace("{b}", "")
     return set(re.findall(r"[a-z0-9]+", text.lower()))

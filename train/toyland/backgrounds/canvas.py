@@ -12,6 +12,12 @@ from train.toyland.noise import hash01, lattice, smooth
 Color = tuple[float, float, float]
 
 
+def dimmed(color: Color, share: float) -> Color:
+    """A colour at this share of its brightness."""
+    red, green, blue = color
+    return red * share, green * share, blue * share
+
+
 class Canvas:
     """n pictures of size × size; x in [-1, 1] to the right, y in [-1, 1] upwards, everything per picture.
 
