@@ -219,7 +219,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # a broken EXIF block says nothing about the pixels
+    except Exception:  # noqa: BLE001 - of any kind: a broken EXIF block says nothing about the pixels
         return picture
 
 

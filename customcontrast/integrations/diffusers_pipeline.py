@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """
 
     model_cpu_offload_seq = "unet->vae"  # the encoders and the adapter come and go by `sampling.on_device`
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
@@ -390,7 +390,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise wrong("callback_on_step_end_tensor_inputs", inputs, f"may name {self._callback_tensor_inputs} only")
 
         def on_step(step: int, t: Tensor, z: Tensor) -> tuple[Tensor, bool]:
-            changed = given(self, step - 1, t, {name: z for name in inputs}) if given is not None else None
+            changed = given(self, step - 1, t, dict.fromkeys(inputs, z)) if given is not None else None
             new = (changed or {}).get("latents", z)
             if not isinstance(new, Tensor) or new.shape != z.shape:
                 got = tuple(getattr(new, "shape", ())) or new
@@ -514,7 +514,8 @@ class CustomContrastXLPipeline(StableDiffusionXLLoraLoaderMixin, CustomContrastP
     """`CustomContrastPipeline` with two text encoders; `from_pretrained` chooses it where the base is SDXL."""
 
     _stock_class = "StableDiffusionXLPipeline"
-    _optional_components = ["text_encoder_2", "tokenizer_2"]  # of the signature they share; never absent here
+    # of the signature they share; never absent here
+    _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
 
     def load_lora_weights(
         self, pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor], *args: Any, **kwargs: Any

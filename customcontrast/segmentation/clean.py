@@ -25,7 +25,7 @@ def resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def main_parts(mask: np.ndarray, weight: np.ndarray, share: float = PART) -> np.ndarray:
     """Mask (h, w) bool -> the heaviest connected part and those of at least `share` of its weight."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    count, labels, _, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count <= 2:
         return mask
     heavy = np.bincount(labels.ravel(), (weight * mask).ravel(), count)

@@ -53,9 +53,12 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         image_mean=CLIP_MEAN,
         image_std=CLIP_STD,
     )
-    parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=make_sampler())
     pipe = StableDiffusionPipeline(
-        **parts,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_sampler(),
         image_encoder=vision,
         feature_extractor=pixels,
         safety_checker=None,

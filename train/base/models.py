@@ -54,15 +54,17 @@ def make_clip(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Both towers at the preset's size, with random weights."""
     c = config.clip
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = dict(
-        hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.text_layers,
-        num_attention_heads=c.heads, max_position_embeddings=c.max_tokens, vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id, projection_dim=c.projection, **special,
-    )  # fmt: skip
-    vision = dict(
-        hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.vision_layers,
-        num_attention_heads=c.heads, image_size=clip_side(config), patch_size=c.patch, projection_dim=c.projection,
-    )  # fmt: skip
+    both = {
+        "hidden_size": c.width, "intermediate_size": 4 * c.width, "num_attention_heads": c.heads,
+        "projection_dim": c.projection,
+    }  # fmt: skip
+    text = both | special | {
+        "num_hidden_layers": c.text_layers, "max_position_embeddings": c.max_tokens, "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = both | {
+        "num_hidden_layers": c.vision_layers, "image_size": clip_side(config), "patch_size": c.patch,
+    }  # fmt: skip
     model_config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=c.projection)
     return CLIPModel._from_config(model_config, attn_implementation="eager")
 

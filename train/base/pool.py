@@ -19,7 +19,17 @@ from torch import Tensor
 
 from customcontrast.tensor_files import write_tensors
 from train.base.base_config import PoolConfig
-from train.toyland import ToyScene, ToySubject, World, attributes, describe, render, sample_scene, sample_subject
+from train.toyland import (
+    Caption,
+    ToyScene,
+    ToySubject,
+    World,
+    attributes,
+    describe,
+    render,
+    sample_scene,
+    sample_subject,
+)
 from train.toyland.layouts import layout_of
 
 
@@ -88,15 +98,18 @@ def write_shard(index: int, config: PoolConfig, folder: Path, device: str = "cpu
 def _record(group: int, view: int, scene: ToyScene, rng: random.Random, captions: int) -> dict:
     worded = [describe(scene, rng) for _ in range(captions)]
     plain = [describe(scene, rng, subject_words="noun") for _ in range(captions)]
-    as_json = lambda c: {"text": c.text, "nouns": [list(span) for span in c.nouns]}  # noqa: E731
     return {
-        "captions": [as_json(c) for c in worded],
-        "plain": [as_json(c) for c in plain],
+        "captions": [_as_json(c) for c in worded],
+        "plain": [_as_json(c) for c in plain],
         "group": group,
         "view": view,
         "ids": [p.subject.id for p in scene.placements],
         "labels": attributes(scene),
     }
+
+
+def _as_json(caption: Caption) -> dict[str, object]:
+    return {"text": caption.text, "nouns": [list(span) for span in caption.nouns]}
 
 
 def read_shard(path: Path) -> Shard:

@@ -56,7 +56,7 @@ def robot(rig: Rig) -> None:
 
 
 def _panel(rig: Rig, at: Vec, bx: float) -> None:
-    x, y, z = at
+    _, y, z = at
     v = rig.subject.tail
     rig.box((0.0, y, z), (bx * 0.66, 0.1, 0.018), rig.shiny2)
     red, green = Paint((0.95, 0.2, 0.2), gloss=0.8, glow=0.4), Paint((0.3, 0.95, 0.4), gloss=0.8, glow=0.4)
@@ -88,7 +88,7 @@ def _robot_arms(rig: Rig, bx: float, y: float) -> None:
 
 
 def _antenna(rig: Rig, top: Vec, hx: float) -> None:
-    x, y, z = top
+    _, y, z = top
     v = rig.subject.ears
     knob = Paint((0.95, 0.2, 0.2), gloss=0.9, glow=0.3)
     if v in (0, 2):
