@@ -16,21 +16,21 @@ from customcontrast.specs import BASES
 
 
 def add_generate_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `generate`."""
+    """Add the options of `generate` to a parser."""
     parser.add_argument("--reference", nargs="+", required=True, help="picture(s) of one subject")
     parser.add_argument("--prompt", required=True, help='such as "a <bear> on the beach"')
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--subject-scale", type=float, default=1.0, help="lambda, how strongly the subject is drawn in")
+    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of the visual branch: the subject's weight")
     parser.add_argument("--base", default="toyland", help=", ".join(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base's weights")
     parser.add_argument("--adapter", help="adapter file (.safetensors)")
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Segment, look, generate, write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
+    """Generate one picture; write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
     from customcontrast import visualize
     from customcontrast.conditioning.prompt import guess_noun
     from customcontrast.pipeline import CustomContrast

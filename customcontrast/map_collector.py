@@ -27,7 +27,10 @@ class RecordedMaps(Protocol):
 
 
 class MapCollector:
-    """Gathers one run's maps; keeps no more than RecordConfig asks for, as float16 on the CPU."""
+    """Collects the maps of one run, as float16 on the CPU: those that RecordConfig requests, and no others.
+
+    `recorder` before each step, `write` after it, `arrays` and `looked_at` at the end.
+    """
 
     def __init__(
         self,
@@ -55,9 +58,9 @@ class MapCollector:
         self.looks_taken = 0
 
     def looks(self, step: int) -> bool:
-        """Whether this step (from 1) asks which reference patches each place looked at."""
-        asked = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
-        return asked and self.record.keeps(step)
+        """Whether at this step (from 1) it is recorded which reference patches each place attends to."""
+        requested = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
+        return requested and self.record.keeps(step)
 
     def recorder(
         self,
@@ -66,15 +69,19 @@ class MapCollector:
         sources: Sequence[Tensor] = (),
         tokens: Sequence[int] | None = None,
     ) -> MapRecorder | None:
-        """A recorder for this step (from 1): the tokens asked for if it is kept, the subjects alone if only a mask
-        needs them. sources: see MapRecorder. tokens: their places in the prompt of a pass of its own."""
+        """A recorder for this step (from 1), or None where nothing is to be recorded.
+
+        It takes the requested tokens where the step is requested, else the subjects' maps alone, for the mask.
+        maps_needed: whether the mask needs them. sources: see MapRecorder. tokens: positions of the tokens, in a prompt
+        other than the run's (a pass of its own).
+        """
         if self.record.keeps(step):
             tokens = self.tokens if tokens is None else tokens
             return MapRecorder(tokens, self.record.layers, maps_needed, sources, self.normalize)
         return MapRecorder(normalize=self.normalize) if maps_needed else None
 
     def write(self, step: int, recorder: RecordedMaps | None, masks: Tensor | None) -> np.ndarray | None:
-        """Take in one finished step; returns its masks as an array."""
+        """Add the maps of a finished step (from 1). Returns its masks (images, K, h, w), float32, or None."""
         array = None if masks is None else masks.float().cpu().numpy()
         if array is not None:
             self.masks.append(array)
@@ -94,7 +101,7 @@ class MapCollector:
         return array
 
     def looked_at(self, patches: Size) -> list[np.ndarray]:
-        """Per subject, which of its reference patches each place looked at: the mean over the steps asked and layers.
+        """Per subject, which of its reference patches each place attends to: the mean over recorded steps and layers.
 
         float16 (images, h, w, references, patches high, patches wide). At each place it sums to the mean over those
         steps of the visual map, which is the mass on this subject's tokens (1 for an adapter without a sink).
@@ -110,7 +117,7 @@ class MapCollector:
                 sums[kind] = sums[kind] + maps.float() if kind in sums else maps.float()
 
     def arrays(self) -> dict[str, Any]:
-        """The fields of Result that hold maps; empty axes where nothing was kept."""
+        """The fields of `Result` that hold maps; axes of length 0 where nothing was recorded."""
         T, size = len(self.map_steps), self.grid
         text = self._stacked("text", (self.images, T, len(self.tokens), *size))
         by_resolution = {
@@ -138,9 +145,10 @@ class MapCollector:
 
 
 def chosen_tokens(wanted: Sequence[int | str] | None, prompt: TokenizedPrompt) -> list[int]:
-    """Places of the tokens to keep: all, or those named by place (from 0, the start token) or as words of the prompt.
+    """Positions of the tokens whose maps are recorded, sorted.
 
-    Raises ValueError naming what the prompt does not have.
+    wanted: None = all; else positions (from 0, the start token) and words of the prompt. Raises ValueError naming what
+    the prompt does not have.
     """
     if wanted is None:
         return list(range(len(prompt.tokens)))

@@ -1,4 +1,4 @@
-"""Where in the reference pictures a visual token comes from: attention rollout through the MFI encoder.
+"""Where in the references a visual token comes from: attention rollout through the MFI encoder.
 
 A visual token of Eq. 3 is made of textual and visual features, and these of image tokens, each time by attention
 (Eq. 2). Followed back, this gives each token a distribution over the reference's patches: with A averaged over heads
@@ -20,7 +20,7 @@ from customcontrast.encoder.perceiver import PerceiverBlock
 
 @torch.no_grad()
 def token_sources(encoder: MFIEncoder, f_I: Tensor, t: Tensor, references: int) -> Tensor:
-    """Sources of the tokens that the visual cross-attention of every layer sees, at timesteps t.
+    """Origin of each visual token among the reference's patches, for every layer and at timesteps t.
 
     f_I: one subject's (1, references · 3N, d), N = 1 + patches of a reference; t: (B,).
     Returns (B, L, n, references, patches), every row (…, references, patches) summing to 1; m for n without TV Fusion.

@@ -37,7 +37,10 @@ def chosen_checkpoint(given: str | Path | None) -> str | Path | None:
 
 
 class Segmenter:
-    """Finds the subject. One object serves all visitors: it keeps models and caches, nothing of a visitor."""
+    """Finds the subject of a picture, and corrects it by clicks and boxes.
+
+    One object serves any number of threads and visitors: it holds models and caches, no state of a visitor.
+    """
 
     def __init__(
         self,
@@ -72,9 +75,9 @@ class Segmenter:
         return "sam" if self._sam else "grabcut"
 
     def auto(self, image: Source) -> Segmentation:
-        """Picture (anything `load_picture` takes) -> its subject.
+        """Segment the subject of a picture (anything `load_picture` takes).
 
-        A transparent ground is taken at its word; otherwise U²-Net-p looks for what stands out.
+        A transparent ground is the mask; otherwise U²-Net-p finds the salient object.
 
         Raises:
             PictureError: the picture cannot be read.
@@ -94,7 +97,7 @@ class Segmenter:
         return Segmentation(picture, mask, score, "u2net")
 
     def refine(self, seg: Segmentation | Source, points: Points = (), box: Box | None = None) -> Segmentation:
-        """The subject as clicks and a box show it.
+        """Correct a segmentation by clicks and a box.
 
         Args:
             seg: the automatic segmentation, or a picture in which none was found.
@@ -192,7 +195,7 @@ class Segmenter:
 
 
 def decidedness(probability: np.ndarray) -> float:
-    """Map in 0..1 -> score in 0..1: mean inside the mask, times the share of it that is settled."""
+    """Score in 0..1 of a probability map: its mean inside the mask, times the share of it that is above 0.7."""
     mask = probability > 0.5
     if not mask.any():
         return 0.0

@@ -2,8 +2,8 @@
 
 An `AutoencoderKL` of diffusers spends most of its time at full resolution, too much for training on a CPU. Here a
 linear patch projection, started from the principal components of the data, carries the picture, and a small
-convolutional network beside it adds what is not linear (the residual autoencoding of Chen et al. 2024, "Deep
-Compression Autoencoder"). It answers to the calls that diffusers' pipelines make of a VAE.
+convolutional network beside it adds the nonlinear rest (the residual autoencoding of Chen et al. 2024, "Deep
+Compression Autoencoder"). It has the interface that diffusers' pipelines expect of a VAE.
 """
 
 from typing import Literal, overload
@@ -88,14 +88,14 @@ class PatchDecoder(nn.Module):
 
 
 def _silent(layer: nn.Conv2d) -> nn.Conv2d:
-    """`layer` with zero weights: the linear path alone speaks at first."""
+    """`layer` with its parameters set to zero, so that the linear path alone acts at first."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
-    """The autoencoder, deterministic: its posterior is a point.
+    """A deterministic autoencoder: its posterior is a point.
 
     channels: widths at 1/2, 1/4 and 1/8 of the picture's resolution. layers: residual blocks at each.
     latent_channels: C. groups: of every GroupNorm. block_out_channels only says f to diffusers: 2^(len - 1).
@@ -153,8 +153,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def start_from_components(self, pictures: Tensor, evenness: float = 0.5) -> None:
         """Set the linear path to the principal components of 8 x 8 patches.
 
-        pictures (N, 3, H, W) in [-1, 1]. evenness: 0 keeps each component's own variance in the latents, 1 makes
-        all variances equal; in between, coarse components stay louder than fine ones, as in natural pictures.
+        pictures (N, 3, H, W) in [-1, 1]. evenness: 0 leaves each component its own variance in the latents, 1 makes
+        all variances equal; in between, coarse components vary more than fine ones, as in natural pictures.
         """
         patches = F.unfold(pictures, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, 3 * PATCH * PATCH).double()
         mean = patches.mean(0)

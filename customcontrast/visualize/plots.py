@@ -21,15 +21,18 @@ DPI = 150
 def area_plot(
     masks: np.ndarray, names: Sequence[str] | None = None, size: tuple[int, int] = (1000, 360)
 ) -> Image.Image:
-    """How large and where each subject is over the steps.
+    """Two plots of the location masks over the steps: each subject's area, and the path of its centre.
 
-    Left: the mean of M_t, the subject's share of the picture. Right: the path of its centre of mass, in the
-    picture's own proportions, from a hollow dot (first step) to a full one (last).
+    Left: the mean of M_t, the subject's share of the picture. Right: its centre of mass, in the picture's own
+    proportions, from a hollow dot (first step) to a full one (last).
 
     Args:
         masks: (T, K, h, w) in 0..1.
         names: one for each subject.
         size: (width, height) in px.
+
+    Raises:
+        ValueError: masks of another shape, or empty.
     """
     masks = np.asarray(masks, np.float32)
     if masks.ndim != 4 or 0 in masks.shape:
@@ -115,9 +118,10 @@ def atlas_plot(
     new: Sequence[tuple[str, np.ndarray]],
     size: tuple[int, int] = (760, 560),
 ) -> Image.Image:
-    """New subjects among known ones whose places are given: grey dots, one shape a subject, and stars with names.
+    """New subjects, as stars with names, among known ones, as grey dots of one shape a subject (Fig. 7).
 
-    places: (N, 2). subject_ids: N numbers. new: (name, place (2,)) of each new subject.
+    places: (N, 2), of the known ones. subject_ids: N numbers. new: (name, place (2,)) of each new subject.
+    size: (width, height) in px.
     """
     figure = _figure(size)
     axes = figure.subplots()
@@ -137,7 +141,10 @@ def atlas_plot(
 
 
 def tsne(features: np.ndarray, seed: int) -> np.ndarray:
-    """(N, d) -> (N, 2), deterministic: exact t-SNE from the principal components, one thread."""
+    """t-SNE of features (N, d) -> (N, 2): from the principal components, exact up to 600 rows, in one thread.
+
+    Equal features and seed give equal places.
+    """
     from sklearn.manifold import TSNE  # half a second to import, for one figure
     from threadpoolctl import threadpool_limits
 
