@@ -9,30 +9,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from customcontrast.specs import BASES
 
 
 def add_generate_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `generate`."""
+    """Add the options of `generate` to a parser."""
     parser.add_argument("--reference", nargs="+", required=True, help="picture(s) of one subject")
     parser.add_argument("--prompt", required=True, help='such as "a <bear> on the beach"')
     parser.add_argument("--out", required=True, type=Path, help="folder for the results")
     parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--subject-scale", type=float, default=1.0, help="lambda, how strongly the subject is drawn in")
+    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of the visual branch: the subject's weight")
     parser.add_argument("--base", default="toyland", help=", ".join(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base's weights")
     parser.add_argument("--adapter", help="adapter file (.safetensors)")
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Segment, look, generate, write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
-    from customcontrast import CustomContrast, Segmenter, visualize
+    """Generate one picture; write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
+    from customcontrast import visualize
     from customcontrast.conditioning.prompt import guess_noun
+    from customcontrast.pipeline import CustomContrast
+    from customcontrast.segmentation import Segmenter
 
     noun = options.noun or guess_noun(options.prompt)
     segmenter = Segmenter()
@@ -71,7 +73,7 @@ def segment(options: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image
 
-    from customcontrast import Segmenter
+    from customcontrast.segmentation import Segmenter
 
     segmenter = Segmenter(sam_checkpoint=options.sam_checkpoint)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -118,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _one_sentence({"generate": generate, "segment": segment}[options.command], options)
 
 
-def _one_sentence(command: object, options: argparse.Namespace) -> int:
+def _one_sentence(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     try:
-        command(options)  # type: ignore[operator]
+        command(options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

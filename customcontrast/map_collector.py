@@ -15,7 +15,10 @@ from customcontrast.denoiser import MapRequest, Maps
 
 
 class MapCollector:
-    """Gathers one run's maps; keeps no more than RecordConfig asks for, as float16 on the CPU."""
+    """Collects the maps of one run, as float16 on the CPU: those that RecordConfig requests, and no others.
+
+    `request` before each step, `write` after it, `arrays` and `looked_at` at the end.
+    """
 
     def __init__(
         self,
@@ -43,9 +46,9 @@ class MapCollector:
         self.looks_taken = 0
 
     def looks(self, step: int) -> bool:
-        """Whether this step (from 1) asks which reference patches each place looked at."""
-        asked = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
-        return asked and self.record.keeps(step)
+        """Whether at this step (from 1) it is recorded which reference patches each place attends to."""
+        requested = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
+        return requested and self.record.keeps(step)
 
     def request(self, step: int, for_masks: bool, sources: Sequence[Tensor] = ()) -> MapRequest | None:
         """The maps that are wanted of this step (from 1): the requested tokens if it is recorded, the subjects alone
@@ -55,7 +58,7 @@ class MapCollector:
         return MapRequest(normalize=self.normalize) if for_masks else None
 
     def write(self, step: int, maps: Maps | None, masks: Tensor | None) -> np.ndarray | None:
-        """Take in one finished step; returns its masks as an array."""
+        """Add the maps of a finished step (from 1). Returns its masks (images, K, h, w), float32, or None."""
         array = None if masks is None else masks.float().cpu().numpy()
         if array is not None:
             self.masks.append(array)
@@ -69,13 +72,13 @@ class MapCollector:
         if self.record.by_resolution:
             self._add_resolutions(maps)
         if self.looks(step):
-            looked = [maps.looked(k, self.grid) for k in range(self.subjects)]
+            looked = [found for k in range(self.subjects) if (found := maps.looked(k, self.grid)) is not None]
             self.looks_taken += 1
             self.looked = [a + b for a, b in zip(self.looked, looked, strict=True)] if self.looked else looked
         return array
 
     def looked_at(self, patches: Size) -> list[np.ndarray]:
-        """Per subject, which of its reference patches each place looked at: the mean over the steps asked and layers.
+        """Per subject, which of its reference patches each place attends to: the mean over recorded steps and layers.
 
         float16 (images, h, w, references, patches high, patches wide). At each place it sums to the mean over those
         steps of the visual map, which is the mass on this subject's tokens (1 for an adapter without a sink).
@@ -91,7 +94,7 @@ class MapCollector:
                 sums[kind] = sums[kind] + maps.float() if kind in sums else maps.float()
 
     def arrays(self) -> dict[str, Any]:
-        """The fields of Result that hold maps; empty axes where nothing was kept."""
+        """The fields of `Result` that hold maps; axes of length 0 where nothing was recorded."""
         T, size = len(self.map_steps), self.grid
         text = self._stacked("text", (self.images, T, len(self.tokens), *size))
         by_resolution = {
@@ -119,9 +122,10 @@ class MapCollector:
 
 
 def chosen_tokens(wanted: Sequence[int | str] | None, prompt: TokenizedPrompt) -> list[int]:
-    """Places of the tokens to keep: all, or those named by place (from 0, the start token) or as words of the prompt.
+    """Positions of the tokens whose maps are recorded, sorted.
 
-    Raises ValueError naming what the prompt does not have.
+    wanted: None = all; else positions (from 0, the start token) and words of the prompt. Raises ValueError naming what
+    the prompt does not have.
     """
     if wanted is None:
         return list(range(len(prompt.tokens)))

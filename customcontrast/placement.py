@@ -19,13 +19,13 @@ MAX_MASK_SIDE = 4096  # px
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """How one subject is kept to its place. A drawn layout takes the location mask's place from step 1 on.
+    """Where one subject may appear. A drawn layout takes the location mask's place from step 1 on.
 
     box: (x0, y0, x1, y1), x to the right and y down, x1 and y1 exclusive. All four at most 1: fractions of the
         picture's width and height. Otherwise pixels of the picture. Cells of the latent grid that it covers in part are
         masked in part.
     mask: (H, W) of any size, stretched over the picture: bool, uint8 (0 … 255) or float (0 … 1). Soft values stay soft;
-        kept as uint8.
+        stored as uint8.
     Raises ValueError naming what is wrong.
     """
 

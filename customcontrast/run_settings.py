@@ -45,7 +45,7 @@ def _complaints(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subj
     strength, side, record = LIMITS["strength"], LIMITS["side"], config.record
     pictures = [s for s in subjects if getattr(s, "role", "subject") != "subject"]
     located = [s for s in subjects if getattr(s, "role", "subject") == "subject"]
-    deepest = min(encoder.config.num_hidden_layers for encoder in base.text_encoders) + base.spec.hidden_layer
+    deepest = min(_depth(encoder) for encoder in base.text_encoders) + base.spec.hidden_layer
     return [
         (not all(isinstance(s, Subject) for s in subjects), "subjects must come from CustomContrast.subject."),
         (
@@ -79,6 +79,10 @@ def _complaints(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subj
     ]
 
 
+def _depth(text_encoder: Any) -> int:
+    return text_encoder.config.num_hidden_layers
+
+
 def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
     """latents and generator must be of this many pictures, of this size. Raises ConfigError."""
     N, f = config.num_images, base.scale_factor
@@ -87,8 +91,10 @@ def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
         shape = tuple(getattr(config.latents, "shape", ())) or repr(config.latents)
         raise ConfigError(f"generate: latents is {shape}; {N} pictures of this size start from a tensor {wanted}.")
     given = config.generator
-    right = given is None or isinstance(given, tuple) and all(isinstance(g, torch.Generator) for g in given)
-    if not right or given is not None and len(given) != N:
+    if given is None:
+        return
+    right = isinstance(given, tuple) and all(isinstance(g, torch.Generator) for g in given)
+    if not right or len(given) != N:
         got = f"{len(given)} of them" if right else repr(given)
         raise ConfigError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
 

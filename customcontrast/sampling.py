@@ -1,4 +1,4 @@
-"""Schedulers, starting noise and the predicted picture: the parts of a denoising loop that know no subject."""
+"""Schedulers, starting noise, predicted pictures: the parts of a denoising loop that do not depend on subjects."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ _SOLVER_KINDS = ("algorithm_type", "solver_type")  # what DPM-Solver's relatives
 
 
 def make_scheduler(own: Any, name: str | None = None) -> Any:
-    """A fresh scheduler for one run, from the base's own config (so ε or v, and its noise schedule, stay right).
+    """A new scheduler for one run, from the base's own config: its noise schedule, and whether it predicts ε or v.
 
     own: the base's scheduler. name: a key of `specs.SCHEDULERS` or a diffusers class name; None = the base's own class.
-    Options of the base's that another class does not take (the kind of a DPM-Solver) are left out for it.
-    Raises ValueError for a name that is unknown, of another family of models, or needs a package that is not here.
+    Options of the base's config that another class does not accept (the kind of a DPM-Solver) are left out for it.
+    Raises ValueError for a name that is unknown, of another family of models, or needs a package that is not installed.
     """
     if name is None:
         return type(own).from_config(own.config)
     spec = SCHEDULERS.get(name) if isinstance(name, str) else None
-    title, told = (spec.class_name, spec.options) if spec else (name if isinstance(name, str) else "", {})
+    title, options = (spec.class_name, spec.options) if spec else (name if isinstance(name, str) else "", {})
     if title not in FITTING and title != type(own).__name__:
         other = title.endswith("Scheduler") and hasattr(diffusers, title)
         why = "is for another family of models (flow matching, other noise, tokens)" if other else "is unknown"
         raise ValueError(f"scheduler={name!r} {why}; choose one of {', '.join(SCHEDULERS)} or a diffusers class name.")
     cls = getattr(diffusers, title)
     takes = inspect.signature(cls.__init__).parameters
-    # Some classes clip the foreseen latents to [−1, 1] unless told otherwise, which greys a picture of wider ones.
-    quiet = {"clip_sample": False} if "clip_sample" in takes and "clip_sample" not in own.config else {}
+    # Some classes clip the predicted latents to [−1, 1] by default, which greys a picture of wider ones.
+    unclipped = {"clip_sample": False} if "clip_sample" in takes and "clip_sample" not in own.config else {}
     config = dict(own.config)
     try:
-        return cls.from_config(config, **quiet, **told)
+        return cls.from_config(config, **unclipped, **options)
     except NotImplementedError:  # DEIS and SA-Solver of a base whose own scheduler is a DPM-Solver
-        return cls.from_config({k: v for k, v in config.items() if k not in _SOLVER_KINDS}, **quiet, **told)
+        return cls.from_config({k: v for k, v in config.items() if k not in _SOLVER_KINDS}, **unclipped, **options)
     except ImportError as error:
         raise ValueError(f"scheduler={name!r} needs a package that is not here: pip install torchsde.") from error
 
 
 def step_options(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """What this scheduler's `step` takes beside the prediction: one generator per picture, if it draws noise."""
+    """Keyword arguments for this scheduler's `step`: one generator per picture, if it draws noise."""
     takes = inspect.signature(scheduler.step).parameters
     return {"generator": list(generators)} if "generator" in takes else {}
 
@@ -67,22 +67,23 @@ def starting_noise(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor:
-    """One picture's noise from each generator, drawn where it lives: (N, C, h, w).
+    """Gaussian noise (N, C, h, w) on `device`, one picture's from each generator.
 
-    From generators on the CPU it is the same on every device.
+    It is drawn on the generator's own device: from generators on the CPU it is the same everywhere. size: (h, w).
     """
     parts = [torch.randn((1, channels, *size), generator=g, device=g.device, dtype=dtype) for g in generators]
     return torch.cat(parts).to(device)
 
 
 def predicted_x0(scheduler: Any, stepped: Any, prediction: Tensor, t: Tensor, z: Tensor) -> Tensor:
-    """The finished latents as this step foresees them, (N, C, h, w); z are the latents before the step.
+    """The finished latents x_0 that one step predicts, (N, C, h, w).
 
-    From the scheduler where it says so, else from α_t, σ_t of a variance-preserving process.
+    stepped: what the scheduler's `step` returned; its own x_0 where it has one, else by α_t and σ_t of a
+    variance-preserving process. prediction: the UNet's output at t; z: the latents before the step.
     """
-    foreseen = getattr(stepped, "pred_original_sample", None)
-    if foreseen is not None:
-        return foreseen
+    x_0 = getattr(stepped, "pred_original_sample", None)
+    if x_0 is not None:
+        return x_0
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         return stepped.prev_sample
@@ -109,21 +110,32 @@ def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Pixels (N, 3, H, W) in [−1, 1] -> PIL pictures."""
-    array = to_output(pixels, "np")
-    return [Image.fromarray(picture) for picture in (array * 255).round().astype("uint8")]
+    """Pixels (N, 3, H, W) in [−1, 1] as N PIL pictures."""
+    return [Image.fromarray(picture) for picture in (_arrays(_unit(pixels)) * 255).round().astype("uint8")]
 
 
 def to_output(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
-    """Pixels (N, 3, H, W) in [−1, 1] -> "pil": pictures, "np": float32 (N, H, W, 3), "pt": (N, 3, H, W), in [0, 1]."""
+    """Pixels (N, 3, H, W) in [−1, 1] in the requested form.
+
+    output_type: "pil" = pictures, "np" = float32 (N, H, W, 3) in [0, 1], "pt" = (N, 3, H, W) in [0, 1].
+    """
     if output_type == "pil":
         return to_pictures(pixels)
-    pixels = (pixels * 0.5 + 0.5).clamp(0, 1)
-    return pixels if output_type == "pt" else pixels.permute(0, 2, 3, 1).cpu().float().numpy()
+    return _unit(pixels) if output_type == "pt" else _arrays(_unit(pixels))
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """[−1, 1] -> [0, 1]."""
+    return (pixels * 0.5 + 0.5).clamp(0, 1)
+
+
+def _arrays(pixels: Tensor) -> np.ndarray:
+    """(N, 3, H, W) -> float32 (N, H, W, 3)."""
+    return pixels.permute(0, 2, 3, 1).cpu().float().numpy()
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size in a row."""
+    """Pictures of one size side by side in one."""
     width, height = pictures[0].size
     row = Image.new("RGB", (width * len(pictures), height))
     for i, picture in enumerate(pictures):
@@ -133,14 +145,16 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 @contextmanager
 def on_device(device: torch.device, *models: nn.Module | None) -> Iterator[None]:
-    """Models that rest elsewhere (CPU offload) come to `device` for this, and go back.
+    """Move models that are on another device (CPU offload) to `device` for this block, and back after it.
 
-    Accelerate's hooks bring a model when its `forward` is called; here parts of models are called directly. One whose
-    weights such hooks hand out piece by piece (its own lie on "meta") is left to them.
+    Accelerate's hooks move a model when its `forward` is called; here parts of models are called directly. A model
+    whose weights are offloaded layer by layer (its own are on "meta") is left to those hooks.
     """
     away = []
     for model in models:
-        home = next((p.device for p in model.parameters()), device) if model is not None else device
+        if model is None:
+            continue
+        home = next((p.device for p in model.parameters()), device)
         if home.type not in (device.type, "meta"):
             away.append((model.to(device), home))
     try:

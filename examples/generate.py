@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from customcontrast.cli import run_generate  # noqa: E402
+from customcontrast.cli import run_generate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from train.toyland import World, render, sample_scene, sample_subject  # noqa: E402
+from train.toyland import World, render, sample_scene, sample_subject
 
 SIZE = 384  # px
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from customcontrast import CustomContrast, Segmenter, visualize  # noqa: E402
-from customcontrast.config import LocationConfig  # noqa: E402
-from customcontrast.ui.service.figures import stack  # noqa: E402
-from customcontrast.visualize.drawing import label  # noqa: E402
+from customcontrast import CustomContrast, Segmenter, visualize
+from customcontrast.config import LocationConfig
+from customcontrast.ui.service.figures import stack
+from customcontrast.visualize.drawing import label
 
 HERE = Path(__file__).parent
 ONE = (

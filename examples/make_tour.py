@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from customcontrast.visualize.drawing import frame, label  # noqa: E402
+from customcontrast.visualize.drawing import frame, label
 
 HERE = Path(__file__).parent
 GAP, LINE = 14, 30  # px between panels; of a title

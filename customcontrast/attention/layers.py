@@ -24,7 +24,7 @@ class LayerSpec:
     heads: int  # attention heads
 
 
-def cross_attention_layers(unet: nn.Module) -> tuple[LayerSpec, ...]:
+def cross_attention_layers(unet: Any) -> tuple[LayerSpec, ...]:
     """All cross-attention layers of a `UNet2DConditionModel` in execution order: down, mid, up.
 
     (`unet.attn_processors` is not in that order.) Raises ValueError where a layer has a part Eq. 3 does not know.
@@ -44,7 +44,7 @@ def cross_attention_layers(unet: nn.Module) -> tuple[LayerSpec, ...]:
     return tuple(specs)
 
 
-def _spec(name: str, attn: nn.Module, level: int) -> LayerSpec:
+def _spec(name: str, attn: Any, level: int) -> LayerSpec:
     odd = [part for part in ("spatial_norm", "group_norm", "norm_q", "norm_k", "norm_cross") if getattr(attn, part)]
     if odd or attn.added_kv_proj_dim is not None:
         raise ValueError(f"cross_attention_layers: {name} has {odd or ['added_kv']}; Eq. 3 has no place for it.")
@@ -87,7 +87,7 @@ def _inside(name: str, block: object) -> bool:
     return isinstance(block, str) and name.startswith(f"{block.rstrip('.')}.")
 
 
-def install_processors(unet: nn.Module) -> tuple[LayerSpec, ...]:
+def install_processors(unet: Any) -> tuple[LayerSpec, ...]:
     """Give every cross-attention layer the processor of Eq. 3, with its index l fixed now.
 
     The processors hold no weights and no state, so one UNet serves any number of adapters and threads, and its
@@ -120,7 +120,7 @@ def slice_attention(unet: nn.Module, slice_size: str | int | None = "auto") -> N
             f"a number of heads from 1 to {most}, or None."
         )
     for attn in layers:
-        size = {"auto": attn.heads // 2, "max": 1}.get(slice_size, slice_size)
+        size = {"auto": attn.heads // 2, "max": 1}[slice_size] if isinstance(slice_size, str) else slice_size
         size = None if size is None else min(max(size, 1), attn.heads)
         if isinstance(attn.processor, SubjectProcessor):
             attn.processor.slice_size = size
@@ -144,8 +144,8 @@ class SubjectAttention(nn.Module):
         self.null_key: nn.ParameterList | None = None
         if config.sink:
             self.null_key = nn.ParameterList(torch.randn(spec.width) * 0.02 for spec in specs)
-        for linear in self.to_v:
-            nn.init.normal_(linear.weight, std=0.02)  # a quiet start: the frozen base is nearly itself
+        for weight in self.to_v.parameters():
+            nn.init.normal_(weight, std=0.02)  # a quiet start: the frozen base is nearly itself
 
     def forward(self, f_tv: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """K_v = W'_k f_tv and V_v = W'_v f_tv of every layer.

@@ -13,7 +13,7 @@ FLAT = 1e-6  # a map whose values differ by less than this says nothing
 
 
 def minmax(maps: Tensor) -> Tensor:
-    """Each map (…, h, w) to [0, 1]; a flat one to 0."""
+    """Scale each map (…, h, w) linearly to [0, 1]; a flat one becomes 0."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
     spread = high - low
     return torch.where(spread > FLAT, (maps - low) / spread.clamp_min(FLAT), torch.zeros_like(maps))
@@ -27,7 +27,7 @@ def location_mask(
     free: Collection[int] = (),
     rivalry: bool = True,
 ) -> Tensor:
-    """M_t: min–max, values <= threshold to 0, min–max again; soft, not binary.
+    """Soft location masks M_t from attention maps A: min–max, values <= threshold to 0, min–max again (section 3.4).
 
     maps: A (R, K, h, w); previous: M of the step before (R, K, h, w) or None. Returns M (R, K, h, w) in [0, 1].
     Several subjects: where their masks overlap, the pixel belongs to the larger A. A mask that comes out empty or flat
@@ -44,7 +44,7 @@ def location_mask(
     if rivalry and (len(rivals) > 1 or len(rivals) < K - len(drawn)):
         owned = masks * (maps >= maps[:, rivals].amax(dim=1, keepdim=True)).to(masks.dtype)
     if drawn:
-        left = 1 - sum(drawn.values()).clamp(0, 1)[None, None].to(masks)
+        left = 1 - sum(drawn.values(), torch.zeros(())).clamp(0, 1)[None, None].to(masks)
         owned = owned * left
     useful = owned.amax(dim=(-2, -1), keepdim=True) > 0
     fallback = previous if previous is not None else left.expand_as(owned)
@@ -57,17 +57,17 @@ def location_mask(
 
 
 def shared(layouts: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Drawn layouts (h, w) of several subjects: where they overlap, their subjects share the pixel evenly."""
-    total = sum(layouts.values()).clamp_min(1.0) if layouts else None
+    """Drawn layouts (h, w) of several subjects, scaled so that they sum to at most 1 where they overlap."""
+    total = sum(layouts.values(), torch.zeros(())).clamp_min(1.0)
     return {k: layout / total for k, layout in layouts.items()}
 
 
 class Masker:
-    """The masks of one run, step by step. Made in the run, dies there.
+    """The location masks of one run, step by step; one object a run.
 
     layouts: the user's drawing (h, w) of each subject, or None. located: whether each subject is masked by its location
-    map, if it has no drawing. What is drawn acts from step 1 on, whatever LocationConfig says of enabled, start_step
-    and freeze_step. With location.enabled off the masks are made for the eye alone.
+    map, if it has no drawing. Drawings act from step 1 on, whatever LocationConfig's enabled, start_step and
+    freeze_step are. With enabled=False the masks of the others are computed for display only.
     """
 
     def __init__(
@@ -85,19 +85,19 @@ class Masker:
             self.masks = masks.expand(images, -1, -1, -1)
 
     def at(self, step: int) -> tuple[Tensor | None, tuple[bool, ...]]:
-        """For step (from 1): M (images, K, h, w), and which subjects it masks. (None, ()) while it masks none."""
+        """M (images, K, h, w) for this step (from 1), and which subjects it masks; (None, ()) while it masks none."""
         found = self.found and self.config.enabled and step >= self.config.start_step
         which = tuple(k in self.drawn or (found and k not in self.free) for k in range(self.subjects))
         return (self.masks, which) if any(which) else (None, ())
 
     def asks(self, step: int) -> bool:
-        """Whether the maps of this step make a new mask: not once they are frozen, nor where all is drawn."""
+        """Whether the maps of this step are needed: not once the masks are frozen, nor where all are drawn."""
         freeze = self.config.freeze_step
         frozen = self.found and freeze is not None and step > freeze
         return not frozen and len(self.drawn) < self.subjects
 
     def take(self, A: Tensor | None) -> None:
-        """The maps A (images, K, h, w) of the step just done; None where this adapter makes no map."""
+        """Update the masks from the maps A (images, K, h, w) of the latest step; None where the adapter has no map."""
         if A is not None:
             previous = self.masks if self.found else None
             rivalry = not self.config.apart  # in passes of their own, `SeparatePasses.weights` settles it
@@ -106,9 +106,9 @@ class Masker:
 
 
 def ownership_weights(text_maps: Tensor) -> Tensor:
-    """Before masks exist: whose pixel is it? Softmax over the K subjects of their text maps (…, h·w, K).
+    """Share of each subject in each pixel while there are no masks: softmax over the K text maps (…, h·w, K).
 
-    Each map is first brought to [0, 1] over the pixels, so that the softmax sees one scale whatever the prompt.
+    Each map is first scaled to [0, 1] over the pixels, so that the softmax does not depend on the prompt's scale.
     """
     low, high = text_maps.amin(dim=-2, keepdim=True), text_maps.amax(dim=-2, keepdim=True)
     return ((text_maps - low) / (high - low).clamp_min(FLAT)).softmax(dim=-1)

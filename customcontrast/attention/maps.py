@@ -6,9 +6,10 @@ Visual map of subject k: the mass on its subject tokens (all keys but the null k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +22,7 @@ Size = tuple[int, int]
 class MapSums:
     """Sums over the layers of one resolution, (R, channels, h, w), and how many layers they hold."""
 
-    text: Tensor | None = None  # every kept token
+    text: Tensor | None = None  # every recorded token
     subject: Tensor | None = None  # each subject's text map
     visual: Tensor | None = None  # each subject's visual map
     counts: dict[str, int] = field(default_factory=lambda: {"text": 0, "subject": 0, "visual": 0})
@@ -33,13 +34,13 @@ class MapSums:
 
 
 class MapRecorder:
-    """Takes the maps of one UNet call and keeps one sum per resolution; gradients flow through.
+    """Records the attention maps of one UNet call as one sum per resolution; gradients flow through.
 
-    tokens: how many text tokens to keep the maps of (from the start token on), or their places; 0 keeps the subjects'
-        maps alone. layers: keep the maps of these layers only; None = all.
-    everywhere: take the subjects' maps in all layers even so, because `aggregate` needs them.
-    sources: per subject, the origin of its visual tokens, (L, n, references, patches) of `encoder.token_sources`; then
-        `looked` says where each place of the picture looked.
+    tokens: how many text tokens to record (from the start token on), or their positions; 0 = the subjects' maps alone.
+    layers: record these layers only; None = all.
+    everywhere: record the subjects' maps in all layers even so, because `aggregate` needs them.
+    sources: per subject, the origin of its visual tokens, (L, n, references, patches) of `encoder.token_sources`; with
+        it, `looked` returns which reference patches each place of the picture attends to.
     normalize: "layer" = `aggregate` sees each layer's map brought to [0, 1] first (`LocationConfig.normalize`); all
         other maps stay as they are.
     Each layer counts once: with gradient checkpointing the second run of a layer is ignored.
@@ -117,15 +118,15 @@ class MapRecorder:
         return self._mean(self.chosen, (kind,), grid)
 
     def looked(self, subject: int, grid: Size | None = None) -> Tensor | None:
-        """Where each place looked, mean over the layers: (R, h, w, references, patches); None if nobody asked.
+        """Which reference patches each place attends to, mean over the layers: (R, h, w, references, patches).
 
-        At each place it sums to the visual map: the mass on this subject's tokens.
+        At each place it sums to the visual map: the mass on this subject's tokens. None without `sources`.
         """
         sums = self._looked[subject] if self.sources else {}
         if not sums:
             return None
         grid, count = grid or self.grid, sum(kind == f"looked{subject}" for kind, _ in self._seen)
-        total = sum(resize(maps, grid) for maps in sums.values()) / count
+        total = sum((resize(maps, grid) for maps in sums.values()), torch.zeros(())) / count
         return total.permute(0, 2, 3, 1).unflatten(-1, self.sources[subject].shape[-2:])
 
     def location(self) -> Tensor | None:
@@ -138,14 +139,16 @@ class MapRecorder:
         if not parts:
             return None
         grid = grid or self.grid
-        total = sum(resize(maps, grid) for maps, _ in parts)  # resizing is linear: the sum may be resized
+        total = sum(
+            (resize(maps, grid) for maps, _ in parts), torch.zeros(())
+        )  # resizing is linear: the sum may be resized
         return total / sum(count for _, count in parts)
 
-    def by_resolution(self, convert: Callable[[Tensor], object] = lambda maps: maps) -> dict[Size, dict[str, object]]:
+    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
         """Means over the layers of each resolution: {(h, w): {"text" | "subject" | "visual": (R, c, h, w)}}."""
         kinds = ("text", "subject", "visual")
         return {
-            size: {kind: convert(getattr(s, kind) / s.counts[kind]) for kind in kinds if s.counts[kind]}
+            size: {kind: getattr(s, kind) / s.counts[kind] for kind in kinds if s.counts[kind]}
             for size, s in self.chosen.items()
         }
 

@@ -12,6 +12,7 @@ same numbers for less. The encoders are causal, so in the rows of one prompt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each (R, heads, 
 
 
 def encode_rows(
-    encoder: nn.Module, embeds: Tensor, ends: Tensor, hidden_layer: int, clip_skip: int = 0
+    encoder: Any, embeds: Tensor, ends: Tensor, hidden_layer: int, clip_skip: int = 0
 ) -> tuple[Tensor, Tensor | None]:
     """A CLIP text encoder on input embeddings, every row in full.
 
@@ -37,17 +38,15 @@ def encode_rows(
     for i, layer in enumerate(core.encoder.layers):
         h = layer(h, mask, is_causal=True)
         wanted = h if i + 1 == depth else wanted
-    normed = core.final_layer_norm(h) if hidden_layer == -1 or hasattr(encoder, "text_projection") else None
     pooled = None
     if hasattr(encoder, "text_projection"):
+        normed = core.final_layer_norm(h)
         pooled = encoder.text_projection(normed[torch.arange(len(normed), device=normed.device), ends])
-    if hidden_layer == -1:
-        return (core.final_layer_norm(wanted) if clip_skip else normed), pooled
-    return wanted, pooled
+    return (core.final_layer_norm(wanted) if hidden_layer == -1 else wanted), pooled
 
 
 def encode_shared(
-    encoder: nn.Module, embeds: Tensor, tokens: Tensor, places: Sequence[int], end: int, hidden_layer: int, rows: int
+    encoder: Any, embeds: Tensor, tokens: Tensor, places: Sequence[int], end: int, hidden_layer: int, rows: int
 ) -> tuple[Tensor, Tensor | None]:
     """The same for R rows of one prompt: embeds with `tokens` in the `places`.
 
@@ -84,7 +83,7 @@ def encode_shared(
     return hidden, torch.cat(pooled) if pooled else None
 
 
-def _prefix(layers: Sequence[nn.Module], depth: int, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+def _prefix(layers: Sequence[Any], depth: int, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Keys and values of the tokens before S* in every layer, and their state after `depth` layers (1, first, d)."""
     kept, state = [], x
     for i, layer in enumerate(layers):
@@ -95,7 +94,7 @@ def _prefix(layers: Sequence[nn.Module], depth: int, x: Tensor) -> tuple[list[tu
     return kept, state
 
 
-def _project(layer: nn.Module, x: Tensor) -> Heads:
+def _project(layer: Any, x: Tensor) -> Heads:
     x, attention = layer.layer_norm1(x), layer.self_attn
     Q, K, V = (
         proj(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
@@ -116,13 +115,13 @@ def _attend(heads: Heads, prefix: tuple[Tensor, Tensor], mask: Tensor | None) ->
     return F.scaled_dot_product_attention(Q, K, V, attn_mask=mask)
 
 
-def _finish(layer: nn.Module, x: Tensor, attended: Tensor) -> Tensor:
+def _finish(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
     """The rest of a CLIP layer: output projection, residual, feed-forward."""
     x = x + layer.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
     return x + layer.mlp(layer.layer_norm2(x))
 
 
-def _last_token(layer: nn.Module, x: Tensor, prefix: tuple[Tensor, Tensor]) -> Tensor:
+def _last_token(layer: Any, x: Tensor, prefix: tuple[Tensor, Tensor]) -> Tensor:
     """One layer at the last of the tokens x (R, tokens, d) alone -> (R, 1, d)."""
     Q, K, V = _project(layer, x)
     return _finish(layer, x[:, -1:], _attend((Q[:, :, -1:], K, V), prefix, None))

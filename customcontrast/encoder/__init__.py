@@ -1,4 +1,4 @@
-"""Fig. 2(a): picture -> image features -> Q-Formers -> S* tokens and visual features per (t, l)."""
+"""Fig. 2(a): reference -> image features -> Q-Formers -> S* tokens and visual features per (t, l)."""
 
 from customcontrast.encoder.attribution import token_sources
 from customcontrast.encoder.mfi import MFIEncoder, MFIOutput

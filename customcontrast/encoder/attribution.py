@@ -1,4 +1,4 @@
-"""Where in the reference pictures a visual token comes from: attention rollout through the MFI encoder.
+"""Where in the references a visual token comes from: attention rollout through the MFI encoder.
 
 A visual token of Eq. 3 is made of textual and visual features, and these of image tokens, each time by attention
 (Eq. 2). Followed back, this gives each token a distribution over the reference's patches: with A averaged over heads
@@ -20,7 +20,7 @@ from customcontrast.encoder.perceiver import PerceiverBlock
 
 @torch.no_grad()
 def token_sources(encoder: MFIEncoder, f_I: Tensor, t: Tensor, references: int) -> Tensor:
-    """Sources of the tokens that the visual cross-attention of every layer sees, at timesteps t.
+    """Origin of each visual token among the reference's patches, for every layer and at timesteps t.
 
     f_I: one subject's (1, references · 3N, d), N = 1 + patches of a reference; t: (B,).
     Returns (B, L, n, references, patches), every row (…, references, patches) summing to 1; m for n without TV Fusion.
@@ -37,7 +37,7 @@ def token_sources(encoder: MFIEncoder, f_I: Tensor, t: Tensor, references: int) 
     f_v = encoder.visual(f_I)[0]
     f_t = encoder.text_qformer(f_I, q_t)[:, :, :-1]
     S_v, S_t = (_on_patches(S, references, len(c.image_layers)).flatten(-2) for S in (S_v, S_t))
-    if c.fusion == "block":
+    if isinstance(encoder.tv_fusion, PerceiverBlock):
         S = _rollout([encoder.tv_fusion], f_v, f_t, S_v[:, 0], S_t)
     else:  # attention alone: nothing goes past it
         A_v, A_t = (weights.float().mean(dim=1) for weights in encoder.tv_fusion.weights(f_v, f_t))
@@ -59,6 +59,7 @@ def _rollout(
         seen = A_f if of_f is None else A_f @ of_f[:, None]
         S = 0.5 * seen if S is None else 0.5 * (S + seen + A_q @ S)
         q = block(f, q)
+    assert S is not None  # there is at least one block: EncoderConfig's depth is 1 or more
     return S
 
 

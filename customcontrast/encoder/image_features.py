@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class SeesPictures(Protocol):
-    """What is needed of a base to look at pictures."""
+    """The parts of a base model that encode reference pictures."""
 
     image_processor: Any
     image_encoder: Any
@@ -26,6 +26,7 @@ def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
     """The last of `depth` CLIP layers and `count`−1 earlier ones, evenly spaced, coarse to fine.
 
     Hidden state 0 is the patch embedding, so layer i's output is hidden state i: 24 layers -> (24, 16, 8).
+    Raises ValueError where there are fewer layers than `count`.
     """
     if depth < count:
         raise ValueError(f"evenly_spaced: a CLIP image encoder of {depth} layers has no {count} layers to take.")
@@ -33,7 +34,7 @@ def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
 
 
 def preprocess(base: SeesPictures, pictures: Sequence[Image.Image]) -> Tensor:
-    """Segmented subjects R (RGB pictures on white) -> pixel values (B, 3, S, S) of the CLIP image encoder."""
+    """Pixel values (B, 3, S, S) for the CLIP image encoder from segmented subjects R (RGB pictures on white)."""
     pictures = [picture.convert("RGB") for picture in pictures]
     pixels = base.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
     return pixels.to(base.device, base.image_encoder.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ from customcontrast.encoder.queries import SpatiotemporalQueries, VisualQueries
 
 @dataclass(frozen=True)
 class MFIOutput:
-    """What the encoder makes of one batch of subjects at their timesteps."""
+    """The encoder's output for a batch of subjects at their timesteps."""
 
     text_tokens: list[Tensor]  # per text encoder (B, L, n, d_text): s_i of Eq. 5; [] when textual is off
     text_cls: Tensor | None  # u, textual CLS, (B, L, d); Eq. 4 takes its mean over l
-    visual_tokens: Tensor  # what the visual cross-attention sees, (B, L, n, d); (B, L, m, d) without TV Fusion
+    visual_tokens: Tensor  # f_tv, input of the visual cross-attention (B, L, n, d); f_v (B, L, m, d) without TV Fusion
     visual_cls: Tensor  # v, visual CLS, (B, d)
 
 
@@ -44,7 +45,8 @@ class MFIEncoder(nn.Module):
                 c.text_queries, c.width, c.num_layers, c.num_train_timesteps, c.fourier_bands
             )
             self.text_qformer = QFormer(c.width, c.heads, c.depth, c.feedforward)
-            self.text_heads = nn.ModuleList(nn.Linear(c.width, width) for width in c.text_widths)
+            heads = nn.ModuleList(nn.Linear(c.width, width) for width in c.text_widths)
+            self.text_heads = cast("Sequence[nn.Linear]", heads)
             self._scale_text_heads()
         if c.tv_fusion:
             alone = PerceiverAttention(c.width, c.heads, c.fusion_values)
@@ -59,7 +61,7 @@ class MFIEncoder(nn.Module):
             nn.init.zeros_(head.bias)
 
     def encode_image(self, hidden_states: Sequence[Tensor]) -> Tensor:
-        """Hidden states of the 3 CLIP layers, each (B, N, d_I) -> f_I (B, 3N, d)."""
+        """Project hidden states of the 3 CLIP layers, each (B, N, d_I), to f_I (B, 3N, d). Raises ValueError."""
         if len(hidden_states) != len(self.image_norms):
             raise ValueError(
                 f"encode_image: hidden_states has {len(hidden_states)} layers; this encoder takes "
@@ -91,7 +93,7 @@ class MFIEncoder(nn.Module):
         return f_v[:, :-1], f_v[:, -1]
 
     def fuse(self, f_v: Tensor, f_t: Tensor) -> Tensor:
-        """TV Fusion: f_tv = norm(PA(f_v[:m], f_t[:n])), Eq. 2, the textual features asking.
+        """TV Fusion: f_tv = norm(PA(f_v[:m], f_t[:n])), Eq. 2, with the textual features as queries.
 
         f_v: (B or 1, m, d); f_t: (B, R, n, d) -> (B, R, n, d).
         """
@@ -103,8 +105,8 @@ class MFIEncoder(nn.Module):
     def forward(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> MFIOutput:
         """f_I: (B, 3N, d) with t: (B,); or one subject's f_I (1, 3N, d) at many t (B,).
 
-        visual: what `visual(f_I)` returned, if that was run before; it depends on neither t nor l.
-        Shapes of the result: see MFIOutput. L rows (all layers) for each t.
+        visual: the result of `visual(f_I)`, if it is cached; it depends on neither t nor l.
+        Shapes of the result: see MFIOutput. L rows (all layers) for each t. Raises ValueError.
         """
         if t.ndim != 1 or len(f_I) not in (1, len(t)):
             raise ValueError(

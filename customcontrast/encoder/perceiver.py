@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +80,8 @@ class QFormer(nn.Module):
 
     def __init__(self, width: int, heads: int, depth: int, feedforward: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(PerceiverBlock(width, heads, feedforward) for _ in range(depth))
+        blocks = nn.ModuleList(PerceiverBlock(width, heads, feedforward) for _ in range(depth))
+        self.blocks = cast("Sequence[PerceiverBlock]", blocks)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:

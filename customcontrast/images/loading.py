@@ -111,8 +111,8 @@ def _read(source: Source, argument: str, max_pixels: int, max_side: int) -> tupl
     picture = _plain_mode(picture)
     if max(picture.size) > max_side:
         scale = max_side / max(picture.size)
-        size = tuple(max(1, round(side * scale)) for side in picture.size)
-        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     alpha = picture.getchannel("A") if "A" in picture.getbands() else None
     picture = _srgb(picture.convert(picture.mode[:-1]) if alpha is not None else picture, profile)
     if alpha is None:
@@ -220,7 +220,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # a broken EXIF block says nothing about the pixels
+    except Exception:  # noqa: BLE001 - of any kind: a broken EXIF block says nothing about the pixels
         return picture
 
 
@@ -241,12 +241,22 @@ def _srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         target = ImageCms.createProfile("sRGB")
         if profile:
             own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            return ImageCms.profileToProfile(picture, own, target, outputMode="RGB")
+            return _converted(picture, own, target)
         if picture.mode == "LAB":
-            return ImageCms.profileToProfile(picture, ImageCms.createProfile("LAB"), target, outputMode="RGB")
+            return _converted(picture, ImageCms.createProfile("LAB"), target)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         pass  # a profile that is broken or of another colour model: the values as they stand
     return picture.convert("RGB")
+
+
+def _converted(
+    picture: Image.Image,
+    source: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile,
+    target: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile,
+) -> Image.Image:
+    out = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+    assert out is not None  # it is None only where a picture is converted in place
+    return out
 
 
 def _informative(alpha: Image.Image) -> np.ndarray | None:

@@ -23,11 +23,11 @@ ADAPTER, VOCABULARY, BASE_KEY = "adapter.safetensors", "vocabulary.json", "_cust
 
 
 def infer_base(source: str, adapter: str | Path | Adapter | IPAdapter | None = None) -> str:
-    """Name of the base in a diffusers folder or hub id: what it says, else its adapter, else what it looks like.
+    """Name of the base in a diffusers folder or hub id: as its index says, else its adapter, else by its parts.
 
     Two text encoders: "sdxl"; facts of an embedded base: "toyland2"; a list of known words or Toyland's own
     autoencoder: "toyland"; else "sd15".
-    Raises ValueError where it is no Stable Diffusion.
+    Raises ValueError where it is no Stable Diffusion, or cannot be read.
     """
     try:
         index = DiffusionPipeline.load_config(source)
@@ -57,12 +57,12 @@ def infer_base(source: str, adapter: str | Path | Adapter | IPAdapter | None = N
 
 
 def wrong(name: str, value: Any, remedy: str) -> ValueError:
-    """One sentence about an argument: its name, what came, what it must be."""
+    """An error in one sentence: the argument, its value, what it must be."""
     return ValueError(f"CustomContrastPipeline: {name}={repr(value)[:100]} {remedy}.")
 
 
 def one_each(name: str, value: Any, count: int) -> list[str]:
-    """One text for each prompt: given once, or once each; None is the empty text."""
+    """One text for each of `count` prompts, from one text or a list; None is the empty text. Raises ValueError."""
     several = [value or ""] * count if value is None or isinstance(value, str) else value
     if not isinstance(several, list | tuple) or len(several) != count or not all(isinstance(v, str) for v in several):
         raise wrong(name, value, f"must be a text, a list of {count}, one per prompt, or None")
@@ -70,7 +70,7 @@ def one_each(name: str, value: Any, count: int) -> list[str]:
 
 
 def subject_lists(subjects: Any, count: int) -> list[list[Any]]:
-    """The subjects of each prompt."""
+    """The subjects of each of `count` prompts, from one list for all or a list each. Raises ValueError."""
     if isinstance(subjects, Subject):
         return [[subjects]] * count
     if not isinstance(subjects, list | tuple):
@@ -85,7 +85,10 @@ def subject_lists(subjects: Any, count: int) -> list[list[Any]]:
 
 
 def randomness(seed: Any, generator: Any, total: int) -> tuple[int, list[torch.Generator] | None]:
-    """(seed of the first picture, one generator per picture, or None where the seeds make them)."""
+    """The seed of the first picture, and one generator for each of `total` pictures.
+
+    The generators are None where seeds make them: from `seed`, else from PyTorch's global generator. Raises ValueError.
+    """
     if generator is None:
         seed = int(torch.randint(2**31, (1,))) if seed is None else seed
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -104,7 +107,7 @@ def randomness(seed: Any, generator: Any, total: int) -> tuple[int, list[torch.G
 
 
 def joined(parts: Sequence[Any]) -> list[Image.Image] | np.ndarray | Tensor:
-    """Pictures of several prompts as those of one."""
+    """Pictures of several prompts as one list, array or tensor."""
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     if isinstance(parts[0], np.ndarray):

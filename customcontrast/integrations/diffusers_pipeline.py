@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class CustomContrastOutput(BaseOutput):
 
 
 class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
-    """Text and subjects to pictures, with the names and habits of diffusers' pipelines.
+    """Text and subjects to pictures, with the names and conventions of diffusers' pipelines.
 
     Make one by `from_pretrained`, or by `from_parts` from what is in memory (the modules are shared, not copied). LoRA
     (`load_lora_weights`, `set_adapters`, `fuse_lora`, `unload_lora_weights`), `to`, `enable_model_cpu_offload`,
@@ -74,7 +74,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     """
 
     model_cpu_offload_seq = "unet->vae"  # the encoders and the adapter come and go by `sampling.on_device`
-    _callback_tensor_inputs = ["latents"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         layout_prior: LayoutPrior | None = None,
         encoder_name: str = "",
     ) -> None:
-        """The parts of a `BaseModel` under diffusers' names. base: a key of `bases.BASES`."""
+        """The parts of a `BaseModel` under diffusers' names. base: a key of `specs.BASES`."""
         super().__init__()
         self.register_modules(
             vae=vae,
@@ -219,7 +219,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @property
     def model(self) -> CustomContrast:
-        """The components as they are now, for the loop in `pipeline.py`; made anew when one of them has changed."""
+        """A `CustomContrast` of the current components; a new one where a component has been replaced."""
         spec = BASES[self.base_name]
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         base = BaseModel(
@@ -258,7 +258,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         placement: Placement | None = None,
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
-        """Look at one subject's references, once: see `CustomContrast.subject`."""
+        """Encode one subject's references, once: see `CustomContrast.subject`."""
         return self.model.subject(segmentations, noun, strength, placement, layer_scales)
 
     def style(self, picture: Image.Image | Segmented, strength: float = 1.0, role: str = "style") -> Subject:
@@ -308,7 +308,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         prompt, subjects, height … scheduler, layout, guidance_rescale, clip_skip: as in `CustomContrast.stream`; None
         is the base's own. Several prompts share the subjects, or have a list of them each. generator: one for all
         pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed, from PyTorch's global
-        generator. latents: starting noise (N, C, h, w) of unit variance. record: maps to keep;
+        generator. latents: starting noise (N, C, h, w) of unit variance. record: maps to return;
         `RecordConfig(maps=False)` is the fastest.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
@@ -391,7 +391,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise wrong("callback_on_step_end_tensor_inputs", inputs, f"may name {self._callback_tensor_inputs} only")
 
         def on_step(step: int, t: Tensor, z: Tensor) -> tuple[Tensor, bool]:
-            changed = given(self, step - 1, t, {name: z for name in inputs}) if given is not None else None
+            changed = given(self, step - 1, t, dict.fromkeys(inputs, z)) if given is not None else None
             new = (changed or {}).get("latents", z)
             if not isinstance(new, Tensor) or new.shape != z.shape:
                 got = tuple(getattr(new, "shape", ())) or new
@@ -457,7 +457,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         of which the library calls directly, come and go by `sampling.on_device`. Not run on CUDA: the tests run the
         hooks with the CPU as the execution device, so that no weight really travels.
         """
-        self._exclude_from_cpu_offload = []
+        self._exclude_from_cpu_offload: list[str] = []
         super().enable_model_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
 
     def enable_sequential_cpu_offload(
@@ -476,7 +476,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 model.to("cpu")
 
     def _offload_target(self, gpu_id: int | None, device: torch.device | str | None) -> torch.device | str | None:
-        """Where to compute: as asked, else as last time (diffusers asks again after a LoRA), else its own choice."""
+        """Where to compute: as requested, else as last time (diffusers calls again after a LoRA), else its choice."""
         if device is None and gpu_id is None:
             device = getattr(self, "_offload_device", None)
         if device is None and not torch.accelerator.is_available():
@@ -515,7 +515,8 @@ class CustomContrastXLPipeline(StableDiffusionXLLoraLoaderMixin, CustomContrastP
     """`CustomContrastPipeline` with two text encoders; `from_pretrained` chooses it where the base is SDXL."""
 
     _stock_class = "StableDiffusionXLPipeline"
-    _optional_components = ["text_encoder_2", "tokenizer_2"]  # of the signature they share; never absent here
+    # of the signature they share; never absent here
+    _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
 
     def load_lora_weights(
         self, pretrained_model_name_or_path_or_dict: str | Path | dict[str, Tensor], *args: Any, **kwargs: Any

@@ -1,7 +1,7 @@
-"""Picture -> subject mask -> segmented subject.
+"""From a picture to the mask of its subject, and the segmented subject.
 
-u2net.py finds what stands out, clean.py turns its map into a mask, sam.py or grabcut.py answer clicks and
-boxes, brush.py lays painted strokes over it, segmenter.py puts them together, result.py is what comes out.
+u2net.py finds the salient object, clean.py turns its map into a mask, sam.py or grabcut.py answer clicks and boxes (on
+windows.py's maps), brush.py lays painted strokes over it, segmenter.py puts them together, result.py is the result.
 """
 
 from customcontrast.segmentation.brush import Stroke, check_stroke, painted

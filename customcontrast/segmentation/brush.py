@@ -1,8 +1,8 @@
-"""What a person paints: strokes, checked, and the mask under them.
+"""Strokes of a brush: their checks, and the mask under them.
 
-A stroke is a path and a radius rather than pixels, so that it is small, exact, and can be taken back. Strokes are the
-person's word: later ones lie over earlier ones, and no method judges them again. A later click that says the opposite
-takes back the part of a stroke that it falls on.
+A stroke is a path and a radius rather than pixels, so that it is small, exact, and can be undone. What is painted is
+final: later strokes lie over earlier ones, and no method decides these pixels again. A later click of the opposite
+label undoes the part of a stroke that it falls on.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Stroke:
 
 
 def check_stroke(path: Any, radius: Any, label: int, size: tuple[int, int], after: int = 0) -> Stroke:
-    """What a browser sends -> a stroke on a picture of `size`; SegmentationError names what is wrong."""
+    """A stroke on a picture of `size`, from values that may come from a stranger. Raises SegmentationError.
+
+    path: places (x, y) and radius in px; label: 1 = subject, 0 = not; after: how many clicks came before it.
+    """
     try:
         places = tuple((float(x), float(y)) for x, y in path)
         radius = float(radius)
@@ -53,7 +56,7 @@ def check_stroke(path: Any, radius: Any, label: int, size: tuple[int, int], afte
 
 
 def covered(stroke: Stroke, size: tuple[int, int]) -> np.ndarray:
-    """Pixels (height, width) bool under a stroke on a picture of `size`: round ends, round corners."""
+    """The pixels under a stroke on a picture of `size`: (height, width) bool, with round ends and corners."""
     canvas = np.zeros((size[1], size[0]), np.uint8)
     places = np.round(np.array(stroke.path)).astype(np.int32)
     cv2.polylines(canvas, [places.reshape(-1, 1, 2)], False, 1, max(1, round(2 * stroke.radius)))
@@ -63,7 +66,7 @@ def covered(stroke: Stroke, size: tuple[int, int]) -> np.ndarray:
 
 
 def without_refuted(area: np.ndarray, stroke: Stroke, clicks: Sequence[tuple[float, float, int]]) -> np.ndarray:
-    """The pixels of a stroke (h, w) bool less the connected parts on which a later click says the opposite."""
+    """The pixels of a stroke (h, w) bool without the connected parts that a later click of the other label hits."""
     height, width = area.shape
     against = [(int(x), int(y)) for x, y, label in clicks[stroke.after :] if label == 1 - stroke.label]
     against = [(x, y) for x, y in against if 0 <= x < width and 0 <= y < height and area[y, x]]
@@ -74,7 +77,7 @@ def without_refuted(area: np.ndarray, stroke: Stroke, clicks: Sequence[tuple[flo
 
 
 def paint(mask: np.ndarray, strokes: Sequence[Stroke], clicks: Sequence[tuple[float, float, int]] = ()) -> np.ndarray:
-    """Mask (h, w) bool -> the same with the strokes over it, in their order.
+    """A mask (h, w) bool with strokes painted over it, in their order.
 
     clicks: all clicks on the picture, with any labels; see `without_refuted`.
     """
@@ -88,9 +91,10 @@ def paint(mask: np.ndarray, strokes: Sequence[Stroke], clicks: Sequence[tuple[fl
 def painted(
     known: Segmentation | Image.Image, strokes: Sequence[Stroke], clicks: Sequence[tuple[float, float, int]] = ()
 ) -> Segmentation:
-    """A subject, or a picture in which none is known yet, with strokes -> the subject they leave.
+    """The segmentation after strokes of the brush.
 
-    Without strokes `known` itself. Raises SegmentationError where nothing is left.
+    known: a segmentation, or a picture that has none yet. clicks: see `paint`. Returns `known` itself where the strokes
+    change nothing. Raises SegmentationError where no pixel of the subject is left.
     """
     if isinstance(known, Segmentation):
         if not strokes:

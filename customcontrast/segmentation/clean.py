@@ -1,4 +1,4 @@
-"""Probabilities -> a mask with clean edges and no crumbs."""
+"""From probabilities to a mask with a smooth border and without specks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ HOLE = 0.01  # holes up to this share of the mask's area are filled; larger ones
 
 
 def work_size(size: tuple[int, int], side: int = WORK_SIDE) -> tuple[int, int]:
-    """(width, height) -> the same shape with its longer side at `side` px, or as it is where smaller."""
+    """A size (width, height) reduced to `side` px on its longer side; a smaller one as it is."""
     scale = min(1.0, side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Map (h, w) float -> (height, width) float32 of `size`, smoothly, antialiased when it shrinks."""
+    """A map (h, w) resized to float32 (height, width) of `size`: bilinear, antialiased where it shrinks."""
     picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
 def main_parts(mask: np.ndarray, weight: np.ndarray, share: float = PART) -> np.ndarray:
-    """Mask (h, w) bool -> the heaviest connected part and those of at least `share` of its weight."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    """The heaviest connected part of a mask (h, w) bool, and those of at least `share` of its weight (h, w)."""
+    count, labels, _, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     if count <= 2:
         return mask
     heavy = np.bincount(labels.ravel(), (weight * mask).ravel(), count)
@@ -34,7 +34,7 @@ def main_parts(mask: np.ndarray, weight: np.ndarray, share: float = PART) -> np.
 
 
 def fill_holes(mask: np.ndarray, share: float = HOLE) -> np.ndarray:
-    """Mask (h, w) bool -> the same without holes smaller than `share` of its area."""
+    """A mask (h, w) bool with the holes filled that are smaller than `share` of its area."""
     outside = np.pad(~mask, 1, constant_values=True).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
     small = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] <= share * mask.sum())
@@ -44,9 +44,10 @@ def fill_holes(mask: np.ndarray, share: float = HOLE) -> np.ndarray:
 
 
 def clean(probability: np.ndarray, size: tuple[int, int], share: float = PART) -> np.ndarray:
-    """Map at work size -> mask (height, width) bool of `size` px: main parts, no crumbs, smooth border.
+    """The mask of a probability map: its main parts without holes and specks, with a smooth border.
 
-    A part weighs by its pixels close to 1, where both of U²-Net's looks agree.
+    probability: (h, w) in 0..1 at work size. share: see `main_parts`; a part weighs by its pixels close to 1, where
+    both passes of U²-Net agree. Returns (height, width) bool of `size` px.
     """
     weight = np.clip(4 * probability - 3, 0.01, 1)
     mask = fill_holes(main_parts(probability > 0.5, weight, share))

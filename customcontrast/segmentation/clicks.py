@@ -1,4 +1,4 @@
-"""What a person points at: clicks and boxes, checked, and a box as a mask."""
+"""Clicks and boxes: their checks, and a box as a mask."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 
 from customcontrast.errors import SegmentationError
 
-Points = Sequence[tuple[float, float, int]]  # (x, y, label) in pixels; label 1: subject, 0: not the subject
+Click = tuple[float, float, int]  # (x, y, label) in pixels; label 1: subject, 0: not the subject
+Points = Sequence[Click]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 
-def check_points(points: Points, size: tuple[int, int]) -> list[tuple[float, float, int]]:
-    """Clicks -> a clean list; SegmentationError for one outside the picture or with another label."""
+def check_points(points: Points, size: tuple[int, int]) -> list[Click]:
+    """Clicks on a picture of `size`, checked. Raises SegmentationError for one outside it or with another label."""
     checked = []
     if not isinstance(points, list | tuple):
         raise SegmentationError(f"points: got {points!r}; give a list of (x, y, label), one for each click.")
@@ -35,7 +36,7 @@ def check_points(points: Points, size: tuple[int, int]) -> list[tuple[float, flo
 
 
 def check_box(box: Box | None, size: tuple[int, int]) -> Box | None:
-    """Box -> the part of it on the picture; SegmentationError where that is empty."""
+    """The part of a box that lies on a picture of `size`. Raises SegmentationError where that is under 4 x 4 px."""
     if box is None:
         return None
     try:
@@ -52,7 +53,7 @@ def check_box(box: Box | None, size: tuple[int, int]) -> Box | None:
 
 
 def box_mask(box: Box, size: tuple[int, int], at: tuple[int, int]) -> np.ndarray:
-    """Box on a picture of `size` -> (h, w) bool at the size `at`."""
+    """A box on a picture of `size` as a mask (h, w) bool of the size `at` (width, height)."""
     rows, columns = np.mgrid[: at[1], : at[0]] + 0.5
     x, y = columns * size[0] / at[0], rows * size[1] / at[1]
     return (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])

@@ -1,9 +1,9 @@
 """Clicks and boxes without SAM: a first guess from what is known, then GrabCut (Rother et al. 2004).
 
-A click says "this, and what looks connected to it". Connected is measured by the cheapest path over the
-picture, where crossing an edge of colour is dear (a geodesic distance). Pixels that the first guess is sure
-of and that no click speaks about are held fast: GrabCut decides only the rest, so that one click cannot
-upset a mask that was right elsewhere.
+A click means a place and what looks connected to it. Connection is the cost of the cheapest path over the picture,
+where crossing an edge of colour is expensive (a geodesic distance). Pixels of which the first guess is certain, and
+which no click reaches, are fixed: GrabCut decides the rest alone, so that one click cannot upset a mask that was right
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = 3  # GrabCut iterations
 
 
 def path_cost(colors: np.ndarray, points: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Cheapest path from the nearest of `points` to every pixel: (h, w) float32; inf everywhere if none.
+    """Cost of the cheapest path from the nearest of `points` to every pixel: (h, w) float32; inf without points.
 
     A step costs its length (the longer side is 1) and the square of the colour difference, measured against
     the picture's own strong edges (their 95th percentile), so that dim pictures have edges too.
@@ -49,10 +49,12 @@ def path_cost(colors: np.ndarray, points: Sequence[tuple[float, float]]) -> np.n
         difference = np.linalg.norm(colors[here] - colors[there], axis=-1) / np.hypot(dx, dy)
         steps.append((index[here], index[there], difference, np.hypot(dx, dy)))
     strong = max(float(np.percentile(np.concatenate([s[2].ravel() for s in steps]), 95)), 1e-3)
-    costs = [length * (1 / max(height, width) + EDGE * (d / strong) ** 2) for *_, d, length in steps]
+    step_costs = [length * (1 / max(height, width) + EDGE * (d / strong) ** 2) for *_, d, length in steps]
     rows, columns, costs = (
         np.concatenate([x.ravel() for x in xs])
-        for xs in zip(*((here, there, cost) for (here, there, *_), cost in zip(steps, costs, strict=True)), strict=True)
+        for xs in zip(
+            *((here, there, cost) for (here, there, *_), cost in zip(steps, step_costs, strict=True)), strict=True
+        )
     )
     graph = coo_matrix((costs, (rows, columns)), shape=(index.size,) * 2).tocsr()
     starts = {min(int(y), height - 1) * width + min(int(x), width - 1) for x, y in points}
@@ -61,7 +63,7 @@ def path_cost(colors: np.ndarray, points: Sequence[tuple[float, float]]) -> np.n
 
 
 def first_guess(colors: np.ndarray, prior: np.ndarray | None, points: Points) -> tuple[np.ndarray, np.ndarray]:
-    """What clicks say about a prior.
+    """A prior corrected by clicks, and where the clicks are certain.
 
     Args:
         colors: (h, w, 3) uint8.
@@ -112,7 +114,7 @@ def grabcut(
     points: Points,
     inside: np.ndarray | None = None,
 ) -> np.ndarray:
-    """First guess -> mask (h, w) bool.
+    """The mask (h, w) bool that GrabCut makes of a first guess.
 
     Args:
         colors: (h, w, 3) uint8 RGB.

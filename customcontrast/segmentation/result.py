@@ -57,7 +57,7 @@ class Segmentation:
         Args:
             color: the ground, RGB 0..255.
             margin: free border on each side of the subject's longer side, as a share of that side.
-            size: side of the result in px; None keeps the picture's own scale.
+            size: side of the result in px; None = the picture's own scale.
         """
         x0, y0, x1, y1 = self.box
         side = max(1, round(max(x1 - x0, y1 - y0) * (1 + 2 * margin)))
@@ -75,7 +75,7 @@ class Segmentation:
 
 
 def from_mask(image: Source, mask: Image.Image | np.ndarray, score: float = 1.0) -> Segmentation:
-    """A drawn mask -> Segmentation.
+    """A Segmentation from a drawn mask.
 
     Args:
         image: the picture, anything `load_picture` takes.

@@ -1,7 +1,7 @@
 """Segment Anything (Kirillov et al. 2023) for clicks and boxes, when a checkpoint is at hand.
 
-The picture's embedding is dear (half a minute on two cores), a click is cheap: embeddings are kept for the
-last few pictures.
+A picture's embedding is expensive (half a minute on two cores), a click is cheap: the embeddings of the last few
+pictures are cached.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from segment_anything.modeling import Sam
 
 from customcontrast.errors import SegmentationError
 from customcontrast.precision import autocast
+from customcontrast.segmentation.clicks import Box, Click
 
 # How to build each published size, without weights.
 SAM_TYPES: dict[str, Callable[[], Sam]] = {
@@ -30,12 +31,14 @@ SAM_TYPES: dict[str, Callable[[], Sam]] = {
     "vit_l": build_sam_vit_l,
     "vit_h": build_sam_vit_h,
 }
-KEPT = 4  # pictures whose embeddings are kept (4 MB each for the published sizes)
+CACHED = 4  # pictures whose embeddings are cached (4 MB each for the published sizes)
 
 
 def load_sam(checkpoint: str | Path, sam_type: str = "vit_b", device: str | torch.device = "cpu") -> Sam:
-    """Weights (.safetensors) -> Sam in eval mode. The published .pth files are pickles: convert them once, where you
-    trust them, with `safetensors.torch.save_file(torch.load("sam.pth", weights_only=True), "sam.safetensors")`.
+    """Load SAM from a .safetensors file, frozen and in evaluation mode.
+
+    The published .pth files are pickles: convert them once, where you trust them, with
+    `safetensors.torch.save_file(torch.load("sam.pth", weights_only=True), "sam.safetensors")`.
 
     Raises:
         SegmentationError: no such file, not a safetensors file, or of another size than `sam_type`.
@@ -70,16 +73,15 @@ class SamClicks:
         self.checkpoint, self.sam_type = checkpoint, sam_type
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._sam: Sam | None = None
-        self._kept: OrderedDict[str, dict] = OrderedDict()
+        self._embeddings: OrderedDict[str, dict] = OrderedDict()
         self._working = threading.Lock()
 
     @torch.no_grad()
-    def predict(
-        self, image: Image.Image, points: list[tuple[float, float, int]], box: tuple | None
-    ) -> tuple[np.ndarray, float]:
-        """Clicks and/or a box in the picture's pixels -> mask (H, W) bool and score in 0..1.
+    def predict(self, image: Image.Image, points: list[Click], box: Box | None) -> tuple[np.ndarray, float]:
+        """The mask of the subject at the clicks and (or) in the box, and SAM's own score of it.
 
-        One click alone is ambiguous: of SAM's three answers the one it rates best is taken.
+        image: RGB (W, H). points, box: in its pixels. One click alone is ambiguous: of SAM's three masks the one with
+        the highest score is taken. Returns a mask (H, W) bool and a score in 0..1.
         """
         predictor = self._with_embedding(image)
         masks, scores, _ = predictor.predict(
@@ -99,17 +101,17 @@ class SamClicks:
             if self._sam is None:
                 self._sam = load_sam(self.checkpoint, self.sam_type, self.device)
             predictor = SamPredictor(self._sam)
-            if key not in self._kept:
+            if key not in self._embeddings:
                 with autocast(predictor.device):
                     predictor.set_image(values)
                 predictor.features = predictor.features.float()
-                self._kept[key] = {
+                self._embeddings[key] = {
                     name: getattr(predictor, name) for name in ("features", "original_size", "input_size")
                 }
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            for name, value in self._kept[key].items():
+                while len(self._embeddings) > CACHED:
+                    self._embeddings.popitem(last=False)
+            self._embeddings.move_to_end(key)
+            for name, value in self._embeddings[key].items():
                 setattr(predictor, name, value)
         predictor.is_image_set = True
         return predictor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -11,11 +12,14 @@ from PIL import Image
 from customcontrast.errors import SegmentationError
 from customcontrast.images.loading import Source, load_picture, load_with_alpha
 from customcontrast.segmentation.clean import clean, resize, work_size
-from customcontrast.segmentation.clicks import Box, Points, box_mask, check_box, check_points
+from customcontrast.segmentation.clicks import Box, Click, Points, box_mask, check_box, check_points
 from customcontrast.segmentation.grabcut import first_guess, grabcut
 from customcontrast.segmentation.result import Segmentation
 from customcontrast.segmentation.u2net import U2Net, simplified
 from customcontrast.segmentation.windows import look_around, look_into
+
+if TYPE_CHECKING:
+    from customcontrast.segmentation.sam import SamClicks
 
 SAM_VARIABLE = "CUSTOMCONTRAST_SAM_CHECKPOINT"
 MIN_SCORE = 0.4  # less decided maps show textures and clouds rather than a subject
@@ -33,7 +37,10 @@ def chosen_checkpoint(given: str | Path | None) -> str | Path | None:
 
 
 class Segmenter:
-    """Finds the subject. One object serves all visitors: it keeps models and caches, nothing of a visitor."""
+    """Finds the subject of a picture, and corrects it by clicks and boxes.
+
+    One object serves any number of threads and visitors: it holds models and caches, no state of a visitor.
+    """
 
     def __init__(
         self,
@@ -56,7 +63,7 @@ class Segmenter:
         if checkpoint and not Path(checkpoint).is_file():
             raise SegmentationError(f"sam_checkpoint: there is no file '{checkpoint}'; check the path.")
         self._net = U2Net(threads)
-        self._sam = None
+        self._sam: SamClicks | None = None
         if checkpoint:
             from customcontrast.segmentation.sam import SamClicks  # segment-anything only where it is used
 
@@ -68,9 +75,9 @@ class Segmenter:
         return "sam" if self._sam else "grabcut"
 
     def auto(self, image: Source) -> Segmentation:
-        """Picture (anything `load_picture` takes) -> its subject.
+        """Segment the subject of a picture (anything `load_picture` takes).
 
-        A transparent ground is taken at its word; otherwise U²-Net-p looks for what stands out.
+        A transparent ground is the mask; otherwise U²-Net-p finds the salient object.
 
         Raises:
             PictureError: the picture cannot be read.
@@ -90,7 +97,7 @@ class Segmenter:
         return Segmentation(picture, mask, score, "u2net")
 
     def refine(self, seg: Segmentation | Source, points: Points = (), box: Box | None = None) -> Segmentation:
-        """The subject as clicks and a box show it.
+        """Correct a segmentation by clicks and a box.
 
         Args:
             seg: the automatic segmentation, or a picture in which none was found.
@@ -103,29 +110,32 @@ class Segmenter:
         Raises:
             SegmentationError: a click outside the picture, an empty box, or nothing left of the subject.
         """
-        known = seg if isinstance(seg, Segmentation) else None
-        picture = known.image if known else load_picture(seg)
+        known = None
+        if isinstance(seg, Segmentation):
+            known, picture = seg, seg.image
+        else:
+            picture = load_picture(seg)
         points, box = check_points(points, picture.size), check_box(box, picture.size)
         if not points and box is None:
             if known is None:
                 raise SegmentationError(NOTHING_FOUND)
             return known
         if self._sam:
-            return self._refine_sam(picture, known, points, box)
+            return self._refine_sam(self._sam, picture, known, points, box)
         return self._refine_grabcut(picture, known, points, box)
 
     def _refine_sam(
-        self, picture: Image.Image, known: Segmentation | None, points: list, box: Box | None
+        self, sam: SamClicks, picture: Image.Image, known: Segmentation | None, points: list[Click], box: Box | None
     ) -> Segmentation:
         if box is None and known is not None and not any(label for *_, label in points):
             box = known.box  # only "not this": from the subject as it was
-        mask, score = self._sam.predict(picture, points, box)
+        mask, score = sam.predict(picture, points, box)
         if not mask.any():
             raise SegmentationError(NOTHING_LEFT)
         return Segmentation(picture, clean(mask.astype(np.float32), picture.size, share=0.05), score, "sam")
 
     def _refine_grabcut(
-        self, picture: Image.Image, known: Segmentation | None, points: list, box: Box | None
+        self, picture: Image.Image, known: Segmentation | None, points: list[Click], box: Box | None
     ) -> Segmentation:
         size = work_size(picture.size, CUT_SIDE)
         prior = self._prior(picture, known, points, box, size)
@@ -140,7 +150,12 @@ class Segmenter:
         return Segmentation(picture, mask, overlap(resize(mask, size) > 0.5, guess > 0.5), "grabcut")
 
     def _prior(
-        self, picture: Image.Image, known: Segmentation | None, points: list, box: Box | None, size: tuple
+        self,
+        picture: Image.Image,
+        known: Segmentation | None,
+        points: list[Click],
+        box: Box | None,
+        size: tuple[int, int],
     ) -> np.ndarray | None:
         """What is known before the clicks cut: map (h, w) of `size` in 0..1, or None where nothing is."""
         before = resize(known.mask, size) if known else None
@@ -153,7 +168,7 @@ class Segmenter:
                 raise SegmentationError(NOTHING_FOUND)
             return before
         seen = look_around(self._net, picture, yes, size)
-        if before is None or seen is None:
+        if known is None or before is None or seen is None:
             return seen if before is None else before
         under = [known.mask[int(y), int(x)] for x, y in yes]
         shared = np.minimum(seen, before).sum() / max(float(seen.sum()), 1e-6)
@@ -166,7 +181,9 @@ class Segmenter:
             return seen  # something else altogether
         return np.maximum(seen, before)
 
-    def _prior_in_box(self, picture: Image.Image, before: np.ndarray | None, box: Box, size: tuple) -> np.ndarray:
+    def _prior_in_box(
+        self, picture: Image.Image, before: np.ndarray | None, box: Box, size: tuple[int, int]
+    ) -> np.ndarray:
         """A second look at the box alone, unless it contradicts a first one that reaches into the box."""
         seen = look_into(self._net, picture, box, size)
         if before is None:
@@ -178,7 +195,7 @@ class Segmenter:
 
 
 def decidedness(probability: np.ndarray) -> float:
-    """Map in 0..1 -> score in 0..1: mean inside the mask, times the share of it that is settled."""
+    """Score in 0..1 of a probability map: its mean inside the mask, times the share of it that is above 0.7."""
     mask = probability > 0.5
     if not mask.any():
         return 0.0

@@ -9,15 +9,19 @@ from __future__ import annotations
 import importlib.util
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 SIDE = 320  # the network's input and output side, px
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet statistics, as in the network's training
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-MIDDLE = 0.45  # the median brightness that the second look is brought to
-GAMMAS = (0.45, 2.2)  # and how far it may go
+MIDDLE = 0.45  # median brightness of the picture in the second pass
+GAMMAS = (0.45, 2.2)  # least and largest gamma that brings it there
 
 
 def weights_path() -> Path:
@@ -33,20 +37,20 @@ def weights_path() -> Path:
 
 
 class U2Net:
-    """Salient-object probabilities of a picture; loaded at the first use, safe to share between threads."""
+    """Salient-object detector: loads its network at the first use, safe to share between threads."""
 
     def __init__(self, threads: int = 2) -> None:
         self.threads = threads
-        self._session = None
+        self._session: InferenceSession | None = None
         self._loading = threading.Lock()
 
     def probability(self, image: Image.Image, looks: int = 2) -> np.ndarray:
-        """RGB picture of any size -> (320, 320) float32 in 0..1, the picture stretched to the square.
+        """Probability of each pixel to belong to the salient object.
 
-        Two looks: the picture as it is, and with its median brightness brought to the middle. Dark animals in
-        shadow and white bowls on white cloth show in the second only, so a pixel counts by the larger of the
-        two, held back where they disagree (0.75 where one is sure and the other is not).
-        `looks=1` is the first alone, at half the time.
+        image: RGB of any size, stretched to a square. looks: 1 = one pass; 2 = a second one on the picture with its
+        median brightness brought to MIDDLE, in twice the time. Dark animals in shadow and white bowls on white cloth
+        show in the second only, so the result is ¾ of the larger of the two and ¼ of the smaller.
+        Returns (320, 320) float32 in 0..1. Raises FileNotFoundError where the weights are not installed.
         """
         first = self._run(image)
         gamma = middling_gamma(image)
@@ -65,7 +69,7 @@ class U2Net:
         result = session.run([first_output], {name: values.transpose(2, 0, 1)[None]})[0]
         return np.clip(result[0, 0], 0.0, 1.0)
 
-    def _load(self):
+    def _load(self) -> InferenceSession:
         with self._loading:
             if self._session is None:
                 import onnxruntime  # a second of start-up that a page without a picture does not need
@@ -81,7 +85,7 @@ class U2Net:
 
 
 def simplified(image: Image.Image) -> Image.Image:
-    """RGB picture -> the same in broad strokes, at most 192 px: pixel art and hatching become plain shapes."""
+    """An RGB picture reduced to 192 px and median-filtered: pixel art and hatching become plain shapes."""
     scale = 192 / max(image.size)
     size = max(8, round(image.width * scale)), max(8, round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.MedianFilter(9))

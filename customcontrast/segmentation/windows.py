@@ -1,4 +1,4 @@
-"""U²-Net-p looks again, at a window of the picture that a person has pointed at."""
+"""U²-Net-p on a window of the picture: in a box, or around clicks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Window = tuple[int, int, int, int]  # x0, y0, x1, y1 in whole pixels
 
 
 def look_into(net: U2Net, picture: Image.Image, box: Box, at: tuple[int, int]) -> np.ndarray:
-    """Map of a box of the picture, (h, w) of size `at`, zero outside; a vague ellipse if it is blank."""
+    """Probability map of a box of the picture: (h, w) of the size `at`, zero outside.
+
+    Where the network finds nothing in it, an ellipse of 0.6.
+    """
     x0, y0, x1, y1 = box
     pad_x, pad_y = 0.08 * (x1 - x0), 0.08 * (y1 - y0)
     window = _window(picture, x0 - pad_x, y0 - pad_y, x1 + pad_x, y1 + pad_y)
@@ -34,9 +37,9 @@ def look_into(net: U2Net, picture: Image.Image, box: Box, at: tuple[int, int]) -
 def look_around(
     net: U2Net, picture: Image.Image, clicks: list[tuple[float, float]], at: tuple[int, int]
 ) -> np.ndarray | None:
-    """Map of what stands out under the clicks, (h, w) of the size `at`, or None where nothing does.
+    """Probability map of the salient object under the clicks: (h, w) of the size `at`, or None where there is none.
 
-    Windows around the clicks are tried from small to large, until one holds the whole of what is under them.
+    Windows around the clicks are tried from small to large, until one holds the whole of it.
     """
     values = np.array(clicks)
     low, high = values.min(0), values.max(0)

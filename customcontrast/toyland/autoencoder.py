@@ -2,9 +2,11 @@
 
 An `AutoencoderKL` of diffusers spends most of its time at full resolution, too much for training on a CPU. Here a
 linear patch projection, started from the principal components of the data, carries the picture, and a small
-convolutional network beside it adds what is not linear (the residual autoencoding of Chen et al. 2024, "Deep
-Compression Autoencoder"). It answers to the calls that diffusers' pipelines make of a VAE.
+convolutional network beside it adds the nonlinear rest (the residual autoencoding of Chen et al. 2024, "Deep
+Compression Autoencoder"). It has the interface that diffusers' pipelines expect of a VAE.
 """
+
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +28,7 @@ class ResidualBlock(nn.Module):
         self.norm = nn.GroupNorm(groups, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _silent(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, h, w) to the same."""
@@ -87,14 +88,14 @@ class PatchDecoder(nn.Module):
 
 
 def _silent(layer: nn.Conv2d) -> nn.Conv2d:
-    """`layer` with zero weights: the linear path alone speaks at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    """`layer` with its parameters set to zero, so that the linear path alone acts at first."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
-    """The autoencoder, deterministic: its posterior is a point.
+    """A deterministic autoencoder: its posterior is a point.
 
     channels: widths at 1/2, 1/4 and 1/8 of the picture's resolution. layers: residual blocks at each.
     latent_channels: C. groups: of every GroupNorm. block_out_channels only says f to diffusers: 2^(len - 1).
@@ -118,7 +119,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.decoder = PatchDecoder(channels, layers, latent_channels, groups)
         self.register_buffer("latent_scale", torch.ones(latent_channels))
 
-    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[True] = True) -> AutoencoderKLOutput: ...
+
+    @overload
+    def encode(self, x: Tensor, return_dict: Literal[False]) -> tuple[DiagonalGaussianDistribution]: ...
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """Pixels (B, 3, H, W) in [-1, 1] to the (point) posterior over latents (B, C, H/8, W/8).
 
         Raises:
@@ -131,7 +138,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(torch.cat([mean, torch.full_like(mean, CERTAIN)], 1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple:
+    @overload
+    def decode(self, z: Tensor, return_dict: Literal[True] = True, generator: object = None) -> DecoderOutput: ...
+
+    @overload
+    def decode(self, z: Tensor, return_dict: Literal[False], generator: object = None) -> tuple[Tensor]: ...
+
+    def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
         """Latents (B, C, h, w) to pixels (B, 3, 8h, 8w), about [-1, 1]. generator is there for diffusers; unused."""
         pixels = self.decoder(z / self.latent_scale[:, None, None])
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
@@ -140,8 +153,8 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def start_from_components(self, pictures: Tensor, evenness: float = 0.5) -> None:
         """Set the linear path to the principal components of 8 x 8 patches.
 
-        pictures (N, 3, H, W) in [-1, 1]. evenness: 0 keeps each component's own variance in the latents, 1 makes
-        all variances equal; in between, coarse components stay louder than fine ones, as in natural pictures.
+        pictures (N, 3, H, W) in [-1, 1]. evenness: 0 leaves each component its own variance in the latents, 1 makes
+        all variances equal; in between, coarse components vary more than fine ones, as in natural pictures.
         """
         patches = F.unfold(pictures, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, 3 * PATCH * PATCH).double()
         mean = patches.mean(0)
@@ -152,8 +165,10 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         scale = values.clamp(min=1e-8).pow(-evenness / 2)
         to_latent, to_pixel = vectors * scale[:, None], vectors / scale[:, None]
         shape = (count, 3, PATCH, PATCH)
-        self.encoder.linear.weight.copy_(to_latent.view(shape))
-        self.encoder.linear.bias.copy_(-(to_latent @ mean))
-        self.decoder.linear.weight.copy_(to_pixel.view(shape))
-        self.decoder.linear.bias.copy_(mean.view(3, -1).mean(1))  # a bias has no place for the patch's own mean
-        self.decoder.linear.weight.data = self.decoder.linear.weight.data.contiguous()
+        into, back = self.encoder.linear, self.decoder.linear
+        assert into.bias is not None and back.bias is not None  # both are made with one
+        into.weight.copy_(to_latent.view(shape))
+        into.bias.copy_(-(to_latent @ mean))
+        back.weight.copy_(to_pixel.view(shape))
+        back.bias.copy_(mean.view(3, -1).mean(1))  # a bias has no place for the patch's own mean
+        back.weight.data = back.weight.data.contiguous()

@@ -1,7 +1,7 @@
 """Figure 7 for one subject: its features among those of held-out subjects whose places were found by t-SNE before.
 
-t-SNE has no place for a new point. An `Atlas` holds the features and places of known subjects, and a new subject is put
-at the mean of the places of its nearest neighbours, weighted by how alike they are: by neighbours, not by t-SNE.
+t-SNE does not extend to new points. An `Atlas` holds the features and places of known subjects, and a new subject is
+put at the mean of the places of its nearest neighbours, weighted by similarity.
 `python -m train.evaluation.atlas … --atlas FILE` makes the file that lies beside the adapter.
 """
 
@@ -29,7 +29,7 @@ SHARPNESS = 20.0  # of the weights exp(SHARPNESS · cosine)
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows at length 1."""
+    """Rows scaled to length 1, in float32."""
     return torch.nn.functional.normalize(x.float(), dim=-1)
 
 
@@ -55,13 +55,13 @@ class Atlas:
     names: tuple[str, ...]  # one for each subject
 
     def write(self, path: Path) -> None:
-        """As safetensors."""
+        """Write a safetensors file. Raises SafetensorError or OSError."""
         arrays = {key: np.ascontiguousarray(getattr(self, key)) for key in _ARRAYS}
         write_tensors(arrays, path, {"names": json.dumps(self.names)})
 
     @classmethod
     def read(cls, path: Path) -> Atlas:
-        """Raises AtlasError."""
+        """Read what `write` wrote. Raises AtlasError where there is no such file, or it is damaged."""
         if not path.is_file():
             raise AtlasError(
                 f"There is no “{path.name}” beside this adapter; `python -m train.evaluation.atlas --adapter NAME=FILE "

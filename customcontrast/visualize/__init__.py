@@ -4,6 +4,8 @@ maps.py shows attention and location maps, sheets.py puts pictures side by side 
 plots.py draws curves and t-SNE, canvas.py holds the typography they share.
 """
 
+from typing import Any
+
 from customcontrast.visualize.drawing import SUBJECT_COLORS
 from customcontrast.visualize.overlays import (
     heat_map,
@@ -16,7 +18,7 @@ from customcontrast.visualize.overlays import (
 from customcontrast.visualize.sheets import animation, checkerboard, compare_row, contact_sheet, labelled_grid
 
 
-def __getattr__(name: str):  # noqa: ANN202 - the plots; matplotlib's figures are slow to import
+def __getattr__(name: str) -> Any:  # the plots; matplotlib's figures are slow to import
     if name not in ("area_plot", "atlas_plot", "tsne", "tsne_plot"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from customcontrast.visualize import plots

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 INK, SOFT, LINE, PAPER = (31, 41, 55), (107, 114, 128), (222, 226, 231), (255, 255, 255)
-# One colour a subject, told apart by colour-blind readers too (after Okabe and Ito).
+# One colour a subject, distinct for colour-blind readers too (after Okabe and Ito).
 SUBJECT_COLORS = ((230, 129, 0), (0, 114, 178), (0, 158, 115), (204, 90, 160), (86, 180, 233), (213, 94, 0))
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -36,7 +36,7 @@ def as_map(values: np.ndarray, argument: str = "map") -> np.ndarray:
 
 
 def stretch(values: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Min–max to 0..1, or by given ends; a flat map becomes 0."""
+    """Values scaled linearly: low (default: the least) to 0, high (the largest) to 1; a flat map becomes 0."""
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
     if high - low < 1e-8:
@@ -51,7 +51,7 @@ def enlarge(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def fit(image: Image.Image, size: tuple[int, int], ground: tuple[int, int, int] = PAPER) -> Image.Image:
-    """The whole picture centred in a cell of `size`, scaled to touch it."""
+    """The whole picture scaled to fit a cell of `size` (width, height) px, centred on a plain ground."""
     scale = min(size[0] / image.width, size[1] / image.height)
     inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     method = Image.Resampling.LANCZOS if scale < 1 else BICUBIC

@@ -30,11 +30,11 @@ TILE = 192  # px, side of one word's tile
 
 
 def heat_map(map: np.ndarray, size: tuple[int, int] | None = None, cmap: str = "magma") -> Image.Image:
-    """Map (h, w) -> picture in a matplotlib colour map, stretched from its least to its largest value.
+    """A map as a picture in one of matplotlib's colour maps, from its least to its largest value.
 
     Args:
         map: (h, w), any range.
-        size: (width, height) in px; None keeps the map's own pixels.
+        size: (width, height) in px; None = one pixel a value.
         cmap: a matplotlib colour map, "gray" for the paper's look.
     """
     values = stretch(as_map(map))
@@ -44,9 +44,13 @@ def heat_map(map: np.ndarray, size: tuple[int, int] | None = None, cmap: str = "
 
 
 def overlay(
-    image: Image.Image, map: np.ndarray, strength: float = 0.85, cmap: str = "magma", value_range=None
+    image: Image.Image,
+    map: np.ndarray,
+    strength: float = 0.85,
+    cmap: str = "magma",
+    value_range: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """The map over the picture: where it is high the picture glows in the map's colour, elsewhere it is dim.
+    """A map over a picture: coloured where the map is high, dimmed and grey elsewhere.
 
     Args:
         image: the generated picture; the result has its size.
@@ -66,7 +70,11 @@ def overlay(
 
 
 def strip_steps(total: int, count: int = 6) -> tuple[int, ...]:
-    """The steps a strip shows, from 1: (1, 10, 20, 30, 40, 50) of 50, (1, 4, 8, 12, 16, 20) of 20, all of a few."""
+    """The denoising steps that a strip shows, evenly spaced.
+
+    total: T, steps of the run. Returns `count` steps from 1, all of them where there are fewer: (1, 10, 20, 30, 40, 50)
+    of 50, (1, 4, 8, 12, 16, 20) of 20.
+    """
     if total <= count:
         return tuple(range(1, total + 1))
     return (1, *(max(k + 1, round(total * k / (count - 1))) for k in range(1, count)))
@@ -80,10 +88,10 @@ def location_strip(
     width: int = STRIP_WIDTH,
     labels: tuple[str, str] = ("Input", "Output"),
 ) -> Image.Image:
-    """The paper's figure of the location masks: input picture, soft grey masks over time, output picture.
+    """The paper's figure of the location masks: reference, soft grey masks over the steps, generated picture.
 
     Args:
-        reference: the subject's picture.
+        reference: the subject's reference picture.
         masks: (T, h, w) in 0..1, M_t of every step; white is the subject.
         output: the generated picture; its shape is the cells'.
         steps: which steps to show, from 1; None = `strip_steps(T)`.
@@ -127,7 +135,7 @@ def token_grid(
     tile: int = TILE,
     shared: bool = False,
 ) -> Image.Image:
-    """The picture, and for each word where it acted: one tile a word.
+    """The picture beside the attention map of each word over it, one tile a word.
 
     Args:
         image: the generated picture.
@@ -159,13 +167,16 @@ def token_grid(
 def subjects_overlay(
     image: Image.Image, masks: np.ndarray, names: Sequence[str] | None = None, strength: float = 0.6
 ) -> Image.Image:
-    """The subjects' location masks over the picture, each in its colour, softly; names as a small legend.
+    """The subjects' location masks over the picture, each in a colour of its own, with a legend of their names.
 
     Args:
         image: the generated picture; the result has its size.
         masks: (K, h, w) in 0..1.
         names: one for each subject, or None for no legend.
         strength: 0..1, of the colours.
+
+    Raises:
+        ValueError: masks of another shape.
     """
     masks = np.asarray(masks, np.float32)
     if masks.ndim != 3:

@@ -21,15 +21,18 @@ DPI = 150
 def area_plot(
     masks: np.ndarray, names: Sequence[str] | None = None, size: tuple[int, int] = (1000, 360)
 ) -> Image.Image:
-    """How large and where each subject is over the steps.
+    """Two plots of the location masks over the steps: each subject's area, and the path of its centre.
 
-    Left: the mean of M_t, the subject's share of the picture. Right: the path of its centre of mass, in the
-    picture's own proportions, from a hollow dot (first step) to a full one (last).
+    Left: the mean of M_t, the subject's share of the picture. Right: its centre of mass, in the picture's own
+    proportions, from a hollow dot (first step) to a full one (last).
 
     Args:
         masks: (T, K, h, w) in 0..1.
         names: one for each subject.
         size: (width, height) in px.
+
+    Raises:
+        ValueError: masks of another shape, or empty.
     """
     masks = np.asarray(masks, np.float32)
     if masks.ndim != 4 or 0 in masks.shape:
@@ -92,8 +95,8 @@ def tsne_plot(
     figure = _figure(size)
     axes = figure.subplots()
     for (px, py), subject, view in zip(points, subject_ids, view_ids, strict=True):
-        style = {"marker": _marker(subjects.index(subject)), "color": _view_color(views.index(view))}
-        axes.plot(px, py, ls="", ms=8, mec="white", mew=0.8, alpha=0.9, **style)
+        marker, color = _marker(subjects.index(subject)), _view_color(views.index(view))
+        axes.plot(px, py, ls="", marker=marker, color=color, ms=8, mec="white", mew=0.8, alpha=0.9)
     axes.set(xticks=[], yticks=[])
     axes.margins(0.07)
     axes.set_title(title, loc="left")
@@ -115,19 +118,21 @@ def atlas_plot(
     new: Sequence[tuple[str, np.ndarray]],
     size: tuple[int, int] = (760, 560),
 ) -> Image.Image:
-    """New subjects among known ones whose places are given: grey dots, one shape a subject, and stars with names.
+    """New subjects, as stars with names, among known ones, as grey dots of one shape a subject (Fig. 7).
 
-    places: (N, 2). subject_ids: N numbers. new: (name, place (2,)) of each new subject.
+    places: (N, 2), of the known ones. subject_ids: N numbers. new: (name, place (2,)) of each new subject.
+    size: (width, height) in px.
     """
     figure = _figure(size)
     axes = figure.subplots()
     for (px, py), subject in zip(places, subject_ids, strict=True):
-        style = {"marker": _marker(int(subject)), "color": _unit(SOFT), "alpha": 0.45}
-        axes.plot(px, py, ls="", ms=7, mec="white", mew=0.6, **style)
+        marker = _marker(int(subject))
+        axes.plot(px, py, ls="", marker=marker, color=_unit(SOFT), ms=7, mec="white", mew=0.6, alpha=0.45)
     for k, (name, place) in enumerate(new):
         color = _unit(SUBJECT_COLORS[k % len(SUBJECT_COLORS)])
-        axes.plot(*place, ls="", marker="*", ms=19, mec="white", mew=1.2, color=color, zorder=3)
-        axes.annotate(name, place, (9, 9), textcoords="offset points", size=9, weight="bold", color=color, zorder=4)
+        x, y = place
+        axes.plot(x, y, ls="", marker="*", ms=19, mec="white", mew=1.2, color=color, zorder=3)
+        axes.annotate(name, (x, y), (9, 9), textcoords="offset points", size=9, weight="bold", color=color, zorder=4)
     axes.set(xticks=[], yticks=[])
     axes.margins(0.08)
     axes.set_title("Your subject among known ones (place by nearest neighbours)", loc="left")
@@ -136,7 +141,10 @@ def atlas_plot(
 
 
 def tsne(features: np.ndarray, seed: int) -> np.ndarray:
-    """(N, d) -> (N, 2), deterministic: exact t-SNE from the principal components, one thread."""
+    """t-SNE of features (N, d) -> (N, 2): from the principal components, exact up to 600 rows, in one thread.
+
+    Equal features and seed give equal places.
+    """
     from sklearn.manifold import TSNE  # half a second to import, for one figure
     from threadpoolctl import threadpool_limits
 
@@ -158,9 +166,7 @@ def _centers(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _figure(size: tuple[int, int]) -> Figure:
-    figure = Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(size[0] / DPI, size[1] / DPI), dpi=DPI, layout="constrained")
 
 
 def _plain(axes: Axes, box: bool = False) -> None:
@@ -172,14 +178,15 @@ def _plain(axes: Axes, box: bool = False) -> None:
     axes.tick_params(labelsize=7, colors=_unit(SOFT), width=0.6, length=3)
     axes.xaxis.label.set(size=7.5, color=_unit(SOFT))
     axes.yaxis.label.set(size=7.5, color=_unit(SOFT))
-    axes._left_title.set(size=8.5, color=_unit(INK), weight="bold")
-    if axes.get_legend():
-        for text in axes.get_legend().get_texts():
+    axes.set_title(axes.get_title(loc="left"), loc="left", size=8.5, color=_unit(INK), weight="bold")
+    legend = axes.get_legend()
+    if legend is not None:
+        for text in legend.get_texts():
             text.set(size=7.5, color=_unit(INK))
 
 
 def _picture(figure: Figure) -> Image.Image:
-    canvas = figure.canvas
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 

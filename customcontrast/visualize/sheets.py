@@ -21,7 +21,10 @@ def contact_sheet(
     tile: int = 200,
     title: str = "",
 ) -> Image.Image:
-    """Pictures in rows, each whole in a square of `tile` px, with an optional caption of any number of lines below it.
+    """Pictures in rows, each scaled to fit a square, with a caption of any number of lines below it.
+
+    columns: pictures in a row; None = so many that the last row is as full as can be. tile: side of a square, px.
+    title: one line above all.
 
     Raises:
         ValueError: no pictures, or another number of captions.
@@ -53,7 +56,10 @@ def contact_sheet(
 def compare_row(
     images: Sequence[Image.Image], captions: Sequence[str], height: int = 256, title: str = ""
 ) -> Image.Image:
-    """Pictures of one height in a row, each with its caption in bold below: reference, then what came out."""
+    """The reference and generated pictures in a row, each with its caption below, the first one's in bold.
+
+    height: of each picture, px. Raises ValueError for no pictures, or another number of captions.
+    """
     if not images or len(images) != len(captions):
         raise ValueError(f"captions: got {len(captions)} for {len(images)} pictures; give one for each.")
     size = max(11, height // 16)
@@ -128,7 +134,7 @@ def _block(canvas: Image.Image, left: float, middle: float, text: str, width: in
 
 
 def checkerboard(cutout: Image.Image, square: int | None = None) -> Image.Image:
-    """A cut-out (RGBA) over a quiet grey checkerboard, which is how a page shows transparency."""
+    """A cut-out (RGBA) over a grey checkerboard, the sign of transparency. square: side of its fields, px."""
     square = square or max(4, max(cutout.size) // 32)
     y, x = np.indices((cutout.height, cutout.width)) // square
     board = np.where(((x + y) % 2)[..., None], 250, 228).astype(np.uint8).repeat(3, axis=-1)
@@ -137,7 +143,7 @@ def checkerboard(cutout: Image.Image, square: int | None = None) -> Image.Image:
 
 
 def animation(frames: Sequence[Image.Image], path: str | Path, fps: float = 5, hold: float = 1.0) -> Path:
-    """Frames -> an endless GIF or an MP4 (H.264), by the ending of `path`.
+    """Write frames as an endless GIF or an MP4 (H.264), by the ending of `path`.
 
     Args:
         frames: pictures; all are fitted to the first one's size.
@@ -169,9 +175,10 @@ def animation(frames: Sequence[Image.Image], path: str | Path, fps: float = 5, h
         first.save(path, save_all=True, append_images=others, duration=durations, loop=0)
         return path
     still += [still[-1]] * round(hold * fps)
-    with writer.imopen(path, "w", plugin="FFMPEG") as video:
-        options = {"codec": "libx264", "macro_block_size": 2, "output_params": ["-crf", "18"], "pixelformat": "yuv420p"}
-        video.write(np.stack([np.asarray(f) for f in still]), fps=fps, **options)
+    writer.imwrite(
+        path, np.stack([np.asarray(f) for f in still]), plugin="FFMPEG", fps=fps, codec="libx264",
+        macro_block_size=2, output_params=["-crf", "18"], pixelformat="yuv420p",
+    )  # fmt: skip
     return path
 
 

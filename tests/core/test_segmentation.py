@@ -396,9 +396,9 @@ def test_sam_embeds_a_picture_once(sam_file: Path, monkeypatch: pytest.MonkeyPat
     reference.features = reference.features.float()
     masks, _, _ = reference.predict(np.array([[85, 90], [10, 10]]), np.array([1, 0]), multimask_output=False)
     assert (masks[0] == alone[0]).all()
-    for shade in range(sam_module.KEPT + 2):
+    for shade in range(sam_module.CACHED + 2):
         clicks.predict(Image.new("RGB", (40, 40), (shade, 0, 0)), [(5, 5, 1)], None)
-    assert len(clicks._kept) == sam_module.KEPT
+    assert len(clicks._embeddings) == sam_module.CACHED
 
 
 def test_sam_checkpoint_from_the_environment(sam_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from transformers import CLIPTokenizer
 from customcontrast.precision import autocast
 from train.base.base_config import PretrainConfig
 from train.base.networks import (
+    ClipTrainer,
     clip_pixels,
     clip_side,
     clip_trainer,
@@ -63,7 +64,12 @@ def train_image(config: PretrainConfig, run: Path, device: str, minutes: float |
 
 
 def _run_clip(
-    stage: Stage, config: PretrainConfig, run: Path, tokenizer: CLIPTokenizer, minutes: float | None, limit: int | None
+    stage: Stage[ClipTrainer],
+    config: PretrainConfig,
+    run: Path,
+    tokenizer: CLIPTokenizer,
+    minutes: float | None,
+    limit: int | None,
 ) -> bool:
     data = Pictures(run / "pool", tokenizer, limit)
     model, device, batch = stage.model, stage.device, stage.config.batch

@@ -53,9 +53,12 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         image_mean=CLIP_MEAN,
         image_std=CLIP_STD,
     )
-    parts = dict(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=make_sampler())
     pipe = StableDiffusionPipeline(
-        **parts,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=make_sampler(),
         image_encoder=vision,
         feature_extractor=pixels,
         safety_checker=None,
@@ -149,7 +152,10 @@ def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
     vision = CLIPVisionModelWithProjection.from_pretrained(weights / "image_encoder").state_dict()
     clip = {f"clip.text_model.{k}": v for k, v in text.items()} | {f"clip.{k}": v for k, v in vision.items()}
     clip |= {f"clip.{k}": v for k, v in load_file(weights / "clip_head.safetensors").items()}
-    parts = {"clip": (trainer, clip), "vae": (make_vae(config), vae.state_dict())}
+    parts: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {
+        "clip": (trainer, clip),
+        "vae": (make_vae(config), vae.state_dict()),
+    }
     parts["unet"] = (make_unet(config), unet.state_dict())
     steps = {}
     for name, (model, state) in parts.items():

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from customcontrast.layout import NUMBERS
 from customcontrast.layout_channels import channels, mirrored_rows
@@ -47,6 +49,7 @@ from train.base.networks import (
 from train.base.pictures import phrasings
 from train.base.stage import Stage, checkpoint_step
 from train.base.tokenizer import load
+from train.common.log import append_line
 
 PART = 15 * 2**20  # bytes of one file that comes back
 TOKENS = 40  # longest prompt that is kept, tokens
@@ -77,7 +80,7 @@ class SessionConfig:
 # --- renderers ---------------------------------------------------------------------------------------------------
 
 
-def start_renderers(config: PretrainConfig, run: Path, workers: int) -> list[mp.Process]:
+def start_renderers(config: PretrainConfig, run: Path, workers: int) -> list[SpawnProcess]:
     """So many processes that render until they are stopped."""
     start = mp.get_context("spawn").Process
     processes = [
@@ -98,7 +101,7 @@ def render_forever(config: PretrainConfig, run: Path, worker: int, workers: int,
                 hand_over(shard, run, tokenizer, config.unet.plain)
 
 
-def hand_over(shard: Path, run: Path, tokenizer: object, plain: int) -> None:
+def hand_over(shard: Path, run: Path, tokenizer: CLIPTokenizer, plain: int) -> None:
     """Write a shard's pictures, token ids and layouts where the learner looks; once."""
     done = run / FRESH / shard.name
     if done.exists():
@@ -126,11 +129,10 @@ class Store:
         self.end = self.tokenizer.eos_token_id
         self.seen: set[Path] = set()
         side, width = config.pool.size // 8, config.clip.width
-        half = dict(dtype=torch.float16, device=device)
-        self.latents = torch.empty(capacity, 2, config.vae.latents, side, side, **half)
+        self.latents = torch.empty(capacity, 2, config.vae.latents, side, side, dtype=torch.float16, device=device)
         self.rows = torch.empty(capacity, 2, NUMBERS, device=device)
         phrases = config.pool.captions + config.unet.plain
-        self.contexts = torch.empty(capacity, phrases, TOKENS, width, **half)
+        self.contexts = torch.empty(capacity, phrases, TOKENS, width, dtype=torch.float16, device=device)
         self.masks = torch.empty(capacity, phrases, TOKENS, dtype=torch.bool, device=device)
         self.filled = torch.zeros((), device=device)  # count, where a captured step can read it
         self.held: dict[str, Tensor] = {}
@@ -335,11 +337,15 @@ class Session:
         if not torch.isfinite(total).all():
             raise FloatingPointError(f"the error is not finite at step {self.step}; lower --lr")
         quarters = (total / count.clamp(min=1)).tolist()
-        line = {"step": self.step, "samples": self.samples, "seconds": round(seconds, 1), "pictures": pictures}
+        line: dict[str, float | list[float]] = {
+            "step": self.step,
+            "samples": self.samples,
+            "seconds": round(seconds, 1),
+            "pictures": pictures,
+        }
         line |= {"rate": round(rate), "v": round((total.sum() / count.sum()).item(), 5)}
         line["quarters"] = [round(q, 4) for q in quarters]
-        with (self.out / "session.jsonl").open("a") as f:
-            f.write(json.dumps(line) + "\n")
+        append_line(self.out / "session.jsonl", line)
         print(line, flush=True)
 
     def _say(self, what: str, start: float) -> None:
@@ -368,7 +374,8 @@ class Session:
 
 def parts(sizes: dict[str, int]) -> Iterator[list[str]]:
     """Names in groups of at most PART bytes."""
-    names, total = [], 0
+    names: list[str] = []
+    total = 0
     for name, size in sizes.items():
         if names and total + size > PART:
             yield names

@@ -14,7 +14,7 @@ from customcontrast.layout import LAYOUT_CHANNELS
 from customcontrast.precision import autocast
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base.base_config import PretrainConfig
-from train.base.stage import Stage
+from train.base.stage import Model, Stage
 from train.base.tokenizer import load_or_build
 from train.toyland import World, describe, sample_scene, vocabulary
 
@@ -54,15 +54,17 @@ def make_clip(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Both towers at the preset's size, with random weights."""
     c = config.clip
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = dict(
-        hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.text_layers,
-        num_attention_heads=c.heads, max_position_embeddings=c.max_tokens, vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id, projection_dim=c.projection, **special,
-    )  # fmt: skip
-    vision = dict(
-        hidden_size=c.width, intermediate_size=4 * c.width, num_hidden_layers=c.vision_layers,
-        num_attention_heads=c.heads, image_size=clip_side(config), patch_size=c.patch, projection_dim=c.projection,
-    )  # fmt: skip
+    both = {
+        "hidden_size": c.width, "intermediate_size": 4 * c.width, "num_attention_heads": c.heads,
+        "projection_dim": c.projection,
+    }  # fmt: skip
+    text = both | special | {
+        "num_hidden_layers": c.text_layers, "max_position_embeddings": c.max_tokens, "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    vision = both | {
+        "num_hidden_layers": c.vision_layers, "image_size": clip_side(config), "patch_size": c.patch,
+    }  # fmt: skip
     model_config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=c.projection)
     return CLIPModel._from_config(model_config, attn_implementation="eager")
 
@@ -216,7 +218,7 @@ def make_tokenizer(config: PretrainConfig, run: Path) -> CLIPTokenizer:
     return load_or_build(run / "tokenizer", texts + words, config.clip.vocabulary, config.clip.max_tokens)
 
 
-def export_stage(name: str, model: nn.Module, config: PretrainConfig, run: Path) -> nn.Module:
+def export_stage(name: str, model: Model, config: PretrainConfig, run: Path) -> Model:
     """`model` with the averaged weights of stage `name`.
 
     Raises FileNotFoundError when that stage has no checkpoint yet.

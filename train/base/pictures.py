@@ -55,18 +55,21 @@ class Pictures:
             return
         shards = [pool.read_shard(p) for p in new]
         self.order += new
-        join = lambda old, parts: torch.cat([old, *parts]) if old.numel() else torch.cat(parts)  # noqa: E731
-        self.images = join(self.images, [s.images for s in shards])
-        self.masks = join(self.masks, [s.masks for s in shards])
+        self.images = _joined(self.images, [s.images for s in shards])
+        self.masks = _joined(self.masks, [s.masks for s in shards])
         fresh = [r for s in shards for r in s.records]
         self.records += fresh
         if self.tokenizer is not None:
             texts = [text for r in fresh for text in phrasings(r, self.plain)]
             ids = tokenize(self.tokenizer, texts).view(len(fresh), -1, self.tokenizer.model_max_length)
-            self.ids = join(self.ids, [ids.to(torch.int16)])
+            self.ids = _joined(self.ids, [ids.to(torch.int16)])
         rows = torch.tensor([r["layout"] for r in fresh])
-        self.layouts = join(self.layouts, [rows])
-        self.mirrored_layouts = join(self.mirrored_layouts, [mirrored_rows(rows)])
+        self.layouts = _joined(self.layouts, [rows])
+        self.mirrored_layouts = _joined(self.mirrored_layouts, [mirrored_rows(rows)])
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+def _joined(old: Tensor, parts: list[Tensor]) -> Tensor:
+    return torch.cat([old, *parts]) if old.numel() else torch.cat(parts)

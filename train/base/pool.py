@@ -19,7 +19,17 @@ from torch import Tensor
 
 from customcontrast.tensor_files import write_tensors
 from train.base.base_config import PoolConfig
-from train.toyland import World, attributes, describe, render, sample_scene, sample_subject
+from train.toyland import (
+    Caption,
+    ToyScene,
+    ToySubject,
+    World,
+    attributes,
+    describe,
+    render,
+    sample_scene,
+    sample_subject,
+)
 from train.toyland.layouts import layout_of
 
 
@@ -33,15 +43,15 @@ class Shard:
     records: list[dict]
 
 
-def shard_scenes(index: int, config: PoolConfig) -> list[tuple[int, int, object]]:
+def shard_scenes(index: int, config: PoolConfig) -> list[tuple[int, int, ToyScene]]:
     """The (group, view, scene) triples of shard `index`: a group is one leading subject."""
     world = World.named(config.world)
     rng = random.Random(f"toyland-{config.world}-{index}")
-    rows = []
+    rows: list[tuple[int, int, ToyScene]] = []
     for group in range(config.subjects_per_shard):
         lead = sample_subject(rng, world)
         for view in range(config.views):
-            subjects = (lead,)
+            subjects: tuple[ToySubject, ...] = (lead,)
             if rng.random() < world.p_two:
                 subjects = (lead, _another(rng, world, lead))
                 rng.shuffle(pair := list(subjects))
@@ -54,7 +64,7 @@ def shard_scenes(index: int, config: PoolConfig) -> list[tuple[int, int, object]
     return rows
 
 
-def _another(rng: random.Random, world: World, lead: object) -> object:
+def _another(rng: random.Random, world: World, lead: ToySubject) -> ToySubject:
     while True:
         subject = sample_subject(rng, world)
         if subject.species != lead.species:
@@ -85,18 +95,21 @@ def write_shard(index: int, config: PoolConfig, folder: Path, device: str = "cpu
     return path
 
 
-def _record(group: int, view: int, scene: object, rng: random.Random, captions: int) -> dict:
+def _record(group: int, view: int, scene: ToyScene, rng: random.Random, captions: int) -> dict:
     worded = [describe(scene, rng) for _ in range(captions)]
     plain = [describe(scene, rng, subject_words="noun") for _ in range(captions)]
-    as_json = lambda c: {"text": c.text, "nouns": [list(span) for span in c.nouns]}  # noqa: E731
     return {
-        "captions": [as_json(c) for c in worded],
-        "plain": [as_json(c) for c in plain],
+        "captions": [_as_json(c) for c in worded],
+        "plain": [_as_json(c) for c in plain],
         "group": group,
         "view": view,
         "ids": [p.subject.id for p in scene.placements],
         "labels": attributes(scene),
     }
+
+
+def _as_json(caption: Caption) -> dict[str, object]:
+    return {"text": caption.text, "nouns": [list(span) for span in caption.nouns]}
 
 
 def read_shard(path: Path) -> Shard:

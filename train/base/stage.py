@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from train.common.log import append_line
 from train.common.schedule import Schedule
 from train.common.signals import StopSignal
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class Stage:
+
+class Stage(Generic[Model]):
     """One model being trained: `run(loss_at)` steps it to `config.steps`, saving as it goes.
 
     Checkpoints are one safetensors file: weights, EMA, both AdamW moments, and the step in its metadata. All
@@ -26,7 +29,7 @@ class Stage:
     def __init__(
         self,
         name: str,
-        model: nn.Module,
+        model: Model,
         config: StageConfig,
         folder: Path,
         seed: int = 0,
@@ -123,7 +126,7 @@ class Stage:
         self.step, self.seconds = checkpoint_step(self.path)
         restore(tensors, self.model, self.ema.weights, self.optimizer, self.parameters.items(), self.step)
 
-    def load_ema(self) -> nn.Module:
+    def load_ema(self) -> Model:
         """Put the averaged weights into the model (for export) and return it."""
         self.model.load_state_dict(self.ema.weights, strict=False)
         return self.model

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from customcontrast.precision import autocast
+from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base.base_config import PretrainConfig
 from train.base.networks import (
     export_stage,
@@ -36,7 +37,9 @@ def train_decoder(config: PretrainConfig, run: Path, device: str, minutes: float
     return _run_vae(stage, config, run, minutes, limit)
 
 
-def _run_vae(stage: Stage, config: PretrainConfig, run: Path, minutes: float | None, limit: int | None) -> bool:
+def _run_vae(
+    stage: Stage[PatchAutoencoder], config: PretrainConfig, run: Path, minutes: float | None, limit: int | None
+) -> bool:
     data = Pictures(run / "pool", limit=limit)
     model, device = stage.model, stage.device
 

@@ -124,7 +124,7 @@ class Log:
 
     def write(self, step: int, rate: float, timer: Timer, samples: int) -> None:
         """One line: means since the last one."""
-        if not self.active or not self.count:
+        if self.board is None or not self.count:
             return
         seconds, waited = timer.here - self.mark[0], timer.waited - self.mark[1]
         self.mark = (timer.here, timer.waited)
@@ -145,7 +145,7 @@ class Log:
 
     def picture(self, step: int, image: Image.Image) -> None:
         """A validation strip: validation/step-N.png and TensorBoard."""
-        if not self.active:
+        if self.board is None:
             return
         path = self.output / "validation" / f"step-{step:07d}.png"
         path.parent.mkdir(exist_ok=True)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None  # as `signal.signal` has it
 
 
 class Stopped(Exception):
@@ -16,7 +20,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Handler] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             with contextlib.suppress(ValueError):  # not in the main thread: no signal arrives here
                 self._before[number] = signal.signal(number, self._request)

@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,18 @@ def differences(scores: dict[int, list[Score]]) -> list[str]:
     for number, rows in sorted(scores.items()):
         if number == BASELINE:
             continue
-        gains = [paired(asked(rows, c), asked(scores[BASELINE], c), COLUMNS[c][1]) for c in heads]
+        gains = [paired(asked(rows, c), asked(scores[BASELINE], c), _value_of(c)) for c in heads]
         lines.append(f"| {number} | {' | '.join(f'{gain:+}' for gain in gains)} |")
     return lines
+
+
+def _value_of(column: str) -> Callable[[Score], float]:
+    def value(score: Score) -> float:
+        found = COLUMNS[column][1](score)
+        assert found is not None  # `asked` leaves out the pictures that a column is not about
+        return found
+
+    return value
 
 
 def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:

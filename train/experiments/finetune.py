@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,11 +105,15 @@ def first_tokens(base: BaseModel, noun: str, count: int, generator: torch.Genera
     """S* before training: the noun's mean embedding and as much noise again, (1, 1, n, d_text) a text encoder."""
     found = []
     for tokenizer, encoder in zip(base.tokenizers, base.text_encoders, strict=True):
-        table = encoder.get_input_embeddings().weight.detach().float().cpu()
+        table = _embedding_table(encoder).detach().float().cpu()
         ids = tokenizer(noun, add_special_tokens=False).input_ids
         noise = torch.randn(count, table.shape[1], generator=generator) * table.std()
         found.append((table[ids].mean(0) + noise)[None, None])
     return found
+
+
+def _embedding_table(text_encoder: Any) -> Tensor:
+    return text_encoder.get_input_embeddings().weight
 
 
 def with_lora(unet: nn.Module, rank: int, seed: int) -> nn.Module:
@@ -138,7 +143,8 @@ def generate(
     prompt = encode_prompt(base, text, [subject.noun], subject.tokens[0].shape[2])
     context, empty = subject.context(prompt), encode_contexts(base, [encode_prompt(base, "")])
     if base.zero_empty_prompt:
-        empty = TextContext(torch.zeros_like(empty.hidden), torch.zeros_like(empty.pooled))
+        pooled = None if empty.pooled is None else torch.zeros_like(empty.pooled)
+        empty = TextContext(torch.zeros_like(empty.hidden), pooled)
     scheduler = make_scheduler(base.scheduler)
     scheduler.set_timesteps(steps or base.default_steps, device=base.device)
     side = base.default_size // base.scale_factor

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from train.toyland.words import (
     ACCESSORIES,
@@ -25,6 +25,7 @@ from train.toyland.words import (
 from train.toyland.world import Placement, ToyScene
 
 _OPEN, _CLOSE = "\x01", "\x02"
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,8 @@ def describe(
         raise ValueError(f"subject_words is {subject_words!r}; choose 'full' or 'noun'")
     full = subject_words == "full"
     who = [_subject(p, rng, full) for p in scene.placements]
-    if len(who) == 2 and rng is not None:
-        body = who[0] + rng.choice(JOIN) + who[1]
-    else:
-        body = " and ".join(who)
+    joint = rng.choice(JOIN) if len(who) == 2 and rng is not None else " and "
+    body = joint.join(who)
     place = _pick(BACKGROUNDS[scene.background], rng)
     before, after = _pick(STYLES[scene.style], rng)
     first = rng is not None and not before and rng.random() < 0.15
@@ -66,7 +65,7 @@ def describe(
     return _spans(text)
 
 
-def _pick(options: Sequence, rng: random.Random | None):  # noqa: ANN202 - element of options
+def _pick(options: Sequence[Option], rng: random.Random | None) -> Option:
     """The first (canonical) option; with an rng that one in four of ten cases, else any."""
     return options[0] if rng is None or rng.random() < 0.4 else rng.choice(options)
 
@@ -125,8 +124,7 @@ def vocabulary() -> set[str]:
     for table in (NOUNS, BACKGROUNDS, SHAPES, ACCESSORIES, COLOR_WORDS, POSES):
         for options in table.values():
             words.extend(options)
-    for table in (STYLES, PATTERNS):
-        for options in table.values():
-            words.extend(" ".join(pair) for pair in options)
+    for pairs in (*STYLES.values(), *PATTERNS.values()):
+        words.extend(" ".join(pair) for pair in pairs)
     text = " ".join(words).replace("{a}", "").replace("{b}", "")
     return set(re.findall(r"[a-z0-9]+", text.lower()))

@@ -194,11 +194,10 @@ def _slab(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 
 def _box(o: list[Tensor], d: list[Tensor], taper: Tensor) -> tuple[Tensor, Tensor]:
     """|l|₈ ≤ 1 seen from Z = +∞: Newton from the cube's near face (|l|₈⁸ is convex along a ray)."""
-    near, far = None, None
-    for i in range(3):
+    far, near = _slab(o[0], d[0])
+    for i in (1, 2):
         lo, hi = _slab(o[i], d[i])
-        near = hi if near is None else torch.minimum(near, hi)
-        far = lo if far is None else torch.maximum(far, lo)
+        near, far = torch.minimum(near, hi), torch.maximum(far, lo)
     z = near
     value = torch.zeros_like(z)
     for step in range(_STEPS + 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from customcontrast.layout import Layout, SubjectLayout
+from customcontrast.layout import Box, Layout, SubjectLayout
 from train.toyland.geometry import frame_box
 from train.toyland.world import ToyScene
 
@@ -21,9 +21,11 @@ def layout_of(scene: ToyScene, masks: Tensor) -> Layout:
         rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
         if len(rows):
             (top, left), (h, w) = (int(rows[0]), int(columns[0])), mask.shape
-            box = (left / w, top / h, (int(columns[-1]) + 1) / w, (int(rows[-1]) + 1) / h)
+            box: Box = (left / w, top / h, (int(columns[-1]) + 1) / w, (int(rows[-1]) + 1) / h)
         else:
             low, high = (np.clip(c, -0.999, 0.999) for c in frame_box(p, scene.elevation))
-            box = tuple(float(x) for x in ((low[0] + 1) / 2, (1 - high[1]) / 2, (high[0] + 1) / 2, (1 - low[1]) / 2))
+            box = (
+                float((low[0] + 1) / 2), float((1 - high[1]) / 2), float((high[0] + 1) / 2), float((1 - low[1]) / 2)
+            )  # fmt: skip
         subjects.append(SubjectLayout(box, p.azimuth, p.pose))
     return Layout(tuple(subjects), scene.elevation, scene.light)

@@ -40,7 +40,7 @@ def smooth(seed: Tensor, key: int, rows: int, cols: int, size: int, octaves: int
 
 def resample(grid: Tensor, size: int) -> Tensor:
     """Smooth enlargement of a lattice (n, c, h, w) to (n, c, size, size), sampled at pixel centres."""
-    n, c, h, w = grid.shape
+    h, w = grid.shape[-2:]
 
     def axis(count: int) -> Tensor:
         p = (torch.arange(size, device=grid.device) + 0.5) / size * (count - 1)

@@ -146,11 +146,10 @@ def sample_subject(rng: random.Random, world: World | None = None, heldout: bool
     world = world or default_world()
     while True:
         color_1, color_2 = rng.sample(world.colors, 2)
-        subject = ToySubject(
-            rng.choice(world.species), color_1, color_2, _pattern(rng, world),
-            *(rng.randrange(len(SIZES)) for _ in range(3)),
-            rng.randrange(EARS), rng.randrange(TAILS), rng.randrange(EYES),
-        )  # fmt: skip
+        species, pattern = rng.choice(world.species), _pattern(rng, world)
+        head, girth, legs = (rng.randrange(len(SIZES)) for _ in range(3))
+        ears, tail, eyes = (rng.randrange(count) for count in (EARS, TAILS, EYES))
+        subject = ToySubject(species, color_1, color_2, pattern, head, girth, legs, ears, tail, eyes)
         if heldout is None or is_heldout(subject) == heldout:
             return subject
 

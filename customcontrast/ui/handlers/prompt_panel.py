@@ -75,7 +75,7 @@ class PromptPanel:
     def base_changes(self, base: str) -> Changes:
         """What the page shows for this base alone: controls of the view, and what it can draw."""
         shown = Set(visible=self.service.models.takes_layout(base))
-        return {"view": shown, "views": {k: shown for k in SLOTS}, "turntable": shown, "about": self.about(base)}
+        return {"view": shown, "views": dict.fromkeys(SLOTS, shown), "turntable": shown, "about": self.about(base)}
 
     def sizes(self, base: str) -> list[tuple[str, str]]:
         """Sizes that suit a base: what is shown → value."""

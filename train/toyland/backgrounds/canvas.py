@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,6 +11,12 @@ from torch import Tensor
 from train.toyland.noise import hash01, lattice, smooth
 
 Color = tuple[float, float, float]
+
+
+def dimmed(color: Color, share: float) -> Color:
+    """A colour at this share of its brightness."""
+    red, green, blue = color
+    return red * share, green * share, blue * share
 
 
 class Canvas:
@@ -58,7 +65,7 @@ class Canvas:
         """Colour gradient (n, 3, H, W) of a scalar map t (n, H, W) through (position, colour) stops."""
         t = t.expand(self.n, self.size, self.size) if t.shape[0] == 1 or t.shape[-1] == 1 else t
         out = self.fill(stops[0][1])
-        for (p0, _), (p1, c1) in zip(stops[:-1], stops[1:], strict=True):
+        for (p0, _), (p1, c1) in pairwise(stops):
             out = self.over(out, c1, ((t - p0) / (p1 - p0)).clamp(0, 1))
         return out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train.toyland.backgrounds.canvas import Canvas, Color
+from train.toyland.backgrounds.canvas import Canvas, Color, dimmed
 from train.toyland.backgrounds.plants import clouds
 from train.toyland.noise import step
 
@@ -50,7 +50,7 @@ def mountains(c: Canvas) -> Tensor:
         inside = c.below(top)
         out = c.over(out, rock, inside)
         lit = ((pos - pos.floor()) > 0.5).float()
-        out = c.over(out, tuple(v * 0.82 for v in rock), inside * lit)
+        out = c.over(out, dimmed(rock, 0.82), inside * lit)
         cap = step(0.30, 0.24, top - c.y + 0.22 * (c.noise(50 + i, 10, 22)[:, :, :] - 0.5)) * step(0.30, 0.36, top - h)
         out = c.over(out, (0.97, 0.98, 1.0), inside * cap * (1.0 - 0.14 * lit))
     out = c.over(out, (0.24, 0.44, 0.32), c.below(h + 0.06 + 0.07 * c.noise(60, 1, 30)[:, :1], 0.01))
@@ -87,7 +87,7 @@ def kitchen(c: Canvas) -> Tensor:
         out = c.over(out, pots[i], c.edge(d - 0.012))
         out = c.over(
             out,
-            tuple(v * 0.78 for v in pots[i]),
+            dimmed(pots[i], 0.78),
             c.edge(torch.maximum((c.x - x).abs() - wide - 0.012, (c.y - shelf - 0.03 - tall).abs() - 0.012)),
         )
     side = torch.where(c.rand(2) < 0.5, -1.0, 1.0)
@@ -160,8 +160,8 @@ def autumn(c: Canvas) -> Tensor:
             shade = 0.88 + 0.6 * (c.y - h - dy)
             out = c.over(out, col * shade.clamp(0.7, 1.15)[:, None], c.disc(x + dx, h + dy, 0.2 + 0.05 * (k % 2)))
     floor = c.ground(((0.72, 0.50, 0.26), (0.62, 0.42, 0.22)), 5, 0.3, 12)
-    for i, col in enumerate(tones):
-        floor = c.over(floor, col, c.specks(120 + i, 10, (0.02, 0.045), 0.5))
+    for i, tone in enumerate(tones):
+        floor = c.over(floor, tone, c.specks(120 + i, 10, (0.02, 0.045), 0.5))
     out = c.over(out, floor, c.below(h, 0.02))
     return c.over(out, (0.93, 0.45, 0.15), c.specks(130, 7, (0.016, 0.032), 0.3) * (c.y > h))
 

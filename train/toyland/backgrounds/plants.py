@@ -49,8 +49,8 @@ def palm(c: Canvas, base: Tensor, key: int, foot: Tensor, side: Tensor) -> Tenso
         d = (dy - curve).abs() if abs(ux) > 0.35 else along.abs()
         width = 0.062 * (4 * t * (1 - t)).clamp(min=0).sqrt() + 0.004
         out = c.over(out, greens[(i * 2) % 3], c.edge(d - width) * ((u > 0) & (u < long)))
-    for i in (-1.0, 1.0):
-        out = c.over(out, (0.42, 0.27, 0.15), c.disc(hx + i * 0.035, hy - 0.03, 0.035))
+    for left_right in (-1.0, 1.0):
+        out = c.over(out, (0.42, 0.27, 0.15), c.disc(hx + left_right * 0.035, hy - 0.03, 0.035))
     return out
 
 
@@ -84,8 +84,11 @@ def cactus(c: Canvas, base: Tensor, x: Tensor, foot: Tensor, tall: Tensor) -> Te
         return c.edge(d), ((c.x - x0) / r)
 
     out = base
-    parts = ((x, foot, foot + tall, w), (x - tall * 0.27, foot + tall * 0.45, foot + tall * 0.72, w * 0.72))
-    parts += ((x + tall * 0.25, foot + tall * 0.36, foot + tall * 0.60, w * 0.72),)
+    parts = (
+        (x, foot, foot + tall, w),
+        (x - tall * 0.27, foot + tall * 0.45, foot + tall * 0.72, w * 0.72),
+        (x + tall * 0.25, foot + tall * 0.36, foot + tall * 0.60, w * 0.72),
+    )
     for x0, y0, y1, r in parts:
         link = c.edge((c.y - y0).abs() - r * 0.9) * (((c.x - x) * (c.x - x0)) < 0)
         out = c.over(out, (0.20, 0.50, 0.26), link)

@@ -58,15 +58,15 @@ def jungle(c: Canvas) -> Tensor:
         )
         angle = a0 * -1.0 + c.rand(100 + i, -0.5, 0.5) if i < 5 else math.pi - a0 + math.pi + c.rand(100 + i, -0.5, 0.5)
         inside, rib = c.leaf(cx, cy, c.rand(120 + i, 0.42, 0.66), c.rand(140 + i, 0.075, 0.115), angle)
-        col = torch.tensor(tones[i % 4], device=c.device).view(1, 3, 1, 1) * (1.22 - 0.34 * rib[:, None])
-        out = c.over(out, col, inside)
+        green = torch.tensor(tones[i % 4], device=c.device).view(1, 3, 1, 1) * (1.22 - 0.34 * rib[:, None])
+        out = c.over(out, green, inside)
     for i in range(6):
         s = -1.0 if i % 2 else 1.0
         cx, cy = s * c.rand(160 + i, 0.78, 1.02), -0.12 - 0.3 * c.rand(170 + i)
         angle = (math.pi / 2) + s * c.rand(180 + i, -0.3, 1.0)
         inside, rib = c.leaf(cx, cy - 0.15, c.rand(190 + i, 0.3, 0.5), 0.07, angle)
-        col = torch.tensor(tones[(i + 1) % 3], device=c.device).view(1, 3, 1, 1) * (1.25 - 0.35 * rib[:, None])
-        out = c.over(out, col, inside)
+        green = torch.tensor(tones[(i + 1) % 3], device=c.device).view(1, 3, 1, 1) * (1.25 - 0.35 * rib[:, None])
+        out = c.over(out, green, inside)
     return out
 
 

@@ -60,8 +60,8 @@ def _scarf(rig: Rig, p: Paint, c: tuple[float, float, float]) -> None:
 
 
 def _glasses(rig: Rig, p: Paint, c: tuple[float, float, float]) -> None:
-    a = rig.anchors
-    (x, y, z), g, r = a.eyes, a.eye_gap, a.eye_radius
+    anchors = rig.anchors
+    (x, y, z), g, r = anchors.eyes, anchors.eye_gap, anchors.eye_radius
     g = max(g, r * 1.12)
     lens = Paint(mix(c, (0.05, 0.05, 0.08), 0.86), gloss=1.0)
     for side in (-1.0, 1.0):
@@ -86,10 +86,10 @@ def _bow_tie(rig: Rig, p: Paint, c: tuple[float, float, float]) -> None:
 
 
 def _cape(rig: Rig, p: Paint, c: tuple[float, float, float]) -> None:
-    a = rig.anchors
-    (x, y, z), w, drop = a.back, a.back_width, a.drop
+    anchors = rig.anchors
+    (x, y, z), w, drop = anchors.back, anchors.back_width, anchors.drop
     clasp = Paint((0.98, 0.82, 0.3), gloss=0.9)
-    (nx, ny, nz), (rx, rz) = a.neck, a.neck_radius
+    (nx, ny, nz), (rx, rz) = anchors.neck, anchors.neck_radius
     rig.ball((nx, ny, nz - 0.01), (rx + 0.035, 0.04, rz + 0.03), p)
     rig.box((x, y - drop * 0.5, z - 0.075), (w * 1.12, drop * 0.55, 0.022), p, rotation(13.0))
     for i in (-1.0, 0.0, 1.0):
@@ -112,11 +112,11 @@ def _party_hat(rig: Rig, p: Paint, c: tuple[float, float, float]) -> None:
 
 
 def _headphones(rig: Rig, p: Paint, c: tuple[float, float, float]) -> None:
-    a = rig.anchors
-    (x, y, z), mid, r = a.top, a.eyes[1] + 0.01, a.top_radius * 1.62
+    anchors = rig.anchors
+    (x, y, z), mid, r = anchors.top, anchors.eyes[1] + 0.01, anchors.top_radius * 1.62
     h = max(y - mid + 0.03, 0.1)
-    if a.side is not None:
-        mid, r, h = a.side
+    if anchors.side is not None:
+        mid, r, h = anchors.side
     dark = Paint(mix(c, (0.0, 0.0, 0.0), 0.45), gloss=0.4)
     for i in range(7):
         t0, t1 = math.pi * i / 7, math.pi * (i + 1) / 7

@@ -57,10 +57,11 @@ def biped(rig: Rig) -> None:
     _face(rig, spec.muzzle, head, (hx, hy, hz))
     _ears(rig, spec.ear, head, (hx, hy, hz))
     _tail(rig, spec.tail, mid - by * 0.45, bz)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, head[1] + hy * 0.86, 0.02), hx * 0.62
-    a.neck, a.neck_radius = (0.0, top - 0.01, 0.012), (bx * 0.86, bz * 0.95)
-    a.back, a.back_width, a.drop = (0.0, top - 0.02, -bz * 0.75), bx * 1.05, top - (0.04 if sit else 0.1)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, head[1] + hy * 0.86, 0.02), hx * 0.62
+    anchors.neck, anchors.neck_radius = (0.0, top - 0.01, 0.012), (bx * 0.86, bz * 0.95)
+    anchors.back, anchors.back_width = (0.0, top - 0.02, -bz * 0.75), bx * 1.05
+    anchors.drop = top - (0.04 if sit else 0.1)
 
 
 def _legs(rig: Rig, spec: Biped, bx: float, base: float, sit: bool) -> None:
@@ -137,8 +138,8 @@ def _face(rig: Rig, kind: str, c: Vec, h: Vec) -> None:
         eye_y, eye_z, gap, r = c[1] + y * 0.92, c[2] + z * 0.62, x * 0.52, 0.046 * rig.head
         rig.ball((gap, eye_y - 0.01, eye_z - 0.065), 0.083 * rig.head, rig.main, mirror=True)
     rig.eye_pair((0.0, eye_y, eye_z), gap, r, rig.subject.eyes)
-    a = rig.anchors
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, eye_y, eye_z + r * 0.9), gap, r * 1.75
+    anchors = rig.anchors
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, eye_y, eye_z + r * 0.9), gap, r * 1.75
 
 
 def _ears(rig: Rig, kind: str, c: Vec, h: Vec) -> None:
@@ -182,10 +183,10 @@ def _ears(rig: Rig, kind: str, c: Vec, h: Vec) -> None:
         n = 1.0 + 0.06 * v
         rig.ball((0.0, c[1], c[2] - z * 0.42), (x * 1.12, y * 1.12, z * 0.72), ring)
         for i in range(10):
-            a = math.pi * 2 * i / 10
-            at = (math.cos(a) * x * 1.05 * n, c[1] + math.sin(a) * y * 1.05 * n, c[2] - z * 0.22)
-            rig.ball(at, (0.088 * n, 0.088 * n, 0.095), ring)
-            back = (math.cos(a + 0.3) * x * 0.66, c[1] + math.sin(a + 0.3) * y * 0.66, c[2] - z * 0.86)
+            turn = math.pi * 2 * i / 10
+            lock = (math.cos(turn) * x * 1.05 * n, c[1] + math.sin(turn) * y * 1.05 * n, c[2] - z * 0.22)
+            rig.ball(lock, (0.088 * n, 0.088 * n, 0.095), ring)
+            back = (math.cos(turn + 0.3) * x * 0.66, c[1] + math.sin(turn + 0.3) * y * 0.66, c[2] - z * 0.86)
             rig.ball(back, (0.085, 0.085, 0.07), ring)
         rig.ball((x * 0.72, c[1] + y * 0.78, c[2] + 0.01), (0.07, 0.07, 0.04), rig.main, mirror=True)
 
@@ -258,8 +259,8 @@ def elephant(rig: Rig) -> None:
     rig.limb((0.0, mid + 0.06, -bz), (0.0, mid - 0.1, -bz - 0.07), 0.024, rig.main)
     rig.ball((0.0, mid - 0.13, -bz - 0.075), 0.036, rig.second)
     rig.eye_pair((0.0, c[1] + 0.05, c[2] + h * 0.82), h * 0.44, 0.042, rig.subject.eyes)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.86, c[2] - 0.02), h * 0.62
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + 0.05, c[2] + h * 0.82 + 0.035), h * 0.44, 0.066
-    a.neck, a.neck_radius = (0.0, mid + 0.06, 0.15), (bx * 0.8, 0.17)
-    a.back, a.back_width, a.drop = (0.0, mid + by * 0.9, -0.1), bx * 0.95, 0.34
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.86, c[2] - 0.02), h * 0.62
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + 0.05, c[2] + h * 0.82 + 0.035), h * 0.44, 0.066
+    anchors.neck, anchors.neck_radius = (0.0, mid + 0.06, 0.15), (bx * 0.8, 0.17)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + by * 0.9, -0.1), bx * 0.95, 0.34

@@ -52,11 +52,11 @@ def penguin(rig: Rig) -> None:
     _feet(rig, 0.115 * g)
     size = (0.7, 1.0, 0.4)[rig.subject.tail]
     rig.rod((0.0, mid - 0.2, -0.15), (0.0, mid - 0.27, -0.15 - 0.16 * size), 0.09, rig.main, 0.2)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.84, c[2] - 0.01), h * 0.64
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + h * 0.2, c[2] + h * 0.88 + 0.045), h * 0.38, 0.075
-    a.neck, a.neck_radius = (0.0, mid + 0.2, 0.012), (0.2 * g, 0.19 * g)
-    a.back, a.back_width, a.drop = (0.0, mid + 0.2, -0.19 * g), 0.22 * g, mid + 0.08
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.84, c[2] - 0.01), h * 0.64
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + h * 0.2, c[2] + h * 0.88 + 0.045), h * 0.38, 0.075
+    anchors.neck, anchors.neck_radius = (0.0, mid + 0.2, 0.012), (0.2 * g, 0.19 * g)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + 0.2, -0.19 * g), 0.22 * g, mid + 0.08
 
 
 def owl(rig: Rig) -> None:
@@ -117,11 +117,11 @@ def owl(rig: Rig) -> None:
     _feet(rig, 0.1 * g)
     size = (0.7, 1.1, 0.4)[rig.subject.tail]
     rig.limb((0.0, mid - 0.18, -0.14), (0.0, mid - 0.27, -0.16 - 0.1 * size), 0.07, rig.main)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.76, c[2]), h * 0.55
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + h * 0.04, c[2] + h * 1.05), h * 0.43, 0.092
-    a.neck, a.neck_radius = (0.0, mid + 0.17, 0.01), (0.215 * g, 0.19 * g)
-    a.back, a.back_width, a.drop = (0.0, mid + 0.17, -0.17 * g), 0.22 * g, mid + 0.05
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.76, c[2]), h * 0.55
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + h * 0.04, c[2] + h * 1.05), h * 0.43, 0.092
+    anchors.neck, anchors.neck_radius = (0.0, mid + 0.17, 0.01), (0.215 * g, 0.19 * g)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + 0.17, -0.17 * g), 0.22 * g, mid + 0.05
 
 
 def duck(rig: Rig) -> None:
@@ -156,11 +156,11 @@ def duck(rig: Rig) -> None:
     rig.ball((0.0, c[1] - h * 0.36, c[2] + h * 1.0), (h * 0.36, h * 0.11, h * 0.36), beak, rotation(10.0))
     rig.eye_pair((0.0, c[1] + h * 0.22, c[2] + h * 0.78), h * 0.5, 0.042, rig.subject.eyes)
     _crest(rig, c, h)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.86, c[2] - 0.01), h * 0.64
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + h * 0.22, c[2] + h * 0.78 + 0.035), h * 0.5, 0.062
-    a.neck, a.neck_radius = (0.0, mid + 0.155, 0.14), (0.135, 0.135)
-    a.back, a.back_width, a.drop = (0.0, mid + 0.17, -0.05), 0.17 * g, 0.3
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.86, c[2] - 0.01), h * 0.64
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + h * 0.22, c[2] + h * 0.78 + 0.035), h * 0.5, 0.062
+    anchors.neck, anchors.neck_radius = (0.0, mid + 0.155, 0.14), (0.135, 0.135)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + 0.17, -0.05), 0.17 * g, 0.3
 
 
 def _crest(rig: Rig, c: Vec, h: float) -> None:

@@ -13,7 +13,7 @@ from train.toyland.species.accessories import dress
 from train.toyland.subjects import PATTERNS, ToySubject
 
 SPECIES: dict[str, Callable[[Rig], None]] = {
-    **{name: animals.biped for name in animals.BIPEDS},
+    **dict.fromkeys(animals.BIPEDS, animals.biped),
     "elephant": animals.elephant,
     "duck": birds.duck,
     "penguin": birds.penguin,

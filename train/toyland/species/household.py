@@ -26,10 +26,10 @@ def _lean(rig: Rig) -> None:
         row[1], row[2] = spin(row[1], row[2])
         for j in range(3):
             row[4 + j], row[7 + j] = spin(row[4 + j], row[7 + j])
-    a = rig.anchors
+    anchors = rig.anchors
     for name in ("top", "eyes", "neck", "back"):
-        x, y, z = getattr(a, name)
-        setattr(a, name, (*spin(x, y), z))
+        x, y, z = getattr(anchors, name)
+        setattr(anchors, name, (*spin(x, y), z))
 
 
 def teapot(rig: Rig) -> None:
@@ -88,12 +88,12 @@ def vase(rig: Rig) -> None:
 
 def _faces(rig: Rig, mid: float, radius: float, top: float, top_radius: float, tall: float) -> None:
     """Anchors of a faceless turned thing, then its lean."""
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, top, 0.0), max(top_radius, 0.13)
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, mid + tall * 0.3, radius * 0.97), 0.11, 0.085
-    a.neck, a.neck_radius = (0.0, mid + tall * 0.62, 0.0), (radius * 0.82, radius * 0.82)
-    a.back, a.back_width, a.drop = (0.0, mid + tall * 0.6, -radius * 0.8), radius * 0.8, mid
-    a.side = (mid + tall * 0.2, radius * 1.03, top - mid - tall * 0.2 + 0.05)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, top, 0.0), max(top_radius, 0.13)
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, mid + tall * 0.3, radius * 0.97), 0.11, 0.085
+    anchors.neck, anchors.neck_radius = (0.0, mid + tall * 0.62, 0.0), (radius * 0.82, radius * 0.82)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + tall * 0.6, -radius * 0.8), radius * 0.8, mid
+    anchors.side = (mid + tall * 0.2, radius * 1.03, top - mid - tall * 0.2 + 0.05)
     _lean(rig)
 
 
@@ -128,12 +128,12 @@ def backpack(rig: Rig) -> None:
         y = mid + tall * 1.0
         a, b = ((math.cos(t) * 0.09, y + math.sin(t) * 0.11, 0.0) for t in (t0, t1))
         rig.limb(a, b, 0.026, strap)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, mid + tall * 1.04, 0.0), w * 0.56
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, mid + tall * 0.55, d * 1.25), 0.11, 0.085
-    a.neck, a.neck_radius = (0.0, mid + tall * 0.16, 0.04), (w * 1.08, d * 1.5)
-    a.back, a.back_width, a.drop = (0.0, mid + tall * 0.7, -d), w, tall * 1.5
-    a.side = (mid + tall * 0.55, w * 1.05, tall * 0.62)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, mid + tall * 1.04, 0.0), w * 0.56
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, mid + tall * 0.55, d * 1.25), 0.11, 0.085
+    anchors.neck, anchors.neck_radius = (0.0, mid + tall * 0.16, 0.04), (w * 1.08, d * 1.5)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + tall * 0.7, -d), w, tall * 1.5
+    anchors.side = (mid + tall * 0.55, w * 1.05, tall * 0.62)
     _lean(rig)
 
 
@@ -162,11 +162,11 @@ def rocket(rig: Rig) -> None:
         size = 0.085 if i == 0 else 0.06
         rig.put(FRUSTUM, (0.0, y, z), (size, 0.035, size), METAL, rotation(90.0))
         rig.put(FRUSTUM, (0.0, y, z + 0.012), (size * 0.74, 0.03, size * 0.74), GLASS, rotation(90.0))
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, tip + nose * 0.5, 0.0), r * 0.66
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, mid + tall * 0.22, r * 1.1 + 0.05), 0.1, 0.08
-    a.neck, a.neck_radius = (0.0, mid - tall * 0.1, 0.0), (r * 1.12, r * 1.12)
-    a.back, a.back_width, a.drop = (0.0, mid + tall * 0.4, -r * 1.05), r * 1.1, tall * 1.3
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, tip + nose * 0.5, 0.0), r * 0.66
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, mid + tall * 0.22, r * 1.1 + 0.05), 0.1, 0.08
+    anchors.neck, anchors.neck_radius = (0.0, mid - tall * 0.1, 0.0), (r * 1.12, r * 1.12)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + tall * 0.4, -r * 1.05), r * 1.1, tall * 1.3
     _lean(rig)
 
 
@@ -191,13 +191,13 @@ def lamp(rig: Rig) -> None:
     if rig.subject.eyes:
         rig.rod((wide * 0.5, low - 0.13, wide * 0.5), (wide * 0.5, low, wide * 0.5), 0.008, METAL)
         rig.ball((wide * 0.5, low - 0.15, wide * 0.5), 0.03 if rig.subject.eyes == 1 else 0.042, rig.shiny2)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, low + high, 0.0), max(wide * taper * 0.85, 0.13)
-    a.eyes, a.eye_gap, a.eye_radius = (
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, low + high, 0.0), max(wide * taper * 0.85, 0.13)
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (
         (0.0, low + high * 0.45, wide * (0.55 + 0.45 * taper) + 0.03),
         0.1,
         0.085,
     )
-    a.neck, a.neck_radius = (0.0, low - 0.13, 0.0), (0.13, 0.13)
-    a.back, a.back_width, a.drop = (0.0, low + high * 0.4, -wide * 0.85), wide * 0.7, low * 0.9
+    anchors.neck, anchors.neck_radius = (0.0, low - 0.13, 0.0), (0.13, 0.13)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, low + high * 0.4, -wide * 0.85), wide * 0.7, low * 0.9
     _lean(rig)

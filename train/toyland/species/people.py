@@ -46,11 +46,11 @@ def doll(rig: Rig, cloth: Paint, hand: Paint, shoe: Paint, robe: bool = False) -
     top = mid + by * 0.92
     c = (0.0, top + h * 0.82, 0.015)
     rig.ball(c, (h, h, h * 0.95), SKIN)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.9, 0.01), h * 0.66
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + h * 0.08, c[2] + h * 0.95), h * 0.4, 0.066
-    a.neck, a.neck_radius = (0.0, top - 0.005, 0.008), (bx * 0.86, bz * 0.98)
-    a.back, a.back_width, a.drop = (0.0, top - 0.02, -bz * 0.8), bx * 1.1, top - 0.08
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.9, 0.01), h * 0.66
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + h * 0.08, c[2] + h * 0.95), h * 0.4, 0.066
+    anchors.neck, anchors.neck_radius = (0.0, top - 0.005, 0.008), (bx * 0.86, bz * 0.98)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, top - 0.02, -bz * 0.8), bx * 1.1, top - 0.08
     return c, h
 
 
@@ -105,9 +105,9 @@ def knight(rig: Rig) -> None:
         rig.ball(at, (0.125, 0.155, 0.03), rig.shiny2, rotation(0.0, 20.0))
         rig.ball((at[0] + 0.008, at[1], at[2] + 0.018), (0.085, 0.11, 0.025), rig.flat, rotation(0.0, 20.0))
         rig.ball((at[0] + 0.016, at[1], at[2] + 0.04), 0.03, GOLD)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 1.06, c[2]), h * 0.72
-    a.eyes, a.eye_radius = (0.0, c[1] + h * 0.05, front + 0.06), 0.07
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 1.06, c[2]), h * 0.72
+    anchors.eyes, anchors.eye_radius = (0.0, c[1] + h * 0.05, front + 0.06), 0.07
 
 
 def _face(rig: Rig, c: Vec, h: float, beard: Paint | None = None) -> None:
@@ -145,10 +145,10 @@ def astronaut(rig: Rig) -> None:
         rig.ball((x * 1.05, y + 0.15, c[2] - 0.02), 0.034, rig.shiny2, mirror=kind == 3)
     if rig.subject.tail:
         rig.rod((0.08, neck[1] - 0.3, -0.2 * g), (0.08, neck[1] - 0.22, -0.2 * g), 0.055, METAL, 0.6, mirror=True)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 1.1, c[2]), h * 0.74
-    a.eyes, a.eye_radius = (0.0, c[1] + h * 0.1, c[2] + h * 1.34), 0.075
-    a.back = (0.0, neck[1] - 0.02, -0.26 * g)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 1.1, c[2]), h * 0.74
+    anchors.eyes, anchors.eye_radius = (0.0, c[1] + h * 0.1, c[2] + h * 1.34), 0.075
+    anchors.back = (0.0, neck[1] - 0.02, -0.26 * g)
 
 
 def wizard(rig: Rig) -> None:
@@ -189,11 +189,11 @@ def wizard(rig: Rig) -> None:
     x, y, z = rig.hands[0]
     rig.rod((x - 0.02, max(y - 0.36, 0.02), z + 0.05), (x - 0.02, y + 0.3, z + 0.05), 0.022, WOOD)
     rig.ball((x - 0.02, y + 0.34, z + 0.05), 0.058, Paint(mix(rig.c2, (1.0, 1.0, 1.0), 0.3), gloss=1.0, glow=0.5))
-    a = rig.anchors
-    a.top, a.top_radius = (bend * 0.4, brim + 0.2, c[2] - 0.025), h * 0.56
-    a.side = (c[1] + h * 0.05, h * 1.1, h * 1.1)
-    a.neck = (0.0, a.neck[1] - 0.02, 0.02)
-    a.neck_radius = (a.neck_radius[0] * 1.12, a.neck_radius[1] * 1.3)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (bend * 0.4, brim + 0.2, c[2] - 0.025), h * 0.56
+    anchors.side = (c[1] + h * 0.05, h * 1.1, h * 1.1)
+    anchors.neck = (0.0, anchors.neck[1] - 0.02, 0.02)
+    anchors.neck_radius = (anchors.neck_radius[0] * 1.12, anchors.neck_radius[1] * 1.3)
 
 
 def chef(rig: Rig) -> None:
@@ -232,9 +232,9 @@ def chef(rig: Rig) -> None:
     x, y, z = rig.hands[0]
     rig.rod((x, y - 0.04, z + 0.04), (x - 0.03, y + 0.2, z + 0.06), 0.018, WOOD)
     rig.ball((x - 0.035, y + 0.24, z + 0.062), (0.055, 0.07, 0.025), WOOD)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, top + 0.12, c[2]), h * 0.62
-    a.side = (c[1] + h * 0.05, h * 1.08, h * 1.1)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, top + 0.12, c[2]), h * 0.62
+    anchors.side = (c[1] + h * 0.05, h * 1.08, h * 1.1)
 
 
 PEOPLE = {"knight": knight, "astronaut": astronaut, "wizard": wizard, "chef": chef}

@@ -54,11 +54,11 @@ def _saurian(rig: Rig) -> tuple[Vec, float, float]:
     rig.ball((h * 0.26, c[1] - h * 0.04, c[2] + h * 1.34), (0.018, 0.018, 0.014), DARK, mirror=True)
     rig.eye_pair((0.0, c[1] + h * 0.34, c[2] + h * 0.78), h * 0.5, 0.048 * rig.head, rig.subject.eyes)
     _spikes(rig, c, h, mid, by, bz)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.8, c[2]), h * 0.62
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + h * 0.34, c[2] + h * 0.78 + 0.05), h * 0.5, 0.076
-    a.neck, a.neck_radius = (0.0, mid + by * 0.74, 0.02), (0.145 * g, 0.15 * g)
-    a.back, a.back_width, a.drop = (0.0, mid + by * 0.62, -bz * 0.75), bx * 1.0, mid + 0.1
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.8, c[2]), h * 0.62
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + h * 0.34, c[2] + h * 0.78 + 0.05), h * 0.5, 0.076
+    anchors.neck, anchors.neck_radius = (0.0, mid + by * 0.74, 0.02), (0.145 * g, 0.15 * g)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + by * 0.62, -bz * 0.75), bx * 1.0, mid + 0.1
     return c, h, mid + by * 0.4
 
 
@@ -146,8 +146,8 @@ def turtle(rig: Rig) -> None:
     size = (0.07, 0.11, 0.05)[rig.subject.tail]
     rig.rod((0.0, mid, -0.31), (0.0, mid - 0.03, -0.34 - size), 0.045, skin, 0.1)
     rig.eye_pair((0.0, c[1] + h * 0.28, c[2] + h * 0.82), h * 0.5, 0.042 * rig.head, rig.subject.eyes)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + h * 0.82, c[2] - 0.01), h * 0.7
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + h * 0.28, c[2] + h * 0.82 + 0.045), h * 0.52, 0.066
-    a.neck, a.neck_radius = (0.0, mid + 0.09 + up * 0.5, 0.37), (0.09, 0.1)
-    a.back, a.back_width, a.drop = (0.0, mid + rise * 0.8, -0.27), 0.2 * g, rise * 0.9
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + h * 0.82, c[2] - 0.01), h * 0.7
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + h * 0.28, c[2] + h * 0.82 + 0.045), h * 0.52, 0.066
+    anchors.neck, anchors.neck_radius = (0.0, mid + 0.09 + up * 0.5, 0.37), (0.09, 0.1)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, mid + rise * 0.8, -0.27), 0.2 * g, rise * 0.9

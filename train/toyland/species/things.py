@@ -48,15 +48,15 @@ def robot(rig: Rig) -> None:
         mirror=True,
     )
     _antenna(rig, (0.0, c[1] + hy, c[2]), hx)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, c[1] + hy * 0.98, 0.0), hx * 0.66
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, c[1] + hy * 0.18, front + 0.045), gap, r * 1.6
-    a.neck, a.neck_radius = (0.0, neck + 0.022, 0.0), (bx * 0.92, bz * 1.02)
-    a.back, a.back_width, a.drop = (0.0, neck - 0.02, -bz - 0.01), bx * 0.95, neck - 0.1
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, c[1] + hy * 0.98, 0.0), hx * 0.66
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, c[1] + hy * 0.18, front + 0.045), gap, r * 1.6
+    anchors.neck, anchors.neck_radius = (0.0, neck + 0.022, 0.0), (bx * 0.92, bz * 1.02)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, neck - 0.02, -bz - 0.01), bx * 0.95, neck - 0.1
 
 
 def _panel(rig: Rig, at: Vec, bx: float) -> None:
-    x, y, z = at
+    _, y, z = at
     v = rig.subject.tail
     rig.box((0.0, y, z), (bx * 0.66, 0.1, 0.018), rig.shiny2)
     red, green = Paint((0.95, 0.2, 0.2), gloss=0.8, glow=0.4), Paint((0.3, 0.95, 0.4), gloss=0.8, glow=0.4)
@@ -88,7 +88,7 @@ def _robot_arms(rig: Rig, bx: float, y: float) -> None:
 
 
 def _antenna(rig: Rig, top: Vec, hx: float) -> None:
-    x, y, z = top
+    _, y, z = top
     v = rig.subject.ears
     knob = Paint((0.95, 0.2, 0.2), gloss=0.9, glow=0.3)
     if v in (0, 2):
@@ -152,12 +152,12 @@ def truck(rig: Rig) -> None:
             1.0,
             True,
         )
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, top - 0.005, cab_z), w * 0.62
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, y + 0.07, front + 0.04), w * 0.66, 0.08
-    a.neck, a.neck_radius = (0.0, cy - cab * 0.32, cab_z + 0.01), (w * 1.14, long * 0.44)
-    a.back, a.back_width, a.drop = (0.0, y + high * 1.9, back - deep), w * 0.95, 0.4
-    a.side = (cy + cab * 0.3, w * 1.08, top - cy - cab * 0.3 + 0.04)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, top - 0.005, cab_z), w * 0.62
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, y + 0.07, front + 0.04), w * 0.66, 0.08
+    anchors.neck, anchors.neck_radius = (0.0, cy - cab * 0.32, cab_z + 0.01), (w * 1.14, long * 0.44)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, y + high * 1.9, back - deep), w * 0.95, 0.4
+    anchors.side = (cy + cab * 0.3, w * 1.08, top - cy - cab * 0.3 + 0.04)
 
 
 def car(rig: Rig) -> None:
@@ -215,9 +215,9 @@ def car(rig: Rig) -> None:
             True,
         )
     rig.ball((w * 0.55, y + 0.045, front + 0.03), (0.012, 0.012, 0.01), SPARK, mirror=True)
-    a = rig.anchors
-    a.top, a.top_radius = (0.0, top - 0.012, cab_z), w * 0.6
-    a.eyes, a.eye_gap, a.eye_radius = (0.0, y + 0.02, front + 0.045), w * 0.62, 0.085
-    a.neck, a.neck_radius = (0.0, y + 0.135, cab_z), (w * 0.98, cab_l * 1.12)
-    a.back, a.back_width, a.drop = (0.0, top - 0.04, cab_z - cab_l - 0.01), w * 0.8, 0.3
-    a.side = (cy, w * 0.93, top - cy + 0.04)
+    anchors = rig.anchors
+    anchors.top, anchors.top_radius = (0.0, top - 0.012, cab_z), w * 0.6
+    anchors.eyes, anchors.eye_gap, anchors.eye_radius = (0.0, y + 0.02, front + 0.045), w * 0.62, 0.085
+    anchors.neck, anchors.neck_radius = (0.0, y + 0.135, cab_z), (w * 0.98, cab_l * 1.12)
+    anchors.back, anchors.back_width, anchors.drop = (0.0, top - 0.04, cab_z - cab_l - 0.01), w * 0.8, 0.3
+    anchors.side = (cy, w * 0.93, top - cy + 0.04)

@@ -20,7 +20,7 @@ def saturate(x: Tensor, amount: float) -> Tensor:
 
 def warp(x: Tensor, seed: Tensor, key: int, cells: int, amount: float) -> Tensor:
     """Wobble a picture by smooth noise; amount in half picture heights."""
-    n, _, s, _ = x.shape
+    s = x.shape[-1]
     offset = (resample(lattice(seed, key, cells + 1, cells + 1, 2), s) - 0.5) * (2.0 * amount)
     axis = (torch.arange(s, device=x.device) + 0.5) * (2.0 / s) - 1.0
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij")[::-1], -1)[None]

@@ -68,13 +68,11 @@ def oil(x: Tensor, a: Tensor, lines: Tensor | None, seed: Tensor) -> Tensor:
     wide = F.pad(y, (2 * r, 2 * r, 2 * r, 2 * r), mode="replicate")
     mean = F.avg_pool2d(wide, k, 1)  # (S + 2r): centres shifted by r
     spread = F.avg_pool2d(gray(wide) ** 2, k, 1) - gray(mean) ** 2
-    best = low = None
-    for dy in (0, 2 * r):
-        for dx in (0, 2 * r):
-            m, v = mean[:, :, dy : dy + s, dx : dx + s], spread[:, :, dy : dy + s, dx : dx + s]
-            take = v < low if low is not None else None
-            best = m if take is None else torch.where(take, m, best)
-            low = v if take is None else torch.minimum(v, low)
+    best, low = mean[:, :, :s, :s], spread[:, :, :s, :s]
+    for dy, dx in ((0, 2 * r), (2 * r, 0), (2 * r, 2 * r)):
+        there = slice(dy, dy + s), slice(dx, dx + s)
+        m, v = mean[:, :, *there], spread[:, :, *there]
+        best, low = torch.where(v < low, m, best), torch.minimum(v, low)
     tone = gray(blur(x, s / 24.0)) * 6.0
     u, v = _axis(x)
     brush = torch.sin((u * tone.cos() + v * tone.sin()) * 210.0 + 12.0 * smooth(seed, 3, 14, 14, s))

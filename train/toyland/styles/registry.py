@@ -94,12 +94,15 @@ STYLES: dict[str, Style] = {
 
 
 def apply(names: Sequence[str], x: Tensor, a: Tensor, lines: Tensor | None, seed: Tensor) -> Tensor:
-    """Each picture (n, 3, S, S) in its own style, a name for each."""
+    """Each picture (n, 3, S, S) in its own style, a name for each.
+
+    a: coverage of the toys (n, 1, S, S). lines: their outlines, likewise; None where none of these styles wants them.
+    """
     out = x
     for name in dict.fromkeys(names):
         if name == "photo":
             continue
         at = torch.tensor([i for i, s in enumerate(names) if s == name], device=x.device)
-        ln = lines[at] if lines is not None else None
-        out = out.index_copy(0, at, STYLES[name].paint(x[at], a[at], ln, seed[at]).clamp(0, 1))
+        outlines = torch.zeros_like(a[at]) if lines is None else lines[at]
+        out = out.index_copy(0, at, STYLES[name].paint(x[at], a[at], outlines, seed[at]).clamp(0, 1))
     return out
