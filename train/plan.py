@@ -151,7 +151,7 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory:
     and all of them together are the step. memory: whether to find what is alive too (on the meta device alone).
     """
     device = next(base.unet.parameters()).device
-    optim, loss, B = config.optim, config.loss, config.optim.batch
+    loss, B = config.loss, config.optim.batch
     side = config.data.size or base.default_size
     latent = (side // base.scale_factor,) * 2
     layers, mfi = len(base.cross_attention_layers), adapter.config

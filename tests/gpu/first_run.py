@@ -8,8 +8,8 @@
    and peak memory beside `train.plan`;
 4. what is registered in MORE.
 
-Writes first-run.json and first-run.md after every part, so that what was measured stays when the time is up. A part that
-fails says why and does not stop the others. --tiny --device cpu goes the same way with tiny classes (in the tests).
+Writes first-run.json and first-run.md after every part, so that what was measured stays when the time is up. A part
+that fails says why and does not stop the others. --tiny --device cpu goes the same way with tiny classes.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def random_batch(base: BaseModel, config: AdapterTrainConfig) -> Batch:
 
 
 MORE: dict[str, Callable[[Machine], dict[str, Any]]] = {}
-"""The hook for the IP-Adapter comparison: register a function here, and its figures go into the report under its name."""
+"""The hook for the IP-Adapter comparison: what is registered here runs last, and is reported under its name."""
 
 PARTS: dict[str, Callable[[Machine], dict[str, Any]]] = {"tests": gpu_tests, "pictures": pictures, "training": training}
 

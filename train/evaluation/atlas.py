@@ -81,8 +81,8 @@ def across_views(subjects: int, views: int, world: World, crop: int, seed: int =
 
 
 def from_folder(folder: Path, subjects: int, views: int, crop: int) -> tuple[Tensor, list[str]]:
-    """Real views, uint8 (S, V, 3, crop, crop) on white, and the names of subjects: a sub-folder is a subject, a file's name
-    is the view, as where every object was photographed from the same angles ("000.jpg", "045.jpg", …).
+    """Real views, uint8 (S, V, 3, crop, crop) on white, and the subjects' names: a sub-folder is a subject, a
+    file's name is the view, as where every object was photographed from the same angles ("000.jpg", "045.jpg", …).
 
     Taken are the first `subjects` sub-folders that have the first `views` names that most of them share. Pictures are
     segmented as in `train.data.folder`. Raises ValueError where fewer than two subjects share two views.
