@@ -31,6 +31,7 @@ from tests.benchmarks.dry_run import DryRun
 from tests.benchmarks.true_models import adapter_for, base_model
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
+from train.adapter.step import attention_kernel
 from train.adapter.watch import batch_times_similarity
 from train.common.config_error import ConfigError
 
@@ -244,7 +245,7 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory:
     if loss.contrast_batch and mfi.textual and (loss.cscl or loss.macl):
         steps.insert(3, ("pairs for Eq. 4 and 7", pairs))
     install_processors(base.unet)
-    return [Part(name, *_counted(run, memory and device.type == "meta")) for name, run in steps]
+    return [Part(name, *_counted(run, device, memory)) for name, run in steps]
 
 
 TEXT_ROWS = 512  # as `AdapterLoss` sends them
@@ -290,13 +291,13 @@ class _NoModules:
     def __exit__(self, *error: object) -> None: ...
 
 
-def _counted(run: Callable[[], Tensor], memory: bool) -> tuple[float, int]:
+def _counted(run: Callable[[], Tensor], device: torch.device, memory: bool) -> tuple[float, int]:
     """FLOP of run and of its backward pass, and the bytes alive at once (0 where nobody asks)."""
     flops = FlopCounterMode(display=False)
     flops.mod_tracker = _NoModules()  # its hooks do not bear modules that are called without gradients
-    with flops:
+    with flops, attention_kernel(device):
         _through(run)
-    if not memory:
+    if not memory or device.type != "meta":
         return float(flops.get_total_flops()), 0
     plain, F.scaled_dot_product_attention = F.scaled_dot_product_attention, _fused
     try:
