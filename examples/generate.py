@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ, how strongly the subject is drawn in")
+    parser.add_argument("--subject-scale", type=float, default=1.0, help="lambda: how strongly the subject is drawn in")
     parser.add_argument("--base", default="toyland", help="toyland, sd15 or sdxl")
     parser.add_argument("--weights", help="folder or hub id of the base's weights")
     parser.add_argument("--adapter", help="adapter file (.safetensors)")
