@@ -65,7 +65,7 @@ def served(folder: Path, **options: object) -> Iterator[Served]:
     weights = tiny_model(folder / "tiny")
     app.Service = remember
     try:
-        given = ["--weights", str(weights), "--port", str(free_port()), "--device", "cpu", *words]
+        given = ["--base", "toyland", "--weights", str(weights), "--port", str(free_port()), "--device", "cpu", *words]
         demo, url = app.launch(app.options(given), block=False)
     finally:
         app.Service = original

@@ -41,7 +41,7 @@ MAPS = {"branch": "text", "word": 1, "who": 0, "step": 0, "layers": ""}
 
 @pytest.fixture(scope="module")
 def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
-    service = Service(ServiceConfig(weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
+    service = Service(ServiceConfig("toyland", weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
     service.models.model()
     return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import re
@@ -20,6 +21,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
+from customcontrast.specs import BASES
 from customcontrast.ui.handlers.forms import GenerationForm
 from customcontrast.ui.handlers.messages import Set
 from customcontrast.ui.service.recipe import read_png
@@ -48,7 +50,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("cache"))
     weights = tiny_model(tmp_path_factory.mktemp("tiny"))
     demo, url = app.launch(
-        app.options(["--weights", str(weights), "--port", str(free_port()), "--device", "cpu"]), block=False
+        app.options(["--base", "toyland", "--weights", str(weights), "--port", str(free_port()), "--device", "cpu"]),
+        block=False,
     )
     DEMO.append(demo)
     yield Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
@@ -217,6 +220,60 @@ def test_places_of_two_subjects(client: Client):
     files, _, recipe = generate(client, [BEAR, CAT], "bear, cat", "a bear and a cat", places="left; 50, 20, 90, 100")
     assert [row["place"] for row in read_png(files[0])[0]["subjects"]] == ["left", "50, 20, 90, 100"]
     assert recipe["run"]["subjects"][0]["placement"]["box"] == [0, 0, 0.5, 1]
+
+
+def test_one_file_does_where_a_list_is_wanted(client: Client):
+    settings = SETTINGS | {"steps": 2}
+    files, *_ = client.predict(
+        references=handle_file(BEAR), nouns="bear", prompt="a bear", **settings, api_name="/generate"
+    )
+    assert len(read_png(files[0])[1]) == 1
+
+
+def test_without_settings_the_base_has_its_own(client: Client):
+    """Steps and guidance of whatever base it is, not of one of them."""
+    *_, recipe = client.predict(prompt="a red car", api_name="/generate")
+    spec = BASES["toyland"]
+    assert (recipe["run"]["num_inference_steps"], recipe["run"]["guidance_scale"]) == (spec.steps, spec.guidance)
+    assert recipe["steps"] is None and recipe["guidance"] is None
+
+
+def test_each_subjects_strength_and_passes_of_their_own(client: Client):
+    pair = ([BEAR, CAT], "bear, cat", "a bear and a cat")
+    files, _, recipe = generate(client, *pair, strengths="1; 0.25", apart=True)
+    assert [row["strength"] for row in recipe["subjects"]] == [1, 0.25] and recipe["apart"] is True
+    together = generate(client, *pair, strengths="1, 0.25", apart=False)
+    assert together[2]["apart"] is False and together[2]["subjects"][1]["strength"] == 0.25
+    with pytest.raises(AppError, match="strengths: send one for each of the 2"):
+        generate(client, *pair, strengths="1")
+    with pytest.raises(AppError, match="strength must be a number"):
+        generate(client, *pair, strengths="1; much")
+    with pytest.raises(AppError, match="not told how subjects are turned"):
+        generate(client, *pair, turns="left; any")
+
+
+def test_maps_takes_every_word_that_it_lists(client: Client):
+    generate(client, [BEAR], "bear", "a bear, a blue bear on the beach.")
+    _, facts = client.predict("bear", 0, 0, api_name="/maps")
+    assert {"a", "a #2", "S*", "beach."} <= set(facts["words"]) and len(set(facts["words"])) == len(facts["words"])
+    maps = {word: client.predict(word, 0, 0, api_name="/maps")[1]["map"] for word in facts["words"]}
+    assert maps["a"] != maps["a #2"] and maps["beach."] == client.predict("Beach", 0, 0, api_name="/maps")[1]["map"]
+    for step in (99, -1):
+        with pytest.raises(AppError, match=f"There is no step {step}; this picture has 1 to 3"):
+            client.predict("bear", step, 0, api_name="/maps")
+
+
+@pytest.mark.parametrize("file", [ROOT / "app.py", *sorted((ROOT / "examples").glob("*.py"))], ids=lambda f: f.name)
+def test_help_can_be_written_to_any_terminal(file: Path):
+    """`--help > file` under an old code page: descriptions and help texts hold letters that each can show."""
+    tree = ast.parse(file.read_text("utf-8"))
+    texts = [ast.get_docstring(tree).split("\n\n")[0]]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        for word in call.keywords:
+            if word.arg in ("help", "description", "epilog", "metavar") and isinstance(word.value, ast.Constant):
+                texts.append(str(word.value.value))
+    for text in texts:
+        text.encode("cp1252")
 
 
 def test_text_alone(client: Client):

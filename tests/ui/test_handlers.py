@@ -40,7 +40,7 @@ DEFAULTS = GenerationForm(
 
 @pytest.fixture(scope="module")
 def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
-    service = Service(ServiceConfig(weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
+    service = Service(ServiceConfig("toyland", weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
     numbers = counter()
     return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp(f"answer{next(numbers)}"))
 
@@ -435,7 +435,7 @@ def test_an_adapter_without_the_contrastive_losses_stands_beside(
     tmp_path_factory: pytest.TempPathFactory, bear: CutOut, handlers: Handlers
 ):
     folder = tiny_model(tmp_path_factory.mktemp("tiny"))
-    service = Service(ServiceConfig(weights=str(folder), device="cpu"))
+    service = Service(ServiceConfig("toyland", weights=str(folder), device="cpu"))
     other = random_adapter(service.models.model().base, seed=5)
     save_adapter(other, folder / PLAIN)
     mine = Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))

@@ -10,24 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from customcontrast.errors import RequestError
+from customcontrast.config import LIMITS
+from customcontrast.errors import PictureError, RequestError
+from customcontrast.images.loading import load_picture
 from customcontrast.placement import Placement
 from customcontrast.segmentation import Segmentation
 from customcontrast.specs import BASES, WEIGHTS
+from customcontrast.ui.service import noun_guess
 from customcontrast.ui.service.cutouts import ADD, BOX, MAX_SIDE, CutOut, points_from
 from customcontrast.ui.service.models import ServiceConfig
+from customcontrast.ui.service.noun_guess import Guess, guess_noun_of
 from customcontrast.ui.service.phrases import fill, noun_from_name
 from customcontrast.ui.service.prompt_hints import prompt_hints
 from customcontrast.ui.service.request import Request, SubjectRequest, check, place_box, read_place, request_from
 from customcontrast.ui.service.service import Service
 from tests.support.serving import EXAMPLES, ROOT, tiny_model
+from tests.support.tiny_models import random_adapter
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    return Service(ServiceConfig(weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
+    return Service(ServiceConfig("toyland", weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +197,7 @@ def test_prompt_notes(shared: Service):
 
 
 def test_a_missing_model_is_one_sentence_and_can_be_repaired(tmp_path: Path):
-    broken = Service(ServiceConfig(weights=str(tmp_path / "nothing"), device="cpu"))
+    broken = Service(ServiceConfig("toyland", weights=str(tmp_path / "nothing"), device="cpu"))
     with pytest.raises(RequestError, match="could not be loaded") as caught:
         broken.models.model()
     assert "\n" not in str(caught.value) and not broken.models.ready()
@@ -256,3 +261,82 @@ def test_who_asks_before_the_model_is_there_imports_nothing_beside_its_loader():
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240, cwd=ROOT)
     assert found.stdout.split("\n")[:2] == ["[]", "[False, False, False]"]
     assert "Traceback" not in found.stderr
+
+
+def test_limits_are_those_of_the_one_table():
+    for name, field in {"num_inference_steps": "steps", "guidance_scale": "guidance", "num_images": "pictures"}.items():
+        limit = LIMITS[name]
+        for value in (limit.public_low, limit.public_high):
+            assert getattr(check(replace(Request("a bear"), **{field: value})), field) == value
+        with pytest.raises(RequestError):
+            check(replace(Request("a bear"), **{field: limit.public_high + 1}))
+
+
+def test_a_subject_of_another_adapter_is_looked_at_again(shared: Service, bear: CutOut):
+    """Same width, other weights: its features are its own."""
+    from customcontrast.pipeline import CustomContrast
+
+    model = shared.models.model()
+    other = CustomContrast.from_parts(model.base, random_adapter(model.base, seed=9))
+    request = SubjectRequest((bear.current,), "bear")
+    mine, theirs = shared.subject(model, request), shared.subject(other, request)
+    assert mine.features.shape == theirs.features.shape and not mine.features.equal(theirs.features)
+    assert shared.subject(other, request).features is theirs.features
+
+
+def test_a_model_that_fails_to_load_leaves_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    broken = Service(ServiceConfig("toyland", weights=str(tmp_path / "nothing"), device="cpu"))
+    with pytest.raises(RequestError):
+        broken.models.model()
+    told = [record for record in caplog.records if "could not be loaded" in record.getMessage()]
+    assert len(told) == 1 and "toyland" in told[0].getMessage() and told[0].levelname == "ERROR"
+
+
+def test_a_round_avatar_is_not_taken_as_its_own_mask(shared: Service):
+    picture = Image.open(EXAMPLES / "bear.png").convert("RGBA")
+    disc = Image.new("L", picture.size)
+    ImageDraw.Draw(disc).ellipse((0, 0, picture.width - 1, picture.height - 1), fill=255)
+    picture.putalpha(disc)
+    cut = shared.cutouts.open(picture)
+    assert cut.current is None or (cut.current.method != "alpha" and cut.mask.mean() < 0.6)
+    corners = Image.new("L", picture.size)
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, picture.width - 1, picture.height - 1), 40, fill=255)
+    picture.putalpha(corners)
+    assert shared.cutouts.open(picture).current.method != "alpha"
+
+
+def test_a_damaged_avif_is_called_one(tmp_path: Path):
+    (tmp_path / "a.avif").write_bytes(b"\0\0\0\x20ftypavif" + b"\0" * 60)
+    with pytest.raises(PictureError, match="AVIF picture that is cut short or damaged"):
+        load_picture(tmp_path / "a.avif")
+
+
+@pytest.mark.parametrize(
+    ("name", "noun"),
+    [("IMG_2041.JPG", ""), ("Screenshot 2026-11.png", ""), ("my red car (2).png", "car"), ("teddy/01.png", "teddy")],
+)
+def test_what_cameras_call_a_picture_is_no_noun(name: str, noun: str):
+    assert noun_from_name(name) == noun
+
+
+def test_nouns_are_guessed_by_name_then_by_clip(shared: Service, bear: CutOut, monkeypatch: pytest.MonkeyPatch):
+    shared.models.model()
+    assert guess_noun_of(shared.models, bear.current, "bear.png") == Guess("bear")
+    assert guess_noun_of(shared.models, bear.current, "IMG_1.png") == Guess()  # this model brings no text projection
+    ranked = [("cat", 0.4), ("bear", 0.35), ("dog", 0.25)]
+    (Path(shared.config.weights) / noun_guess.HEAD).touch()
+    monkeypatch.setattr(noun_guess, "_ranked", lambda *_: ranked)
+    assert guess_noun_of(shared.models, bear.current, "IMG_1.png") == Guess("cat", False, ("bear", "dog"))
+    assert guess_noun_of(shared.models, None, "IMG_1.png") == Guess()
+
+
+@pytest.mark.parametrize("base", ["toyland", "toyland2"])
+def test_clip_tells_the_examples_apart(base: str):
+    """With the shipped weights: most examples are named rightly without their file's name."""
+    service = Service(ServiceConfig(base=base, device="cpu"))
+    service.models.model()
+    right = 0
+    for path in (EXAMPLES / f"{name}.png" for name in ("bear", "car", "duck", "elephant", "robot")):
+        found = service.cutouts.open(path).current
+        right += guess_noun_of(service.models, found, "IMG_1.png").noun == path.stem
+    assert right >= 4

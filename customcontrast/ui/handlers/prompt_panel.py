@@ -16,7 +16,6 @@ from customcontrast.ui.handlers.forms import AS_INPUT, SubjectForm
 from customcontrast.ui.handlers.messages import Changes, Set, note, notice
 from customcontrast.ui.handlers.subject_panel import SLOTS, SubjectPanel
 from customcontrast.ui.handlers.viewers import RunView
-from customcontrast.ui.service.models import how_to_get
 from customcontrast.ui.service.phrases import fill, noun_from_name, with_article
 from customcontrast.ui.service.prompt_hints import prompt_hints
 from customcontrast.ui.service.service import Service
@@ -90,12 +89,11 @@ class PromptPanel:
             return note(f"{spec.title} draws what its training pictures showed: nearly anything a word names.", "plain")
         kinds = _listed([f"{kind}s" for kind in spec.kinds])
         places = _listed([preset["label"].lower() for preset in self.presets["scene"]])
-        styles = _listed([preset["label"].lower() for preset in self.presets["style"]])
+        styles = _listed(["photo", *(preset["label"].lower() for preset in self.presets["style"])])
         larger = " or ".join(other.title for other in BASES.values() if not other.kinds)
         return note(
-            f"The small model that comes with this page knows {kinds}, in a few places ({places}) and as photo, "
-            f"{styles}, nothing else. For everything else there is {larger}: choose it under “More settings”, which "
-            f"says how to get it ({how_to_get(BASES['sd15'])})",
+            f"The small model on this page draws {kinds}; places: {places}; styles: {styles}. "
+            f"For anything else, choose {larger} as the model in the settings, which say how to get it.",
             "plain",
         )
 

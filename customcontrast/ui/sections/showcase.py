@@ -30,12 +30,14 @@ class ShowcaseSection:
 
 def build(handlers: Handlers) -> ShowcaseSection:
     """Lay the section out."""
-    about = gr.HTML(handlers.prompt.about(handlers.service.config.base), elem_id="about", elem_classes="cc-about")
     cards = gr.HTML(
         cards_html(handlers.replay.cards()), js_on_load=CARDS_SCRIPT, elem_id="cards",
         label="Finished pictures", visible=bool(handlers.replay.finished),
     )  # fmt: skip
-    surprise = gr.Button("Surprise me", size="sm", elem_id="surprise", visible=bool(handlers.subjects.examples))
+    with gr.Row(elem_classes="cc-line"):
+        about = gr.HTML(handlers.prompt.about(handlers.service.config.base), elem_id="about", elem_classes="cc-about")
+        surprise = gr.Button("Surprise me", size="sm", scale=0, min_width=130, elem_id="surprise",
+                             visible=bool(handlers.subjects.examples))  # fmt: skip
     return ShowcaseSection(about, cards, surprise)
 
 

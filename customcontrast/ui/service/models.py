@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from customcontrast.errors import RequestError, UserError
 from customcontrast.hub import in_cache
 from customcontrast.layout import LAYOUT_CHANNELS
-from customcontrast.specs import BASES, DEFAULT_BASE, WEIGHTS, BaseSpec
+from customcontrast.specs import BASES, DEFAULT_BASE, WEIGHTS
 from customcontrast.ui.service.phrases import sentence
 
 if TYPE_CHECKING:
@@ -187,10 +187,8 @@ class Models:
         if self.offers(base) or base not in BASES:
             return ""
         spec = BASES[base]
-        return f"{spec.title} is not on this machine: {how_to_get(spec)}"
-
-
-def how_to_get(spec: BaseSpec) -> str:
-    """What to do to use a base that is not here."""
-    where = f"`hf download {spec.hub}` puts it here" if spec.hub else "it is made by train/base/pretrain.py"
-    return f"{where}; then start with --base {spec.name} --weights FOLDER --adapter FILE."
+        where = f"`hf download {spec.hub}` puts it here" if spec.hub else "it is made by train/base/pretrain.py"
+        return (
+            f"{spec.title} is not on this machine: {where}; then start with "
+            f"--base {base} --weights FOLDER --adapter FILE."
+        )
