@@ -53,7 +53,7 @@ class AdapterOutput:
         mfis = [part.mfi for part in parts]
         mfi = MFIOutput(
             [torch.cat(tokens) for tokens in zip(*(m.text_tokens for m in mfis), strict=True)],
-            None if mfis[0].text_cls is None else torch.cat([m.text_cls for m in mfis]),
+            None if mfis[0].text_cls is None else torch.cat([m.text_cls for m in mfis if m.text_cls is not None]),
             torch.cat([m.visual_tokens for m in mfis]),
             torch.cat([m.visual_cls for m in mfis]),
         )

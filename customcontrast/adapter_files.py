@@ -86,7 +86,7 @@ def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
     if not same_encoder(about.get("image_encoder"), base.encoder_id):
         raise CheckpointError(
             f"load_adapter: {path.name} was trained with the image encoder {about['image_encoder'].get('id')!r}, this "
-            f"base has {base.encoder_id['id']!r}; pass image_encoder= the first of them."
+            f"base has {(base.encoder_id or {}).get('id')!r}; pass image_encoder= the first of them."
         )
 
     with torch.device("meta"):

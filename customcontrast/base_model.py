@@ -40,7 +40,7 @@ class BaseModel:
 
     name: str
     tokenizers: list[CLIPTokenizer]
-    text_encoders: list[nn.Module]
+    text_encoders: list[Any]  # CLIPTextModel, for SDXL a CLIPTextModelWithProjection too
     unet: UNet2DConditionModel
     vae: AutoencoderKL | PatchAutoencoder
     scheduler: Any  # the base's own scheduler; runs make theirs from its config
@@ -119,7 +119,7 @@ class BaseModel:
         origins: (B, 4), each picture's size before it was resized and the corner of its crop after that (height, width,
         top, left), px; None = it was as large as it is and is whole.
         """
-        if not self.spec.pooled:
+        if not self.spec.pooled or pooled is None:
             return None
         size = pooled.new_tensor([height, width])
         if origins is None:
@@ -145,7 +145,7 @@ class BaseModel:
         mean, std = (getattr(self.vae.config, key, None) for key in ("latents_mean", "latents_std"))
         if mean is None or std is None:
             return 0.0, 1.0
-        return tuple(z.new_tensor(values)[None, :, None, None] for values in (mean, std))
+        return z.new_tensor(mean)[None, :, None, None], z.new_tensor(std)[None, :, None, None]
 
 
 def load_base(
@@ -188,24 +188,24 @@ def load_base(
     if not local or single:
         source = _fetched(spec, spec.weights if single else source, half, settings_only=single)
 
-    def part(cls: type, folder: str, source: str = source, **options: Any) -> Any:
+    def part(cls: Any, folder: str, source: str = source, **options: Any) -> Any:
         if Path(source).is_dir() and not (Path(source) / folder).is_dir():
             raise BaseModelError(f"load_base: {source!r} has no folder {folder!r}, which base {name!r} needs.")
         return _read(lambda: cls.from_pretrained(source, subfolder=folder, **options), folder, source, name)
 
-    def frozen(model: nn.Module) -> nn.Module:
+    def frozen(model: nn.Module) -> Any:
         return model.requires_grad_(False).eval().to(device)
 
     def variant(folder: str, source: str) -> dict[str, str]:
         return {"variant": "fp16"} if fp16_only(Path(source) / folder, half) else {}
 
-    def transformer(cls: type, folder: str, source: str = source) -> nn.Module:
-        if single and source == settings:
+    def transformer(cls: Any, folder: str, source: str = source) -> Any:
+        if pipe is not None and source == settings:
             return frozen(pipe.components[folder].to(dtype))
         return frozen(part(cls, folder, source, dtype=dtype, use_safetensors=True, **variant(folder, source)))
 
-    def diffuser(cls: type, folder: str, dtype: torch.dtype) -> nn.Module:
-        if single:
+    def diffuser(cls: Any, folder: str, dtype: torch.dtype) -> Any:
+        if pipe is not None:
             return frozen(pipe.components[folder].to(dtype))
         return frozen(part(cls, folder, torch_dtype=dtype, use_safetensors=True, **variant(folder, source)))
 
@@ -278,8 +278,8 @@ def same_encoder(known: Any, here: dict[str, Any] | None) -> bool:
 
 def _fetched(spec: BaseSpec, repo: str, half: bool, settings_only: bool) -> str:
     """A hub id's files on this machine, as a folder."""
-    weights = ["unet", "vae", *(folder for _, folder, _ in spec.text_parts)]
-    settings = ["scheduler", *(folder for folder, _, _ in spec.text_parts)]
+    weights = ["unet", "vae", *(text.encoder for text in spec.text_parts)]
+    settings = ["scheduler", *(text.tokenizer for text in spec.text_parts)]
     try:
         if settings_only:
             return str(pipeline_folder(repo, (), [*weights, *settings]))
@@ -360,7 +360,7 @@ def _scheduler(source: str, name: str) -> Any:
     return _read(lambda: cls.from_config(config), "scheduler", source, name)
 
 
-def _config(cls: type, folder: str, source: str, name: str) -> dict[str, Any]:
+def _config(cls: Any, folder: str, source: str, name: str) -> dict[str, Any]:
     config = _read(lambda: cls.load_config(source, subfolder=folder), folder, source, name)
     if not isinstance(config, dict):
         raise BaseModelError(f"load_base: the configuration of {folder!r} in {source!r} is damaged; put its own there.")

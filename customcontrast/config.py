@@ -189,7 +189,7 @@ class RecordConfig:
         return self.maps and (self.steps is None or step in self.steps)
 
 
-def _places(values: object, kind: object) -> bool:
+def _places(values: object, kind: Any) -> bool:
     """None, or a tuple (or list) of some values of this kind, whole numbers from 0."""
     if values is None:
         return True

@@ -181,16 +181,17 @@ def _download(repo: str, path: str, published: Published | None) -> Path:
 
     cached = try_to_load_from_cache(repo, path)
     fresh = not isinstance(cached, str)
+    known = cached if isinstance(cached, str) else ""
     if fresh:
         log.info("fetching %s of %s%s", path, repo, f" ({published.size / 1e6:.0f} MB)" if published else "")
     try:
-        file = Path(hf_hub_download(repo, path)) if fresh else Path(cached)
+        file = Path(hf_hub_download(repo, path)) if fresh else Path(known)
     except Exception as error:  # the client has a dozen kinds, some of them those of its transport
         size = f" ({published.size:,} bytes)" if published else ""
         raise _unreachable(error, repo, [path], f"adapter=FILE with that file{size}") from error
     if published is not None:
-        size = file.stat().st_size
-        wrong = size != published.size or fresh and _digest(file) != published.sha256
+        bytes_here = file.stat().st_size
+        wrong = bytes_here != published.size or fresh and _digest(file) != published.sha256
         if wrong:
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)

@@ -12,10 +12,10 @@ image embedding) and "full" (full-face: every patch projected).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +133,7 @@ class Resampler(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         x, latents = self.proj_in(features), self.latents.expand(len(features), -1, -1)
-        for attention, feed_forward in self.layers:
+        for attention, feed_forward in cast("Iterable[tuple[nn.Module, nn.Module]]", self.layers):
             latents = latents + attention(x, latents)
             latents = latents + feed_forward(latents)
         return self.norm_out(self.proj_out(latents))
@@ -176,6 +176,8 @@ _PROJECTIONS = {"plus": Resampler, "pooled": PooledProjection, "full": FullProje
 class IPAdapter(nn.Module):
     """An IP-Adapter with the parts of `Adapter`'s interface that generation uses. The same at every timestep."""
 
+    _nothing: Tensor | None
+
     kind = FORMAT
     normalize = "layer"  # of its location maps; see LocationConfig
 
@@ -213,7 +215,7 @@ class IPAdapter(nn.Module):
         return self._nothing
 
     def _tokens(self, base: BaseModel, pixels: Tensor, black: bool = False) -> Tensor:
-        dtype = self.to_k[0].weight.dtype
+        dtype = next(self.to_k.parameters()).dtype
         if self.config.kind == "pooled":
             embedding = base.image_encoder(pixels).image_embeds
             return self.image_proj((torch.zeros_like(embedding) if black else embedding).to(dtype))
@@ -309,7 +311,7 @@ def load_ip_adapter(path: str | Path, base: BaseModel) -> IPAdapter:
     if not same_encoder(about.get("image_encoder"), base.encoder_id):
         raise CheckpointError(
             f"load_adapter: {path.name} was made with the image encoder {about['image_encoder'].get('id')!r}, this "
-            f"base has {base.encoder_id['id']!r}; pass image_encoder= the first of them."
+            f"base has {(base.encoder_id or {}).get('id')!r}; pass image_encoder= the first of them."
         )
     with safe_open(str(path), framework="pt") as file:
         found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

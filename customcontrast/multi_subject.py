@@ -82,7 +82,7 @@ class SeparateDenoiser:
 
         So a subject may reach into its neighbour's part where the neighbour is not, and no further.
         """
-        size = tuple(self.prior.shape[-2:])
+        size = (self.prior.shape[-2], self.prior.shape[-1])
         sure = self.prior.new_zeros(()) if masks is None else resize(masks.float(), size)
         return (SHARPNESS * (sure + PRIOR * self.prior)).softmax(dim=-3).expand(images, -1, -1, -1)
 
@@ -109,10 +109,11 @@ class JoinedMaps:
 
     def joined(self, maps: Sequence[Tensor | None]) -> Tensor | None:
         """One map (N, 1, h, w) of each subject -> (N, K, h, w); None where there are none."""
-        if any(x is None for x in maps):
+        there = [x for x in maps if x is not None]
+        if len(there) < len(maps):
             return None
         width = self.whole.prior.shape[-1]
-        return torch.cat([shifted(x, -cells, width) for x, cells in zip(maps, self.whole.shifts, strict=True)], dim=1)
+        return torch.cat([shifted(x, -cells, width) for x, cells in zip(there, self.whole.shifts, strict=True)], dim=1)
 
     def _text(self, maps: Sequence[Tensor | None], size: Size) -> Tensor | None:
         """Maps (N, own tokens, h, w) of each pass -> (N, tokens, h, w)."""
@@ -125,7 +126,7 @@ class JoinedMaps:
             if x is None:
                 continue
             x = shifted(x, -self.whole.shifts[k], width)
-            for column, own in enumerate(part.tokens):
+            for column, own in enumerate(part.token_list):
                 place = self.whole.places[k][own]
                 share = weights[:, k].to(x) if place in self.whole.common else 1
                 total[:, self.tokens.index(place)] += x[:, column] * share
@@ -159,7 +160,7 @@ def shifted(maps: Tensor, cells: int, width: int, dim: int = -1) -> Tensor:
 
 def _within(masks: Tensor | None, weights: Tensor) -> Tensor | None:
     """Masks (N, K, h, w) of any size, each where the place is its subject's."""
-    return None if masks is None else masks * resize(weights, tuple(masks.shape[-2:])).to(masks)
+    return None if masks is None else masks * resize(weights, (masks.shape[-2], masks.shape[-1])).to(masks)
 
 
 def make_denoiser(
@@ -226,10 +227,10 @@ def parts_of_picture(config: ResolvedConfig, subjects: Sequence[Subject], order:
     free = [k for k in order if centres[k] is None]
     taken = sorted(min(int(c * K), K - 1) for c in centres if c is not None)
     slots = [i for i in range(K) if i not in taken]
-    parts = []
-    for k in range(K):
-        if layouts[k] is not None:
-            parts.append(layouts[k])
+    parts: list[Tensor] = []
+    for k, layout in enumerate(layouts):
+        if layout is not None:
+            parts.append(layout)
             continue
         slot = slots[min(free.index(k), len(slots) - 1)]
         parts.append(((x >= slot / K) & (x < (slot + 1) / K)).float().expand(h, w))

@@ -24,7 +24,7 @@ class Step:
 class Result:
     """Pictures, maps, and all that is needed to make them again. Map steps are those in `map_steps`."""
 
-    images: list[Image.Image]
+    images: Any  # list of PIL pictures; with another `output_type` an array or a tensor, see `sampling.to_output`
     prompt: str  # as the model read it, with S*
     tokens: list[str]  # readable tokens from <start> to <end>; the token axis of text_maps
     words: list[tuple[str, list[int]]]  # each word with its places in `tokens`

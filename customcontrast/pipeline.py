@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -189,7 +188,7 @@ class CustomContrast:
             record=RecordConfig() if record is None else record,
             preview_every=preview_every,
             scheduler=scheduler,
-            generator=(generator,) if isinstance(generator, torch.Generator) else generator,
+            generator=_one_each(generator),
             latents=latents,
             on_step=on_step,
             layout=layout,
@@ -204,7 +203,7 @@ class CustomContrast:
         several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
         if config.location.normalize is None and self.adapter is not None:
             config = replace(config, location=replace(config.location, normalize=self.adapter.normalize))
-        if config.record.looked_at and self.adapter is not None and self.adapter.kind == FORMAT:
+        if config.record.looked_at and isinstance(self.adapter, IPAdapter):
             # its tokens have no known patches
             config = replace(config, record=replace(config.record, looked_at=False))
         resolved = resolve(self.base, config, several)
@@ -303,7 +302,7 @@ class CustomContrast:
         about = (
             {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
         )
-        if self.adapter is not None and self.adapter.kind == FORMAT:
+        if isinstance(self.adapter, IPAdapter):
             about = {"format": FORMAT, "kind": self.adapter.config.kind}
         yield Result(
             images=images,
@@ -322,10 +321,13 @@ class CustomContrast:
 
     def _sources(self, subjects: Sequence[Subject], t: torch.Tensor) -> list[torch.Tensor]:
         """Per subject, the reference patches its visual tokens come from at timestep t: (L, n, references, patches)."""
+        adapter = self.adapter
+        if not isinstance(adapter, Adapter):
+            return []
         t = torch.as_tensor([t.item()], device=self.base.device)
-        with on_device(self.base.device, self.adapter):
+        with on_device(self.base.device, adapter):
             return [
-                token_sources(self.adapter.encoder, subject.features, t, len(subject.segmentations))[0]
+                token_sources(adapter.encoder, subject.features, t, len(subject.segmentations))[0]
                 for subject in subjects
             ]
 
@@ -342,7 +344,7 @@ class CustomContrast:
                 self._latent_rgb = fit_latent_rgb(self.base)
         return to_pictures(self._latent_rgb.pixels(z, self.base.scale_factor))
 
-    def _decode(self, z: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    def _decode(self, z: Tensor, output_type: str) -> Any:
         """Latents (N, C, h, w) -> pictures, as `Result.images` holds them."""
         if output_type == "latent":
             return z
@@ -366,6 +368,13 @@ def resolve_adapter(
     if image_encoder is None and is_ip_adapter(file) and not is_folder(Path(weights) / "image_encoder"):
         image_encoder = read_config(file)[0].image_encoder
     return file, image_encoder
+
+
+def _one_each(generator: torch.Generator | Sequence[torch.Generator] | None) -> Any:
+    """One generator per picture, as a tuple; what is none of these is left for `GenerationConfig` to name."""
+    if isinstance(generator, torch.Generator):
+        return (generator,)
+    return tuple(generator) if isinstance(generator, list | tuple) else generator
 
 
 class _Clock:

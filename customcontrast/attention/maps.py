@@ -64,6 +64,11 @@ class MapRecorder:
         self._looked: list[dict[Size, Tensor]] = [{} for _ in sources]
         self._seen: set[tuple[str, int]] = set()
 
+    @property
+    def token_list(self) -> list[int]:
+        """The recorded tokens' places in the prompt."""
+        return list(range(self.tokens)) if isinstance(self.tokens, int) else self.tokens
+
     def keeps(self, layer: int) -> bool:
         """Whether this layer is one of `layers`."""
         return self.layers is None or layer in self.layers

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 
 from customcontrast.attention.location import ownership_weights
 from customcontrast.attention.state import SubjectBranch, SubjectState, level_size
@@ -34,7 +35,7 @@ class SubjectProcessor(AttnProcessor2_0):
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | SubjectState | None = None,
         attention_mask: Tensor | None = None,
@@ -119,7 +120,7 @@ class SubjectProcessor(AttnProcessor2_0):
             out, seen = self.visual_attention(Q, branch, explicit=recorder is not None)
             if seen is not None and branch.sink:
                 masses.append(seen.sum(dim=-1))
-            if seen is not None and recorder.sources:
+            if seen is not None and recorder is not None and recorder.sources:
                 recorder.add_looked(self.layer, size, k, seen)
             if absent:
                 continue
@@ -128,7 +129,7 @@ class SubjectProcessor(AttnProcessor2_0):
                 out = out * where.to(out.dtype)
             out = out * strength(branch, self.layer, out)
             total = out if total is None else total + out
-        if masses:
+        if masses and recorder is not None:
             recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
         for branch in state.everywhere:
             if not branch.absent(self.layer):

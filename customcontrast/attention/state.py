@@ -114,11 +114,12 @@ class SubjectState:
 
     def positions(self) -> Tensor | None:
         """p of all subjects over the text tokens, (R or 1, K, S) of 0 and 1; None where no subject has S*."""
-        if not self.branches or self.branches[0].positions is None:
+        positions = [branch.positions for branch in self.branches if branch.positions is not None]
+        if not self.branches or len(positions) < len(self.branches):
             return None
         if "positions" not in self._made:
-            rows = max(len(branch.positions) for branch in self.branches)
-            self._made["positions"] = torch.stack([b.positions.expand(rows, -1) for b in self.branches], dim=1)
+            rows = max(len(p) for p in positions)
+            self._made["positions"] = torch.stack([p.expand(rows, -1) for p in positions], dim=1)
         return self._made["positions"]
 
     def padding_bias(self, dtype: torch.dtype) -> Tensor | None:
@@ -137,6 +138,8 @@ class SubjectState:
         -> M (R, K, h·w), and what to add to the text logits (rows, 1, h·w, S) so that the S* columns of the softmax
         are multiplied by M and its rows renormalised: log M there, 0 elsewhere and in the unconditional rows.
         """
+        if self.masks is None:
+            raise ValueError("SubjectState: masks_at needs location masks; this state has none.")
         if level not in self._made:
             size = level_size(self.size, level)
             masks = F.interpolate(self.masks.float(), size, mode="bilinear", antialias=True).flatten(2).clamp(0, 1)

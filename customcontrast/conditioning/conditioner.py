@@ -18,7 +18,8 @@ from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt
 from customcontrast.conditioning.text_encoder import encode_rows
-from customcontrast.ip_adapter import FORMAT, IPAdapter
+from customcontrast.errors import ConfigError
+from customcontrast.ip_adapter import IPAdapter
 from customcontrast.subject import Subject
 
 ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
@@ -106,7 +107,14 @@ class Conditioner:
     @property
     def placeholder_tokens(self) -> int:
         """n, tokens of S* in the prompt of a subject."""
-        return self.adapter.config.placeholder_tokens
+        return self.loaded.config.placeholder_tokens
+
+    @property
+    def loaded(self) -> Adapter | IPAdapter:
+        """The adapter. Raises ConfigError where there is none."""
+        if self.adapter is None:
+            raise ConfigError("generate: no adapter is loaded; pass adapter=FILE to CustomContrast.load.", "adapter")
+        return self.adapter
 
     def tokenized(self, prompt: str | ParsedPrompt, subjects: Sequence[Subject]) -> TokenizedPrompt:
         """The prompt as the text encoders read it, with S* of each subject."""
@@ -138,7 +146,7 @@ class Conditioner:
     def unconditional(self, negative_prompt: str, encoders: bytes | None = None) -> TextContext:
         """The empty (or negative) prompt, without any subject. encoders: `Conditions.encoders` of the run, if known."""
         context = self._text(encode_prompt(self.base, negative_prompt), encoders or self.fingerprint())
-        if self.base.zero_empty_prompt and not negative_prompt:
+        if self.base.zero_empty_prompt and not negative_prompt and context.pooled is not None:
             return replace(context, hidden=torch.zeros_like(context.hidden), pooled=torch.zeros_like(context.pooled))
         return context
 
@@ -177,17 +185,18 @@ class Conditioner:
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
-        if self.adapter.kind == FORMAT:
-            nothing = self.adapter.nothing(self.base)
-            return self.cache.get(("subject", subject.key), lambda: self.adapter.at(subject.features, nothing=nothing))
+        adapter = self.loaded
+        if isinstance(adapter, IPAdapter):
+            nothing = adapter.nothing(self.base)
+            return self.cache.get(("subject", subject.key), lambda: adapter.at(subject.features, nothing=nothing))
 
         def make() -> AdapterOutput:
             t = torch.tensor(timesteps, device=self.base.device)
-            visual = self.adapter.encoder.visual(subject.features)
-            c = self.adapter.config
+            visual = adapter.encoder.visual(subject.features)
+            c = adapter.config
             a_row = c.heads * (c.text_queries + 1) * subject.features.shape[1]
             chunk = max(1, min(ENCODER_ROWS, ENCODER_WEIGHTS // a_row) // c.num_layers)
-            return AdapterOutput.cat([self.adapter.at(subject.features, part, visual) for part in t.split(chunk)])
+            return AdapterOutput.cat([adapter.at(subject.features, part, visual) for part in t.split(chunk)])
 
         return self.cache.get(("subject", subject.key, timesteps), make)
 

@@ -5,13 +5,13 @@ Training and inference both go: parse_prompt -> tokenize -> Adapter -> encode_co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from customcontrast.attention.maps import MapRecorder
 from customcontrast.attention.state import SubjectBranch, SubjectState
@@ -72,9 +72,14 @@ def joined(contexts: Sequence[TextContext]) -> TextContext:
     first = padded[0]
     return TextContext(
         torch.cat([c.hidden for c in padded]),
-        None if first.pooled is None else torch.cat([c.pooled for c in padded]),
-        None if first.lengths is None else torch.cat([c.lengths for c in padded]),
+        None if first.pooled is None else _together(c.pooled for c in padded),
+        None if first.lengths is None else _together(c.lengths for c in padded),
     )
+
+
+def _together(parts: Iterable[Tensor | None]) -> Tensor:
+    """Parts that are all there, row after row."""
+    return torch.cat([part for part in parts if part is not None])
 
 
 def encode_prompt(
@@ -124,7 +129,7 @@ def encode_contexts(
         else:
             h, p = _encode_each(base, encoder, embeds, prompts, positions, tokens, rows, clip_skip)
         hidden.append(h)
-        if hasattr(encoder, "text_projection"):
+        if p is not None and hasattr(encoder, "text_projection"):
             pooled = p.mean(dim=1)
     lengths = torch.tensor(ends) + 1 if base.masks_padding else None
     return TextContext(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled, lengths)
@@ -132,7 +137,7 @@ def encode_contexts(
 
 def _encode_each(
     base: BaseModel,
-    encoder: nn.Module,
+    encoder: Any,
     embeds: Tensor,
     prompts: Sequence[TokenizedPrompt],
     positions: Tensor,
@@ -149,12 +154,12 @@ def _encode_each(
     hidden = torch.cat([h for h, _ in encoded]).unflatten(0, (B, L))
     if encoded[0][1] is None:
         return hidden, None
-    return hidden, torch.cat([p for _, p in encoded]).unflatten(0, (B, L))
+    return hidden, _together(p for _, p in encoded).unflatten(0, (B, L))
 
 
 def _encode_together(
     base: BaseModel,
-    encoder: nn.Module,
+    encoder: Any,
     embeds: Tensor,
     prompts: Sequence[TokenizedPrompt],
     positions: Tensor,
@@ -227,6 +232,7 @@ def subject_state(
     places = None
     by_noun = bool(outputs) and outputs[0].by_noun
     layer_scales = layer_scales or [None] * len(outputs)
+    places = torch.empty(0)
     if outputs:
         rows = [prompt.noun_rows if by_noun else prompt.position_rows for prompt in prompts]
         places = torch.stack([row[:, :longest] for row in rows]).to(base.device)
@@ -246,10 +252,10 @@ def subject_state(
     )
     lengths = None
     if context.lengths is not None:
-        lengths = torch.cat([group.lengths for group in groups]).repeat_interleave(repeat)
+        lengths = _together(group.lengths for group in groups).repeat_interleave(repeat)
     pooled = None
     if context.pooled is not None:
-        pooled = torch.cat([group.pooled for group in groups]).repeat_interleave(repeat, dim=0)
+        pooled = _together(group.pooled for group in groups).repeat_interleave(repeat, dim=0)
     return SubjectState(
         text=tuple(group.hidden for group in groups),
         size=(int(size[0]), int(size[1])),
