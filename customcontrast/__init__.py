@@ -17,6 +17,7 @@ _HOME = {
     "CustomContrast": "customcontrast.pipeline",
     "CustomContrastPipeline": "customcontrast.integrations.diffusers_pipeline",
     "ConfigError": "customcontrast.errors",
+    "IPAdapter": "customcontrast.ip_adapter",
     "EncoderConfig": "customcontrast.config",
     "GenerationConfig": "customcontrast.config",
     "Layout": "customcontrast.layout",
@@ -30,9 +31,11 @@ _HOME = {
     "Subject": "customcontrast.subject",
     "SubjectLayout": "customcontrast.layout",
     "UserError": "customcontrast.errors",
-    "load_adapter": "customcontrast.adapter",
+    "WholePicture": "customcontrast.subject",
+    "fit_latent_rgb": "customcontrast.previews",
+    "load_adapter": "customcontrast.adapter_files",
     "load_base": "customcontrast.base_model",
-    "save_adapter": "customcontrast.adapter",
+    "save_adapter": "customcontrast.adapter_files",
 }
 
 __all__ = sorted(_HOME)

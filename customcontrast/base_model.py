@@ -25,7 +25,7 @@ from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
 from customcontrast.errors import BaseModelError, HubError
-from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, pipeline_folder
+from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
 from customcontrast.specs import BASES, BaseSpec
 from customcontrast.toyland.autoencoder import PatchAutoencoder
@@ -174,8 +174,8 @@ def load_base(
             f"load_base: the {name} weights are missing from customcontrast/weights/{name}; "
             "train them with train/base/pretrain.py, or pass weights=FOLDER."
         )
-    single = source.endswith(".safetensors") and _is_file(source)
-    local = single or len(source) <= 1000 and _is_folder(source)
+    single = source.endswith(".safetensors") and is_file(source)
+    local = single or len(source) <= 1000 and is_folder(source)
     if weights is not None and not local and not HUB_ID.fullmatch(source):
         shown = source[:100]
         raise BaseModelError(
@@ -231,7 +231,7 @@ def load_base(
             vision_source, vision_folder, processor_folder = str(encoder_folder(encoder_name, half)), "", ""
         except HubError as error:
             raise BaseModelError(f"load_base: {error}") from error
-        encoder_name = "" if _is_folder(encoder_name) else encoder_name
+        encoder_name = "" if is_folder(encoder_name) else encoder_name
     vision = transformer(CLIPVisionModelWithProjection, vision_folder, vision_source)
     processor_file = Path(vision_source) / processor_folder / "preprocessor_config.json"
     if processor_folder or processor_file.is_file():
@@ -270,7 +270,7 @@ def same_encoder(known: Any, here: dict[str, Any] | None) -> bool:
     that are let through (bfloat16: 2⁻⁹ of a weight).
     """
     theirs = known.get("signature") if isinstance(known, dict) else None
-    if here is None or not isinstance(theirs, list) or not all(isinstance(x, int | float) for x in theirs):
+    if here is None or not isinstance(theirs, list) or not all(isinstance(x, float) for x in theirs):
         return True
     ours = here["signature"]
     return len(ours) == len(theirs) and all(math.isclose(a, b, rel_tol=2e-3) for a, b in zip(ours, theirs, strict=True))
@@ -291,7 +291,7 @@ def _fetched(spec: BaseSpec, repo: str, half: bool, settings_only: bool) -> str:
 def _read_single_file(spec: BaseSpec, file: str, settings: str, dtype: torch.dtype) -> Any:
     """diffusers' pipeline of one checkpoint file, with the settings of the base's own repository."""
     cls = diffusers.StableDiffusionXLPipeline if spec.pooled else diffusers.StableDiffusionPipeline
-    options = {} if spec.pooled else {"safety_checker": None}
+    options = dict.fromkeys(("image_encoder", "feature_extractor", *(() if spec.pooled else ("safety_checker",))))
 
     def load() -> Any:
         return cls.from_single_file(file, config=settings, torch_dtype=dtype, local_files_only=True, **options)
@@ -324,20 +324,6 @@ def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
             f"load_base: cannot read {folder or 'the model'!r} of {source!r} for base {name!r} ({reason}); "
             "pass weights=FOLDER, a diffusers pipeline folder with safetensors weights."
         ) from error
-
-
-def _is_folder(source: str) -> bool:
-    try:
-        return Path(source).is_dir()
-    except (OSError, ValueError):  # a name that no file system takes
-        return False
-
-
-def _is_file(source: str) -> bool:
-    try:
-        return Path(source).is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:

@@ -224,6 +224,9 @@ LIMITS: dict[str, Limit] = {
     "guidance_rescale": Limit(0, 1, 0, 1),
     "clip_skip": Limit(0, 100, 0, 12, whole=True),
     "side": Limit(8, 8192, 32, 2048, whole=True),  # px, of a generated picture
+    "area": Limit(64, 8192**2, 32**2, 1536**2, whole=True),  # px, of a generated picture
+    "azimuth": Limit(-180, 180, -180, 180),  # degrees, see `layout.SubjectLayout`
+    "elevation": Limit(-90, 90, 3, 40),  # degrees of the camera above the ground; the base was trained with 3 to 40
 }
 MAX_SUBJECTS = 4  # in one picture
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded

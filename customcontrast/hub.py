@@ -25,6 +25,8 @@ __all__ = [
     "encoder_folder",
     "fp16_only",
     "in_cache",
+    "is_file",
+    "is_folder",
     "is_name",
     "pipeline_folder",
 ]
@@ -90,6 +92,22 @@ ADAPTERS: dict[tuple[str, str], Published] = {
 NAMES = tuple(dict.fromkeys(name for name, _ in ADAPTERS))
 
 
+def is_file(source: str | Path) -> bool:
+    """Whether this is a file here; False for what no file system takes as a name."""
+    try:
+        return Path(source).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether this is a folder here; False for what no file system takes as a name."""
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def is_name(source: str) -> bool:
     """Whether this names an adapter of the hub (`adapter_file`), not a file here."""
     return source in NAMES or _HUB_PATH.fullmatch(source) is not None
@@ -116,7 +134,7 @@ def adapter_file(source: str | Path, base: str) -> Path:
         return _download(published.repo, published.path, published)
     if text.endswith(_PICKLES):
         raise HubError(f"adapter={text!r} is a pickle, which may run code; take the .safetensors file of that name.")
-    match = None if Path(text).is_file() else _HUB_PATH.fullmatch(text)
+    match = None if is_file(text) else _HUB_PATH.fullmatch(text)
     if match is None:
         return Path(source)
     if not text.endswith(".safetensors"):
@@ -131,7 +149,7 @@ def encoder_folder(source: str | Path, half: bool = False) -> Path:
     half: take half-precision weights where there are any. Raises HubError with one sentence.
     """
     text = str(source)
-    if Path(text).is_dir():
+    if is_folder(text):
         return Path(text)
     match = _HUB_PATH.fullmatch(text)
     if match is None and not HUB_ID.fullmatch(text):

@@ -91,7 +91,7 @@ class IPAdapterConfig:
                 return cls("pooled", image_width, width, layers, rows // width)
             image_width, width = shapes["image_proj.proj.0.weight"][1], shapes["image_proj.proj.3.weight"][0]
             return cls("full", image_width, width, layers)
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
             raise CheckpointError(f"load_adapter: {name} has no known IP-Adapter layout (no {error}).") from error
 
     @property

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from customcontrast.attention.maps import MapRecorder, Size
+from customcontrast.attention.maps import Size
 from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.config import RecordConfig
-
-
-class RecordedMaps(Protocol):
-    """What is read from the recorder of one step: `MapRecorder`, or the joined one of several passes."""
-
-    def mean(self, kind: str, grid: Size) -> Tensor | None:
-        """Mean over the layers of one kind, (R, c, h, w)."""
-
-    def looked(self, subject: int, grid: Size) -> Tensor | None:
-        """Where each place looked, (R, h, w, references, patches)."""
-
-    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
-        """Means over the layers of each resolution, by kind."""
+from customcontrast.denoiser import MapRequest, Maps
 
 
 class MapCollector:
     """Collects the maps of one run, as float16 on the CPU: those that RecordConfig requests, and no others.
 
-    `recorder` before each step, `write` after it, `arrays` and `looked_at` at the end.
+    `request` before each step, `write` after it, `arrays` and `looked_at` at the end.
     """
 
     def __init__(
@@ -62,40 +50,29 @@ class MapCollector:
         requested = self.record.looked_at and self.subjects > 0 and (step - 1) % self.record.looked_at_every == 0
         return requested and self.record.keeps(step)
 
-    def recorder(
-        self,
-        step: int,
-        maps_needed: bool,
-        sources: Sequence[Tensor] = (),
-        tokens: Sequence[int] | None = None,
-    ) -> MapRecorder | None:
-        """A recorder for this step (from 1), or None where nothing is to be recorded.
-
-        It takes the requested tokens where the step is requested, else the subjects' maps alone, for the mask.
-        maps_needed: whether the mask needs them. sources: see MapRecorder. tokens: positions of the tokens, in a prompt
-        other than the run's (a pass of its own).
-        """
+    def request(self, step: int, for_masks: bool, sources: Sequence[Tensor] = ()) -> MapRequest | None:
+        """The maps that are wanted of this step (from 1): the requested tokens if it is recorded, the subjects alone
+        if only a mask needs them, else none. sources: see `MapRecorder`."""
         if self.record.keeps(step):
-            tokens = self.tokens if tokens is None else tokens
-            return MapRecorder(tokens, self.record.layers, maps_needed, sources, self.normalize)
-        return MapRecorder(normalize=self.normalize) if maps_needed else None
+            return MapRequest(self.tokens, self.record.layers, for_masks, sources, self.normalize)
+        return MapRequest(normalize=self.normalize) if for_masks else None
 
-    def write(self, step: int, recorder: RecordedMaps | None, masks: Tensor | None) -> np.ndarray | None:
+    def write(self, step: int, maps: Maps | None, masks: Tensor | None) -> np.ndarray | None:
         """Add the maps of a finished step (from 1). Returns its masks (images, K, h, w), float32, or None."""
         array = None if masks is None else masks.float().cpu().numpy()
         if array is not None:
             self.masks.append(array)
-        if recorder is None or not self.record.keeps(step):
+        if maps is None or not self.record.keeps(step):
             return array
         self.map_steps.append(step)
-        for kind, kept in self.maps.items():
-            maps = recorder.mean(kind, self.grid)
-            if maps is not None:
-                kept.append(maps.half().cpu().numpy())
+        for kind, recorded in self.maps.items():
+            mean = maps.mean(kind, self.grid)
+            if mean is not None:
+                recorded.append(mean.half().cpu().numpy())
         if self.record.by_resolution:
-            self._add_resolutions(recorder)
+            self._add_resolutions(maps)
         if self.looks(step):
-            looked = [maps for k in range(self.subjects) if (maps := recorder.looked(k, self.grid)) is not None]
+            looked = [found for k in range(self.subjects) if (found := maps.looked(k, self.grid)) is not None]
             self.looks_taken += 1
             self.looked = [a + b for a, b in zip(self.looked, looked, strict=True)] if self.looked else looked
         return array
@@ -110,8 +87,8 @@ class MapCollector:
         T = max(self.looks_taken, 1)
         return [(looked / T).unflatten(-1, patches).half().cpu().numpy() for looked in self.looked]
 
-    def _add_resolutions(self, recorder: RecordedMaps) -> None:
-        for size, kinds in recorder.by_resolution().items():
+    def _add_resolutions(self, step: Maps) -> None:
+        for size, kinds in step.by_resolution().items():
             sums = self.sums.setdefault(size, {})
             for kind, maps in kinds.items():
                 sums[kind] = sums[kind] + maps.float() if kind in sums else maps.float()

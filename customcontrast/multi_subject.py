@@ -1,7 +1,7 @@
 """What the UNet says of one step: all subjects in one call, or each subject in a pass of its own.
 
 One call is the paper's way. A small base mixes two subjects that way, whatever masks keep them apart: what one pass
-draws is one thing in the middle. `SeparatePasses` is MultiDiffusion (Bar-Tal et al. 2023) with a shift: the prompt of
+draws is one thing in the middle. `SeparateDenoiser` is MultiDiffusion (Bar-Tal et al. 2023) with a shift: the prompt of
 pass k speaks of subject k alone, and the latents are moved along the width until its place is in the middle. The
 predictions, moved back, are mixed pixel by pixel (their Eq. 5).
 """
@@ -9,26 +9,23 @@ predictions, moved back, are mixed pixel by pixel (their Eq. 5).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from customcontrast.attention import MapRecorder, aggregate, unet_forward
+from customcontrast.attention import MapRecorder
 from customcontrast.attention.maps import Size, resize
-from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
-from customcontrast.conditioning.conditioner import Conditioner, Conditions
+from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
-from customcontrast.conditioning.text_context import TextContext, subject_state
 from customcontrast.config import ResolvedConfig
+from customcontrast.denoiser import Denoiser, JointDenoiser, MapRequest
 from customcontrast.layout import Layout
 from customcontrast.layout_channels import layout_channels
-from customcontrast.map_collector import MapCollector
 from customcontrast.run_settings import drawn_masks, picture_layouts
-from customcontrast.sampling import rescaled
 from customcontrast.subject import Subject
 
 SHARPNESS = 12.0  # of the softmax that gives a pixel to a subject; a mask is 1 where it is surest
@@ -37,83 +34,11 @@ INWARD = 0.9  # how far from the middle a place in a row of subjects is, in widt
 
 
 @dataclass(frozen=True, eq=False)
-class OnePass:
-    """All subjects in one UNet call, each under its own mask."""
-
-    base: BaseModel
-    config: ResolvedConfig
-    conditions: Conditions
-    unconditional: TextContext | None  # None = without classifier-free guidance
-    strengths: Sequence[float]  # λ of each subject
-    layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
-    layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
-    everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
-    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    @property
-    def prompt(self) -> TokenizedPrompt:
-        return self.conditions.prompt
-
-    def recorder(
-        self, collector: MapCollector, step: int, asked: bool, sources: Sequence[Tensor]
-    ) -> MapRecorder | None:
-        """A recorder for this step, or None if nobody wants its maps."""
-        return collector.recorder(step, asked, sources)
-
-    def aggregate(self, recorder: MapRecorder) -> Tensor | None:
-        """A of Eq. 8 for each subject, (N, K, h, w)."""
-        return aggregate(recorder)
-
-    def owned(self, masks: Tensor | None) -> Tensor | None:
-        """The masks (N, K, h, w) as they are shown: these."""
-        return masks
-
-    def predict(
-        self,
-        scheduler: Any,
-        z: Tensor,
-        t: Tensor,
-        recorder: MapRecorder | None,
-        masks: Tensor | None,
-        masked: Sequence[bool],
-    ) -> Tensor:
-        """The guided prediction for z (N, C, h, w) at t. masks, masked: as `Masker.at` gives them."""
-        context, outputs = self.conditions.at(t.item())
-        state = subject_state(
-            self.base,
-            context,
-            [self.prompt],
-            outputs,
-            size=(z.shape[-2], z.shape[-1]),
-            strengths=self.strengths,
-            layer_scales=self.layer_scales,
-            everywhere=self.everywhere,
-            unconditional=self.unconditional,
-            repeat=len(z),
-            masks=masks,
-            masked=masked,
-            location=self.config.location,
-            recorder=recorder,
-            steady=self.conditions.steady,
-            kept=self.kept,
-        )
-        guided = self.unconditional is not None
-        z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
-        layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
-        prediction = unet_forward(self.base, z_in, t, state, layout)
-        if not guided:
-            return prediction
-        without, with_prompt = prediction.chunk(2)
-        mixed = without + self.config.guidance_scale * (with_prompt - without)
-        return rescaled(mixed, with_prompt, self.config.guidance_rescale)
-
-
-@dataclass(frozen=True, eq=False)
-class SeparatePasses:
+class SeparateDenoiser:
     """One pass for each of K subjects; the maps they leave are those of the whole picture again."""
 
     prompt: TokenizedPrompt  # of all subjects: what the maps' tokens refer to
-    passes: tuple[OnePass, ...]
+    passes: tuple[JointDenoiser, ...]
     places: tuple[dict[int, int], ...]  # for each pass, which token of `prompt` each of its own tokens is
     shifts: tuple[int, ...]  # latent cells to the right that bring subject k into the middle
     prior: Tensor  # (K, h, w) in [0, 1]: whose part of the picture a latent cell is
@@ -123,40 +48,30 @@ class SeparatePasses:
         """The tokens of `prompt` that every pass has."""
         return set.intersection(*(set(places.values()) for places in self.places))
 
-    def recorder(
-        self, collector: MapCollector, step: int, asked: bool, sources: Sequence[Tensor]
-    ) -> JoinedRecorder | None:
-        """One recorder for each pass, read as one; None if nobody wants this step's maps."""
-        parts = []
-        for k, places in enumerate(self.places):
-            wanted = [own for own, place in places.items() if place in collector.tokens]
-            parts.append(collector.recorder(step, asked, sources[k : k + 1], wanted))
-        return None if parts[0] is None else JoinedRecorder(self, parts, collector.tokens)
-
-    def aggregate(self, recorder: JoinedRecorder) -> Tensor | None:
-        """A of Eq. 8 for each subject, from its own pass, (N, K, h, w)."""
-        return recorder.joined([aggregate(part) for part in recorder.parts])
-
     def predict(
         self,
         scheduler: Any,
         z: Tensor,
         t: Tensor,
-        recorder: JoinedRecorder | None,
+        request: MapRequest | None,
         masks: Tensor | None,
         masked: Sequence[bool],
-    ) -> Tensor:
-        """As `OnePass.predict`."""
+    ) -> tuple[Tensor, JoinedMaps | None]:
+        """As `Denoiser.predict`: each subject's own prediction, moved back and mixed."""
         weights = self.weights(masks, len(z))
-        if recorder is not None:
-            recorder.weights = weights
-        masks, total = _within(masks, weights), torch.zeros_like(z)
+        masks, total, parts = _within(masks, weights), torch.zeros_like(z), []
         for k, (one, cells) in enumerate(zip(self.passes, self.shifts, strict=True)):
             own = None if masks is None else shifted(masks[:, k : k + 1], cells, z.shape[-1])
-            part = None if recorder is None else recorder.parts[k]
-            moved = one.predict(scheduler, z.roll(cells, -1), t, part, own, masked[k : k + 1])
+            part = None if request is None else self._part(request, k)
+            moved, maps = one.predict(scheduler, z.roll(cells, -1), t, part, own, masked[k : k + 1])
             total += weights[:, k : k + 1].to(z.dtype) * moved.roll(-cells, -1)
-        return total
+            parts += [] if maps is None else [maps]
+        return total, None if request is None else JoinedMaps(self, parts, request.tokens, weights)
+
+    def _part(self, request: MapRequest, k: int) -> MapRequest:
+        """The request in terms of pass k: its own tokens, its own subject's references."""
+        own = [token for token, place in self.places[k].items() if place in request.tokens]
+        return replace(request, tokens=own, sources=request.sources[k : k + 1])
 
     def owned(self, masks: Tensor | None) -> Tensor | None:
         """The masks (N, K, h, w), each where the place is its subject's."""
@@ -172,18 +87,25 @@ class SeparatePasses:
         return (SHARPNESS * (sure + PRIOR * self.prior)).softmax(dim=-3).expand(images, -1, -1, -1)
 
 
-class JoinedRecorder:
+class JoinedMaps:
     """The recorders of all passes, moved back and read as `MapRecorder` is read.
 
     A token that all passes have: each place shows the map of the subject it belongs to. A token of one subject's own
     words has its own pass's map; one that no pass has ("and") has none, zeros.
     """
 
-    def __init__(self, whole: SeparatePasses, parts: list[MapRecorder], tokens: Sequence[int]) -> None:
+    def __init__(
+        self, whole: SeparateDenoiser, parts: list[MapRecorder], tokens: Sequence[int], weights: Tensor
+    ) -> None:
+        """weights: whose each place is, (N, K, h, w)."""
         self.whole = whole
         self.parts = parts
         self.tokens = list(tokens)
-        self.weights: Tensor | None = None  # whose each place is (N, K, h, w); set by the step that is recorded
+        self.weights = weights
+
+    def location(self) -> Tensor | None:
+        """A of Eq. 8 for each subject, from its own pass, (N, K, h, w)."""
+        return self.joined([part.location() for part in self.parts])
 
     def joined(self, maps: Sequence[Tensor | None]) -> Tensor | None:
         """One map (N, 1, h, w) of each subject -> (N, K, h, w); None where there are none."""
@@ -240,7 +162,7 @@ def _within(masks: Tensor | None, weights: Tensor) -> Tensor | None:
     return None if masks is None else masks * resize(weights, tuple(masks.shape[-2:])).to(masks)
 
 
-def make_passes(
+def make_denoiser(
     base: BaseModel,
     conditioner: Conditioner,
     config: ResolvedConfig,
@@ -248,7 +170,7 @@ def make_passes(
     pictures: Sequence[Subject],
     timesteps: Tensor,
     size: Size,
-) -> OnePass | SeparatePasses:
+) -> Denoiser:
     """Conditions of all timesteps (T,), and how they are put to the UNet.
 
     pictures: style and layout pictures, which act everywhere. size: (h, w) of the latents.
@@ -257,12 +179,12 @@ def make_passes(
     layouts = picture_layouts(base, config, subjects) if base.layout_channels else []
     everywhere = conditioner.everywhere(pictures)
 
-    def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> OnePass:
+    def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> JointDenoiser:
         conditions = conditioner.conditions(prompt, some, timesteps, config.clip_skip)
         without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
         strengths, scales = [config.subject_scale * s.strength for s in some], [s.layer_scales for s in some]
-        return OnePass(base, config, conditions, without, strengths, where, scales, everywhere)
+        return JointDenoiser(base, config, conditions, without, strengths, where, scales, everywhere)
 
     if not config.location.apart or len(subjects) < 2:
         return one(config.prompt, subjects, layouts)
@@ -279,7 +201,7 @@ def make_passes(
         same = {mine: theirs for ours, full in pairs for mine, theirs in zip(ours, full, strict=False)}
         ends = {0: 0, passes[-1].prompt.end: whole.end}
         places.append(dict(sorted((ends | same).items())))
-    return SeparatePasses(whole, tuple(passes), tuple(places), shifts, prior)
+    return SeparateDenoiser(whole, tuple(passes), tuple(places), shifts, prior)
 
 
 def _alone(layout: Layout | None, place: int, right: float) -> Layout | None:

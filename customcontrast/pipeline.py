@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter
 from customcontrast.attention import Masker, install_processors
 from customcontrast.attention.state import level_size
 from customcontrast.base_model import BaseModel, load_base
@@ -24,11 +25,11 @@ from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
 from customcontrast.encoder import token_sources
 from customcontrast.errors import CheckpointError, ConfigError, HubError
-from customcontrast.hub import adapter_file
+from customcontrast.hub import adapter_file, is_file, is_folder
 from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
-from customcontrast.multi_subject import make_passes
+from customcontrast.multi_subject import make_denoiser
 from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
 from customcontrast.previews import LatentRGB, fit_latent_rgb
@@ -77,9 +78,9 @@ class CustomContrast:
         image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default the weights' own, else
         the one that the adapter was published with. Raises ValueError with one sentence.
         """
-        source = str(weights or (BASES[base].weights if base in BASES else ""))
+        source = str(weights or (BASES[base].weights if isinstance(base, str) and base in BASES else ""))
         beside = Path(source) / "adapter.safetensors"
-        if adapter is None and beside.is_file():
+        if adapter is None and is_file(beside):
             adapter = beside
         file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
         model = load_base(base, weights, device, dtype, image_encoder)
@@ -257,7 +258,7 @@ class CustomContrast:
         timesteps = scheduler.timesteps
         size = (config.height // base.scale_factor, config.width // base.scale_factor)
         with on_device(base.device, *base.text_encoders, self.adapter):
-            passes = make_passes(base, self.conditioner, config, subjects, pictures, timesteps, size)
+            denoiser = make_denoiser(base, self.conditioner, config, subjects, pictures, timesteps, size)
         clock.lap("conditioning")
 
         generators = config.generator or [torch.Generator().manual_seed(config.seed + i) for i in range(N)]
@@ -270,7 +271,7 @@ class CustomContrast:
         grid = level_size(size, min(layer.level for layer in base.cross_attention_layers))  # where maps come together
         layers = len(base.cross_attention_layers)
         collector = MapCollector(
-            config.record, passes.prompt, N, len(subjects), grid, layers, config.location.normalize
+            config.record, denoiser.prompt, N, len(subjects), grid, layers, config.location.normalize
         )
         located = [subject.placement.location for subject in subjects]
         masker = Masker(config.location, drawn_masks(config, subjects, grid, base.device), located, N)
@@ -279,12 +280,12 @@ class CustomContrast:
         for step, t in enumerate(timesteps, start=1):
             asked = masks_wanted and masker.asks(step)
             sources = self._sources(subjects, t) if collector.looks(step) else ()
-            recorder = passes.recorder(collector, step, asked, sources)
-            prediction = passes.predict(scheduler, z, t, recorder, *masker.at(step))
+            request = collector.request(step, asked, sources)
+            prediction, maps = denoiser.predict(scheduler, z, t, request, *masker.at(step))
             stepped = scheduler.step(prediction, t, z, **options)
 
-            masker.take(passes.aggregate(recorder) if asked else None)
-            arrays = collector.write(step, recorder, passes.owned(masker.masks))
+            masker.take(maps.location() if asked and maps is not None else None)
+            arrays = collector.write(step, maps, denoiser.owned(masker.masks))
             preview = None
             if config.preview_every and step % config.preview_every == 0:
                 foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
@@ -306,14 +307,14 @@ class CustomContrast:
             about = {"format": FORMAT, "kind": self.adapter.config.kind}
         yield Result(
             images=images,
-            prompt=passes.prompt.text,
-            tokens=list(passes.prompt.tokens),
-            words=[(word, list(places)) for word, places in passes.prompt.words],
+            prompt=denoiser.prompt.text,
+            tokens=list(denoiser.prompt.tokens),
+            words=[(word, list(places)) for word, places in denoiser.prompt.words],
             timesteps=[int(t) for t in timesteps[:step]],
             recipe=recipe(config, (*subjects, *pictures))
             | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
-            truncated=passes.prompt.truncated,
-            notes=list(passes.prompt.notes),
+            truncated=denoiser.prompt.truncated,
+            notes=list(denoiser.prompt.notes),
             seconds=clock.laps,
             looked_at=collector.looked_at(base.image_patches),
             **collector.arrays(),
@@ -362,7 +363,7 @@ def resolve_adapter(
         file = adapter_file(adapter, base)
     except HubError as error:
         raise CheckpointError(f"load_adapter: {error}") from error
-    if image_encoder is None and is_ip_adapter(file) and not (Path(weights) / "image_encoder").is_dir():
+    if image_encoder is None and is_ip_adapter(file) and not is_folder(Path(weights) / "image_encoder"):
         image_encoder = read_config(file)[0].image_encoder
     return file, image_encoder
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = Path(__file__).parent / "weights"  # of the embedded bases
+DEFAULT_BASE = "toyland"  # what the page starts with
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class BaseSpec:
     encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields that suit this size
     image_encoder: str | None = None  # hub id of the CLIP image encoder where the weights bring none
     embedded: bool = False  # its weights come with the package
+    kinds: tuple[str, ...] = ()  # what an embedded base can draw: one noun each; () = anything
 
     @property
     def pooled(self) -> bool:
@@ -49,6 +51,7 @@ _CLIP = TextPart("tokenizer", "text_encoder", "CLIPTextModel")
 _CLIP_2 = TextPart("tokenizer_2", "text_encoder_2", "CLIPTextModelWithProjection")
 _CLIP_L = "openai/clip-vit-large-patch14"
 _SMALL = {"width": 192, "heads": 6}
+_KINDS = ("bear", "cat", "rabbit", "elephant", "duck", "robot", "car", "knight")
 
 BASES: dict[str, BaseSpec] = {
     spec.name: spec
@@ -64,6 +67,7 @@ BASES: dict[str, BaseSpec] = {
             sizes=("96x96", "96x128", "128x96", "128x128"),
             encoder=_SMALL,
             embedded=True,
+            kinds=_KINDS,
         ),
         BaseSpec(
             "toyland2",
@@ -76,6 +80,7 @@ BASES: dict[str, BaseSpec] = {
             sizes=("192x192", "192x256", "256x192"),
             encoder=_SMALL,
             embedded=True,
+            kinds=(*_KINDS, "dog", "backpack", "teapot", "vase"),
         ),
         BaseSpec(
             "sd15",

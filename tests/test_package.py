@@ -45,9 +45,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_page_and_no_logs(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_BYTES
     names = zipfile.ZipFile(wheel).namelist()
-    needed = ("weights/toyland/adapter.safetensors", "weights/toyland2/base.json", "ui/examples/prompts.json",
-              "ui/examples/bear.png")  # fmt: skip
-    assert {f"customcontrast/{name}" for name in needed} <= set(names)
+    wanted = ("weights/toyland/adapter.safetensors", "weights/toyland2/base.json", "ui/examples/prompts.json",
+              "ui/examples/bear.png", "ui/static/page.css")  # fmt: skip
+    assert {f"customcontrast/{name}" for name in wanted} <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert tops == {"customcontrast", f"customcontrast-{PROJECT['version']}.dist-info"}
     assert not [name for name in names if re.search(r"\.jsonl$|/training/|__pycache__", name)]
@@ -60,7 +60,13 @@ def test_an_installed_wheel_makes_a_picture_outside_the_checkout(wheel: Path, tm
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", str(place), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     picture = place / "customcontrast" / "ui" / "examples" / "bear.png"
-    code = f"import sys\nsys.path.insert(0, {str(place)!r})\nfrom customcontrast.cli import main\nsys.exit(main())"
+    lines = [
+        "import sys",
+        f"sys.path.insert(0, {str(place)!r})",
+        "from customcontrast.cli import main",
+        "sys.exit(main())",
+    ]
+    code = "\n".join(lines)
     asked = ["generate", "--reference", str(picture), "--prompt", "a <bear> on the beach", "--steps", "2"]
     command = [sys.executable, "-I", "-c", code, *asked, "--out", str(tmp_path / "out")]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -15,8 +15,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,6 +32,7 @@ from tests.benchmarks.dry_run import DryRun
 from tests.benchmarks.true_models import adapter_for, base_model
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
+from train.adapter.step import attention_kernel
 from train.adapter.watch import batch_times_similarity
 
 GPUS = {"A100": (312.0, 80), "H100": (989.0, 80), "A10G / 24 GB": (125.0, 24)}  # dense 16-bit TFLOP/s; GB
@@ -142,14 +145,14 @@ def base_tokens(base: BaseModel) -> int:
 # ------------------------------------------------------------------------------------------------------- counting
 
 
-def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig) -> list[Part]:
+def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory: bool = True) -> list[Part]:
     """The parts of a micro-step: forward and backward of each, on the device of the models' weights.
 
     Each part gets what the one before it would give as fresh tensors with gradients; so a part can be counted alone,
-    and all of them together are the step.
+    and all of them together are the step. memory: whether to find what is alive too (on the meta device alone).
     """
     device = next(base.unet.parameters()).device
-    optim, loss, B = config.optim, config.loss, config.optim.batch
+    loss, B = config.loss, config.optim.batch
     side = config.data.size or base.default_size
     latent = (side // base.scale_factor,) * 2
     layers, mfi = len(base.cross_attention_layers), adapter.config
@@ -232,17 +235,17 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig) -> list
         total = unet_forward(here, z, t, state).float().square().mean()
         return total + aggregate(recorder).float().mean() if recorder else total
 
-    steps: list[tuple[str, Callable[[], Tensor], list[nn.Module]]] = [
-        ("autoencoder (z of x)", vae, [base.vae]),
-        ("CLIP image encoder", clip, [base.image_encoder]),
-        ("adapter", mapped, [adapter]),
-        ("text encoders", texts, list(base.text_encoders)),
-        ("UNet", unet, [base.unet]),
+    steps: list[tuple[str, Callable[[], Tensor]]] = [
+        ("autoencoder (z of x)", vae),
+        ("CLIP image encoder", clip),
+        ("adapter", mapped),
+        ("text encoders", texts),
+        ("UNet", unet),
     ]
     if loss.contrast_batch and mfi.textual and (loss.cscl or loss.macl):
-        steps.insert(3, ("pairs for Eq. 4 and 7", pairs, [adapter]))
+        steps.insert(3, ("pairs for Eq. 4 and 7", pairs))
     install_processors(base.unet)
-    return [Part(name, *_counted(run, device)) for name, run, _ in steps if optim.steps]
+    return [Part(name, *_counted(run, device, memory)) for name, run in steps]
 
 
 TEXT_ROWS = 512  # as `AdapterLoss` sends them
@@ -258,6 +261,26 @@ def _prompt(length: int, n: int) -> TokenizedPrompt:
     return TokenizedPrompt((ids,), torch.arange(3, 3 + n)[None], ("",) * (4 + n), (), "")
 
 
+class _Fused(torch.autograd.Function):
+    """What a fused attention keeps for its backward pass: Q, K, V, the result and a log-sum a row, no probabilities."""
+
+    @staticmethod
+    def forward(ctx: Any, Q: Tensor, K: Tensor, V: Tensor) -> Tensor:
+        out = Q.new_empty((*Q.shape[:-1], V.shape[-1]))
+        ctx.save_for_backward(Q, K, V, out, Q.new_empty(Q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        Q, K, V, _, _ = ctx.saved_tensors
+        return torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V)
+
+
+def _fused(Q: Tensor, K: Tensor, V: Tensor, *args: Any, **options: Any) -> Tensor:
+    """Stands for F.scaled_dot_product_attention on the meta device, where torch would write the probabilities out."""
+    return _Fused.apply(Q, K, V)
+
+
 class _NoModules:
     """FlopCounterMode's view of modules: none, only the sum."""
 
@@ -268,16 +291,20 @@ class _NoModules:
     def __exit__(self, *error: object) -> None: ...
 
 
-def _counted(run: Callable[[], Tensor], device: torch.device) -> tuple[float, int]:
-    """FLOP of run and of its backward pass, and the bytes alive at once (0 where the device is not meta)."""
+def _counted(run: Callable[[], Tensor], device: torch.device, memory: bool) -> tuple[float, int]:
+    """FLOP of run and of its backward pass, and the bytes alive at once (0 where nobody asks)."""
     flops = FlopCounterMode(display=False)
     flops.mod_tracker = _NoModules()  # its hooks do not bear modules that are called without gradients
-    with flops:
+    with flops, attention_kernel(device):
         _through(run)
-    if device.type != "meta":
+    if not memory or device.type != "meta":
         return float(flops.get_total_flops()), 0
-    with DryRun() as dry, dry.phase("all"):
-        _through(run)
+    plain, F.scaled_dot_product_attention = F.scaled_dot_product_attention, _fused
+    try:
+        with DryRun() as dry, dry.phase("all"):
+            _through(run)
+    finally:
+        F.scaled_dot_product_attention = plain
     return float(flops.get_total_flops()), dry.peaks["all"]
 
 

@@ -129,6 +129,10 @@ class MapRecorder:
         total = sum((resize(maps, grid) for maps in sums.values()), torch.zeros(())) / count
         return total.permute(0, 2, 3, 1).unflatten(-1, self.sources[subject].shape[-2:])
 
+    def location(self) -> Tensor | None:
+        """`aggregate` of these maps."""
+        return aggregate(self)
+
     def _mean(self, sums: dict[Size, MapSums], kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
         parts = [(getattr(s, kind), s.counts[kind]) for s in sums.values() for kind in kinds]
         parts = [(maps, count) for maps, count in parts if count]

@@ -56,8 +56,9 @@ class SubjectState:
         `SubjectBranch.unconditional`, under the masks of the other half.
     masks: location masks M (R, K, h', w') in [0, 1] of the step before, at any size; None = no mask yet. Rows of
         subjects that are not masked (`SubjectBranch.masked`) are ignored.
-    steady: whether each group is the same at every step of a run; those that are come first. kept: made empty for each
-        run; layers put the keys and values of steady groups there, for the next step. None = computed at each step.
+    steady: whether each group is the same at every step of a run; those that are come first.
+    projected: made empty for each run; layers put the keys and values of steady groups there, for the next step.
+        None = computed at each step.
     lengths: tokens of each row's prompt that text attention may see, (B,) on the CPU; None = all of them.
     """
 
@@ -71,7 +72,7 @@ class SubjectState:
     location: LocationConfig = field(default_factory=LocationConfig)
     recorder: MapRecorder | None = None
     steady: tuple[bool, ...] = ()
-    kept: dict[int, tuple[Tensor, Tensor]] | None = None
+    projected: dict[int, tuple[Tensor, Tensor]] | None = None
     lengths: Tensor | None = None
     added_conditions: dict[str, Tensor] | None = None  # SDXL's pooled text and sizes
     _made: dict[str | int, Any] = field(default_factory=dict, init=False, repr=False)  # once per call: masks of a level
@@ -93,17 +94,17 @@ class SubjectState:
         Where nothing is S+, all rows are projected in one batch, as in the base's own pipeline: equal to the bit.
         """
         steady = [group for group, same in zip(self.text, self.steady, strict=False) if same]
-        if self.kept is None or len(steady) == len(self.text):
-            found = None if self.kept is None else self.kept.get(layer)
+        if self.projected is None or len(steady) == len(self.text):
+            found = None if self.projected is None else self.projected.get(layer)
             found = project(self.context(layer)) if found is None else found
-            if self.kept is not None:
-                self.kept[layer] = found
+            if self.projected is not None:
+                self.projected[layer] = found
             return found
         K, V = project(self._contexts(layer, self.text[len(steady) :]))
         if steady:
-            if layer not in self.kept:
-                self.kept[layer] = project(self._contexts(layer, steady))
-            K, V = (torch.cat(pair) for pair in zip(self.kept[layer], (K, V), strict=True))
+            if layer not in self.projected:
+                self.projected[layer] = project(self._contexts(layer, steady))
+            K, V = (torch.cat(pair) for pair in zip(self.projected[layer], (K, V), strict=True))
         return self._per_picture(K), self._per_picture(V)
 
     @property

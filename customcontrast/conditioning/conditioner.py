@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from customcontrast.adapter import Adapter, AdapterOutput
@@ -47,36 +47,35 @@ class Conditions:
         return self.context.row(0 if self.steady else i), [output.row(i) for output in self.outputs]
 
 
-class Kept:
-    """The latest of what is dear to make. The longest unused leave when all together grow beyond `limit` bytes.
+class TensorCache:
+    """An LRU cache of what is expensive to make, limited in bytes (cachetools); the newest stays whatever its size.
 
-    Threads may share it; two that ask for the same at the same time both make it.
+    Threads may share it; two that request the same at the same time both make it.
     """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self.limit = limit
-        self._items: OrderedDict[tuple[Any, ...], tuple[Any, int]] = OrderedDict()
+        self._items: LRUCache[tuple[Any, ...], tuple[Any, int]] = LRUCache(limit, getsizeof=self._size)
         self._lock = threading.Lock()
+
+    def _size(self, item: tuple[Any, int]) -> int:
+        return min(item[1], self.limit)
 
     def __len__(self) -> int:
         return len(self._items)
 
     def get(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """What is kept under `key` (its first item says what it is), or what `make` makes, from now on kept."""
+        """What is cached under `key` (its first item says what it is), or what `make` makes, cached from now on."""
         with self._lock:
             if key in self._items:
-                self._items.move_to_end(key)
                 return self._items[key][0]
         value = make()
         with self._lock:
             self._items[key] = (value, tensor_bytes(value))
-            self._items.move_to_end(key)
-            while len(self._items) > 1 and sum(size for _, size in self._items.values()) > self.limit:
-                self._items.popitem(last=False)
         return value
 
     def kinds(self) -> list[str]:
-        """First item of each key, oldest first."""
+        """First item of each key."""
         with self._lock:
             return [str(key[0]) for key in self._items]
 
@@ -102,7 +101,7 @@ class Conditioner:
     def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None) -> None:
         self.base = base
         self.adapter = adapter
-        self.kept = Kept()
+        self.cache = TensorCache()
 
     @property
     def placeholder_tokens(self) -> int:
@@ -131,7 +130,7 @@ class Conditioner:
         places = tuple(tokenized.positions.flatten().tolist())
         key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
         tokens = [output.mfi.text_tokens for output in outputs]
-        context = self.kept.get(
+        context = self.cache.get(
             key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens, clip_skip=clip_skip)
         )
         return Conditions(tokenized, distinct, context, outputs, encoders)
@@ -174,13 +173,13 @@ class Conditioner:
     def _text(self, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int = 0) -> TextContext:
         """Text without S*: one context for all timesteps and layers."""
         key = ("text", encoders, _ids(prompt), clip_skip)
-        return self.kept.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
+        return self.cache.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
         if self.adapter.kind == FORMAT:
             nothing = self.adapter.nothing(self.base)
-            return self.kept.get(("subject", subject.key), lambda: self.adapter.at(subject.features, nothing=nothing))
+            return self.cache.get(("subject", subject.key), lambda: self.adapter.at(subject.features, nothing=nothing))
 
         def make() -> AdapterOutput:
             t = torch.tensor(timesteps, device=self.base.device)
@@ -190,7 +189,7 @@ class Conditioner:
             chunk = max(1, min(ENCODER_ROWS, ENCODER_WEIGHTS // a_row) // c.num_layers)
             return AdapterOutput.cat([self.adapter.at(subject.features, part, visual) for part in t.split(chunk)])
 
-        return self.kept.get(("subject", subject.key, timesteps), make)
+        return self.cache.get(("subject", subject.key, timesteps), make)
 
 
 class VisualConditioner(Conditioner):

@@ -43,6 +43,20 @@ _PHRASE_ENDS = re.compile(
 )
 
 
+LEFT_OUT, IN_FRONT, PLAIN_TEXT, TAKEN = "left out", "in front", "plain text", "taken"  # kinds of a note
+
+
+class Note(str):
+    """A sentence for the user about a prompt. `kind`: what it is about, one of those above."""
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str) -> Note:
+        note = super().__new__(cls, text)
+        note.kind = kind
+        return note
+
+
 @dataclass(frozen=True)
 class Word:
     """One whitespace-separated word of a prompt."""
@@ -132,7 +146,7 @@ def guess_noun(prompt: str) -> str:
 def _take_placeholder(match: re.Match[str], free: list[int], notes: list[str]) -> str:
     k = int(match[1]) - 1 if match[1] else (free[0] if free else -1)
     if k not in free:
-        notes.append(f"{match[0]} names no further subject; it was left out.")
+        notes.append(Note(f"{match[0]} names no further subject; it was left out.", LEFT_OUT))
         return " "
     free.remove(k)
     return f" {chr(SLOT + k)} "
@@ -158,7 +172,7 @@ def without_tags(text: str, notes: list[str]) -> str:
 
     def leave_out(match: re.Match[str]) -> str:
         if match[0].strip("<> ") in closed or _TAG.fullmatch(match[0]):
-            notes.append(f"{match[0]} is a tag of another tool; it was left out.")
+            notes.append(Note(f"{match[0]} is a tag of another tool; it was left out.", LEFT_OUT))
             return " "
         return match[0]
 
@@ -192,11 +206,11 @@ def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], no
     """A marked word that is no subject's noun: the place of one that has none yet, else plain text."""
     word = match[1].strip()
     if not free:
-        notes.append(f"<{word}> names no further subject; it is read as plain text.")
+        notes.append(Note(f"<{word}> names no further subject; it is read as plain text.", PLAIN_TEXT))
         return word
     k = free.pop(0)
     if not _related(word, nouns[k]):
-        notes.append(f"<{word}> was taken for the place of {nouns[k]!r}.")
+        notes.append(Note(f"<{word}> was taken for the place of {nouns[k]!r}.", TAKEN))
     return f"{word} {chr(SLOT + k)} "
 
 
@@ -226,7 +240,7 @@ def _put_in_front(text: str, nouns: Sequence[str], free: list[int], notes: list[
     rest = text.strip()
     if rest:
         missing = " and ".join(repr(nouns[k]) for k in free)
-        notes.append(f"The prompt does not mention {missing}; it was put in front.")
+        notes.append(Note(f"The prompt does not mention {missing}; it was put in front.", IN_FRONT))
         return f"{named}{' ' if _JOINS.match(rest) else ', '}{rest}"
     return named
 

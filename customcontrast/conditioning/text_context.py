@@ -199,7 +199,7 @@ def subject_state(
     location: LocationConfig | None = None,
     recorder: MapRecorder | None = None,
     steady: bool = False,
-    kept: dict[int, tuple[Tensor, Tensor]] | None = None,
+    projected: dict[int, tuple[Tensor, Tensor]] | None = None,
     origins: Tensor | None = None,
 ) -> SubjectState:
     """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
@@ -210,7 +210,7 @@ def subject_state(
         SubjectState.
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.
     repeat: pictures per prompt; the UNet call then has (B [+ B unconditional]) · repeat rows.
-    masks, location, recorder, kept: see SubjectState. masked: whether masks hold for each subject k; () = for all.
+    masks, location, recorder, projected: see SubjectState. masked: whether masks hold for each subject k; () = for all.
     steady: `context` is the same at every step of this run. origins: see `BaseModel.added_conditions`.
 
         out = adapter(hidden_states, t)                                   # trained, with gradients
@@ -261,7 +261,7 @@ def subject_state(
         location=location or LocationConfig(),
         recorder=recorder,
         steady=(steady,) if unconditional is None else (True, steady),
-        kept=kept,
+        projected=projected,
         lengths=lengths,
         added_conditions=base.added_conditions(
             pooled, size[0] * base.scale_factor, size[1] * base.scale_factor, origins

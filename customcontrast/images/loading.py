@@ -33,6 +33,7 @@ FORMATS = [kind for kind in "JPEG PNG GIF WEBP BMP TIFF AVIF JPEG2000 PPM ICO QO
 FOREIGN = (
     (re.compile(rb"\xff\xd8\xff"), "a JPEG picture that is cut short or damaged"),
     (re.compile(rb"\x89PNG|GIF8|RIFF....WEBP", re.S), "a picture that is cut short or damaged"),
+    (re.compile(rb"....ftypavi[fs]", re.S), "an AVIF picture that is cut short or damaged"),
     (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.S), "a HEIC photograph"),
     (re.compile(rb"....ftyp", re.S), "a video"),
     (re.compile(rb"\x1aE\xdf\xa3|RIFF....AVI", re.S), "a video"),
@@ -261,7 +262,20 @@ def _converted(
 def _informative(alpha: Image.Image) -> np.ndarray | None:
     """Alpha (L) -> bool (H, W) where it separates a subject from its ground, else None."""
     mask = np.asarray(alpha) >= 128
-    return mask if 0.005 < mask.mean() < 0.97 else None
+    return mask if 0.005 < mask.mean() < 0.97 and not _only_rounded(mask) else None
+
+
+def _only_rounded(mask: np.ndarray) -> bool:
+    """Whether only the corners of a picture are transparent, as of a round avatar: that cuts out no subject.
+
+    mask: (H, W) bool. Such a picture is a disc that reaches the edges, or more.
+    """
+    h, w = mask.shape
+    y, x = np.mgrid[:h, :w]
+    inside = ((x - (w - 1) / 2) / (w / 2)) ** 2 + ((y - (h - 1) / 2) / (h / 2)) ** 2 <= 0.94
+    corners = mask[[0, 0, -1, -1], [0, -1, 0, -1]]
+    middles = mask[[0, -1, h // 2, h // 2], [w // 2, w // 2, 0, -1]]
+    return bool(mask[inside].mean() > 0.995 and middles.sum() >= 3 and not corners.all())
 
 
 def _what(head: bytes) -> str:

@@ -12,7 +12,8 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.adapter import Adapter, read_metadata
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import read_metadata
 from customcontrast.base_model import FACTS
 from customcontrast.ip_adapter import IPAdapter
 from customcontrast.specs import BASES

@@ -22,7 +22,8 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor, nn
 
-from customcontrast.adapter import Adapter, load_adapter, save_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter, save_adapter
 from customcontrast.attention import slice_attention
 from customcontrast.base_model import FACTS, BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig

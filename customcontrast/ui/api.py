@@ -8,9 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from customcontrast.ui.handlers.generation import CONTROLS, Desk, said
+from customcontrast.ui.components import Files, Picture
+from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.handlers.forms import read_camera
+from customcontrast.ui.handlers.generation_run import ProgramCall
+from customcontrast.ui.handlers.messages import said
+from customcontrast.ui.sections.picture_results import ResultsSection
 from customcontrast.ui.service import figures
-from customcontrast.ui.theme import Files, Picture
+
+TEXTS = ("nouns", "prompt", "negative_prompt")
+OPTIONAL = ("size", "scheduler", "per_subject", "places", "strengths", "turns", "poses", "camera")  # texts too
 
 
 @contextlib.contextmanager
@@ -25,31 +32,36 @@ def api_errors() -> Iterator[None]:
 class Endpoints:
     """/segment, /generate, /maps. A client keeps its session, so /maps speaks of that client's last /generate."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, handlers: Handlers) -> None:
+        self.handlers = handlers
 
-    def wire(self, c: dict[str, Any]) -> None:
-        """Make the endpoints, out of sight. c: the page's components; "shown" and "recipe" are used."""
+    def wire(self, results: ResultsSection) -> None:
+        """Make the endpoints, out of sight. results: its run and its recipe are outputs too."""
         with gr.Column(visible=False):
             call = gr.Button().click
             image, points, facts = Picture(label="image"), gr.JSON(label="points"), gr.JSON(label="facts")
             cutout = gr.Image(label="cutout", format="png", image_mode="RGBA")
             mask = gr.Image(label="mask", format="png")
-            one = {"concurrency_limit": 1, "concurrency_id": "model"}
             call(self.segment, [image, points], [cutout, mask, facts], api_name="segment", concurrency_id="segment")
-            references = Files(label="references", file_count="multiple")
-            nouns, word = gr.Textbox("", label="nouns"), gr.Textbox(label="word")
             files, strip = gr.File(label="pictures", file_count="multiple"), gr.Image(label="strip", format="png")
-            outputs = [files, strip, c["recipe"], c["shown"]]
-            defaults = (20, 4.0, 1.0, 0, 1)  # limits are the studio's affair, so that its sentences are heard
-            texts = [gr.Textbox(""), gr.Textbox("")]
-            numbers = [gr.Number(v, precision=0 if isinstance(v, int) else None) for v in defaults]
-            controls = [*texts, *numbers, gr.Checkbox(True), gr.Textbox(self.desk.studio.config.base)]
-            controls += [gr.Textbox(""), gr.Textbox(""), gr.Checkbox(True), gr.Textbox(""), gr.Textbox("")]
-            call(self.generate, [references, nouns, *controls], outputs, api_name="generate", **one)
-            index, map_ = gr.Number(0, label="picture", precision=0), gr.Image(label="map", format="png")
-            step = gr.Number(0, label="step", precision=0)
-            call(self.maps, [c["shown"], word, step, index], [map_, facts], api_name="maps")
+            outputs = [files, strip, results.recipe, results.run]
+            one = {"concurrency_limit": 1, "concurrency_id": "model"}
+            call(self.generate, list(self._inputs().values()), outputs, api_name="generate", **one)
+            word, map_ = gr.Textbox(label="word"), gr.Image(label="map", format="png")
+            step, index = gr.Number(0, label="step", precision=0), gr.Number(0, label="picture", precision=0)
+            call(self.maps, [results.run, word, step, index], [map_, facts], api_name="maps")
+
+    def _inputs(self) -> dict[str, gr.blocks.Block]:
+        """A component for each parameter of `generate`, in its order; limits are the service's affair."""
+        inputs: dict[str, gr.blocks.Block] = {"references": Files(label="references", file_count="multiple")}
+        inputs |= {name: gr.Textbox("", label=name) for name in TEXTS}
+        inputs |= {"steps": gr.Number(None, label="steps", precision=0), "guidance": gr.Number(None, label="guidance")}
+        inputs |= {"subject_scale": gr.Number(1.0, label="subject_scale"), "seed": gr.Number(0, precision=0)}
+        inputs |= {"pictures": gr.Number(1, precision=0), "location_masks": gr.Checkbox(True)}
+        inputs |= {"base": gr.Textbox(self.handlers.service.config.base, label="base")}
+        inputs |= {"text_tokens": gr.Checkbox(True), "apart": gr.Checkbox(True)}
+        inputs |= {name: gr.Textbox("", label=name) for name in OPTIONAL}
+        return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:
         """Cut the subject out of a picture.
@@ -62,7 +74,7 @@ class Endpoints:
             The subject with a transparent ground, its mask in black and white, and {box, score, method}.
         """
         with api_errors():
-            found = self.desk.found(image, points)
+            found = self.handlers.service.cutouts.segmented(image, points)
             facts = {"box": found.box, "score": found.score, "method": found.method}
             return found.cutout, figures.mask_image(found), facts
 
@@ -72,59 +84,72 @@ class Endpoints:
         nouns: str = "",
         prompt: str = "",
         negative_prompt: str = "",
-        steps: int = 20,
-        guidance: float = 4.0,
+        steps: int | None = None,
+        guidance: float | None = None,
         subject_scale: float = 1.0,
         seed: int = 0,
         pictures: int = 1,
         location_masks: bool = True,
-        base: str = "toyland",
+        base: str = "",
+        text_tokens: bool = True,
+        apart: bool = True,
         size: str = "",
         scheduler: str = "",
-        text_tokens: bool = True,
         per_subject: str = "",
         places: str = "",
-        apart: bool = True,
+        strengths: str = "",
+        turns: str = "",
+        poses: str = "",
+        camera: str = "",
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
         Args:
-            references: picture files of the subjects, in order; none for text alone.
+            references: picture files of the subjects, in order, or one file; none for text alone.
             nouns: the subjects' words, separated by commas, in the same order.
             prompt: what to draw; it names each subject with its word.
             negative_prompt: what to avoid.
-            steps: denoising steps, 1 to 100.
-            guidance: how strictly the text is followed, 0 to 30.
+            steps: denoising steps, 1 to 100; none for the model's own.
+            guidance: how strictly the text is followed, 0 to 30; none for the model's own.
             subject_scale: how much of the subject's picture flows in (λ), 0 to 5.
             seed: the same seed gives the same picture.
             pictures: how many, 1 to 4.
             location_masks: keep each subject to the place found for it, step by step.
-            base: the model.
+            base: the model; empty for the one that this server starts with.
+            text_tokens: off, the subject comes through its picture alone, as with IP-Adapter.
+            apart: draw each of several subjects in a pass of its own, so that they do not mix.
             size: "WIDTHxHEIGHT" in pixels; empty for the size the model was trained at.
             scheduler: ddim, ddpm, dpm, dpm_sde, euler, euler_ancestral, heun, pndm or unipc; empty for the model's own.
-            text_tokens: off, the subject comes through its picture alone, as with IP-Adapter.
             per_subject: how many of the references belong to each subject, such as "2, 1"; empty for one each.
             places: where each subject stands, separated by semicolons: left, middle, right, anywhere (no mask), or a
                 box as "left, top, right, bottom" in percent, such as "left; 50, 20, 90, 100"; empty for automatic.
-            apart: draw each of several subjects in a pass of its own, so that they do not mix.
+            strengths: how much of each subject's picture flows in, 0 to 3, such as "1; 0.5"; empty for 1 each.
+            turns: how each subject is turned: any, front, front left, left, back left, back, back right, right, front
+                right, or degrees from -180 to 180, such as "left; any"; for models that are told (toyland2).
+            poses: standing, sitting, walking, waving or any for each subject, such as "sitting; any"; likewise.
+            camera: its height in degrees, 3 to 40; empty for any; likewise.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
         """
         with api_errors():
-            values = (prompt, negative_prompt, steps, guidance, subject_scale, seed, pictures, location_masks, base)
-            values = (*values, size, scheduler, text_tokens, apart)
-            shown = self.desk.run(
-                references or [], nouns, per_subject, places, **dict(zip(CONTROLS, values, strict=True))
-            )
-            files = self.desk.save(shown.request, shown.result)
-            return files, figures.strip(shown.result, 0, shown.references), shown.settings, shown
+            settings = {
+                "prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance,
+                "subject_scale": subject_scale, "seed": seed, "pictures": pictures, "location_masks": location_masks,
+                "base": base or None, "size": size, "scheduler": scheduler, "text_tokens": text_tokens, "apart": apart,
+                "elevation": read_camera(camera),
+            }  # fmt: skip
+            call = ProgramCall(references or (), nouns, per_subject, places, strengths, turns, poses, settings)
+            run = self.handlers.generation.run(call)
+            files = self.handlers.generation.save(run.request, run.result)
+            return files, figures.strip(run.result, 0, run.references), run.settings, run
 
-    def maps(self, shown: Any, word: str, step: int = 0, picture: int = 0) -> tuple[Any, dict[str, Any]]:
+    def maps(self, run: Any, word: str, step: int = 0, picture: int = 0) -> tuple[Any, dict[str, Any]]:
         """Where a word, or a subject's picture, acted in the last picture of this session.
 
         Args:
-            word: a word of the prompt; S*, S1*, … for a subject's own tokens; visual:1, visual:2, … for its picture.
+            word: one of the words that the answer lists; the second "bear" is "bear #2"; S*, S1*, … for a subject's
+                own tokens; visual:1, visual:2, … for its picture.
             step: a denoising step from 1, or 0 for the mean over all of them.
             picture: which picture of the last request, from 0.
 
@@ -132,4 +157,4 @@ class Endpoints:
             The map in colour over the picture, and {map: rows of values, words: all words there are}.
         """
         with api_errors():
-            return self.desk.named_map(shown, word, step, picture)
+            return self.handlers.viewers.named_map(run, word, step, picture)

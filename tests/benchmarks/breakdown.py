@@ -16,8 +16,9 @@ from torch import nn
 from customcontrast import CustomContrast, Segmenter
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.images.loading import load_picture
-from customcontrast.ui.service.request import Picked
-from customcontrast.ui.service.service import Studio, StudioConfig
+from customcontrast.ui.service.models import ServiceConfig
+from customcontrast.ui.service.request import SubjectRequest
+from customcontrast.ui.service.service import Service
 from tests.benchmarks.generation import EXAMPLE, PROMPT, forget
 from tests.benchmarks.report import Options, Report, Target, table
 
@@ -79,8 +80,8 @@ def contexts(custom: CustomContrast, steps: int, rounds: int) -> tuple[list[floa
 
 def second_picture(steps: int, device: str) -> dict[str, float]:
     """Through the page's own service: calls and seconds of segmenter and image encoder, first picture and second."""
-    studio = Studio(StudioConfig(device=device))
-    model, segmenter = studio.model(), studio._get_segmenter()
+    service = Service(ServiceConfig(device=device))
+    model, segmenter = service.models.model(), service.cutouts._get_segmenter()
     calls, original = [], segmenter.auto
     segmenter.auto = lambda *a, **k: calls.append(1) or original(*a, **k)
     figures = {}
@@ -88,8 +89,8 @@ def second_picture(steps: int, device: str) -> dict[str, float]:
     for turn in ("first", "second"):
         before, start = len(calls), time.perf_counter()
         with watched(model.base.image_encoder.vision_model) as encoder:
-            cut = cut or studio.cut(EXAMPLE)
-            studio.subject(model, "toyland", Picked((cut.current,), "bear"))
+            cut = cut or service.cutouts.open(EXAMPLE)
+            service.subject(model, SubjectRequest((cut.current,), "bear"))
         figures[f"{turn}: segmenter calls"] = len(calls) - before
         figures[f"{turn}: image encoder calls"] = encoder[1]
         figures[f"{turn}: seconds"] = time.perf_counter() - start

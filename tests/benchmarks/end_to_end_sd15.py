@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from customcontrast import CustomContrast, Segmenter
-from customcontrast.adapter import Adapter, load_adapter, save_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter, save_adapter
 from customcontrast.base_model import load_base
 from customcontrast.images.loading import load_picture
 from customcontrast.output import Result

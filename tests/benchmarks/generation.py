@@ -87,7 +87,7 @@ def add_ip_adapter_plus(pipe: StableDiffusionPipeline) -> None:
 
 def forget(custom: CustomContrast) -> None:
     """Drop what is kept of earlier prompts, so that S+ contexts are paid for."""
-    custom.conditioner.kept.clear()
+    custom.conditioner.cache.clear()
 
 
 def contender(name: str, steps: int, device: str = "cpu") -> Callable[[], object]:

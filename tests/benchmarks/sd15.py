@@ -82,7 +82,7 @@ def contender(name: str, weights: UNet2DConditionModel, side: int) -> Callable[[
         first=1,
         masks=None if masks is None else masks.to(weights.device),
         steady=(True, False),
-        kept={},
+        projected={},
     )
 
     def ours() -> torch.Tensor:

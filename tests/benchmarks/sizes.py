@@ -58,6 +58,7 @@ PROMPT = "a bear on the red beach"  # 12 tokens with S*, start and end
 MODES = {"maps off": (False, False), "location masks": (True, False), "all maps": (True, True)}  # masks, every token
 SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}  # freed memory goes back at once
 MB = 2**20
+Model = tuple[BaseModel, Adapter]
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,19 @@ def parameter_table(name: str) -> list[str]:
 
 @torch.no_grad()
 def estimates(
-    name: str, sides: Sequence[int] = (512, 1024), steps: int | None = None
+    name: str, sides: Sequence[int] = (512, 1024), steps: int | None = None, models: Model | None = None
 ) -> dict[tuple[int, str], Estimate]:
     """Peak memory of one picture in fp16, see the top of this file, by side of the square (px) and key of MODES.
 
-    steps: denoising steps T (None: the base's own).
+    steps: denoising steps T (None: the base's own). models: another base and adapter on the meta device.
     """
-    base = base_model(name, dtype=torch.float16)
-    adapter = adapter_for(base)
+    base = base_model(name, dtype=torch.float16) if models is None else models[0]
+    adapter = adapter_for(base) if models is None else models[1]
     base.scheduler.set_timesteps(steps or base.default_steps)
     timesteps = tuple(dict.fromkeys(base.scheduler.timesteps.tolist()))
     prompt = encode_prompt(base, PROMPT, ["bear"], adapter.config.placeholder_tokens)
-    pixels = torch.empty(1, 3, 224, 224, dtype=torch.float16, device="meta")
+    side = base.image_encoder.config.image_size
+    pixels = torch.empty(1, 3, side, side, dtype=base.dtype, device="meta")
     weights = weight_bytes(*base.text_encoders, base.unet, base.vae, base.image_encoder, adapter)
 
     found = {}
@@ -153,7 +155,7 @@ def estimates(
             for mode in MODES:
                 dry.peaks = dict(before)
                 with dry.phase("UNet"):
-                    z = _denoise(base, context, output, empty, prompt, (side // 8, side // 8), mode)
+                    z = _denoise(base, context, output, empty, prompt, (side // base.scale_factor,) * 2, mode)
                 with dry.phase("autoencoder"):
                     base.decode(z)
                 found[side, mode] = Estimate(weights, contexts, dry.peaks)
@@ -172,7 +174,7 @@ def _denoise(
     """Two steps of the loop, the second with the masks that the first one made -> latents (1, 4, h, w)."""
     located, everything = MODES[mode]
     base = replace(base, device=torch.device("meta"))  # the places of S* too: maps are summed over them
-    z, kept, recorder = torch.empty(1, 4, *size, dtype=base.dtype, device="meta"), {}, None
+    z, kept, recorder = torch.empty(1, base.latent_channels, *size, dtype=base.dtype, device="meta"), {}, None
     masker = Masker(LocationConfig(enabled=located), [None], [True], 1)
     for step in (1, 2):
         if located:
@@ -180,7 +182,7 @@ def _denoise(
         masks, masked = masker.at(step)
         state = subject_state(
             base, context.row(step - 1), [prompt], [output.row(step - 1)], size=size, unconditional=empty,
-            masks=masks, masked=masked, recorder=recorder, kept=kept,
+            masks=masks, masked=masked, recorder=recorder, projected=kept,
         )  # fmt: skip
         without, with_prompt = unet_forward(base, torch.cat([z, z]), 500, state).chunk(2)
         z = without + 7.5 * (with_prompt - without)
@@ -219,7 +221,9 @@ def call_at(side: int, mode: str, model: nn.Module) -> Tensor:
     recorder = MapRecorder(12 if everything else 0) if located else None
     text = (some(1, 1, LENGTH, 768), some(1, len(specs), LENGTH, 768))
     masks = some(1, 1, *grid) if located else None
-    state = SubjectState(text, size, (branch,), first=1, masks=masks, recorder=recorder, kept={}, steady=(True, False))
+    state = SubjectState(
+        text, size, (branch,), first=1, masks=masks, recorder=recorder, projected={}, steady=(True, False)
+    )
     return unet_forward(SimpleNamespace(unet=model, layout_channels=0), some(2, 4, *size), 500, state)
 
 

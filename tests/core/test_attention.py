@@ -235,7 +235,7 @@ def test_kept_text_keys_are_those_computed_anew(attn: torch.nn.Module, repeat: i
     Z, kept = torch.randn(2 * repeat, h * w, 32), {}
     for text in (one, one if steady == (True, True) else two):
         plain = SubjectState((empty, text), (6, 8), repeat=repeat)
-        found = attn(Z, encoder_hidden_states=replace(plain, steady=steady, kept=kept))
+        found = attn(Z, encoder_hidden_states=replace(plain, steady=steady, projected=kept))
         assert torch.allclose(found, attn(Z, encoder_hidden_states=plain), atol=1e-6)
     assert set(kept) == ({LAYER} if True in steady else set())
 

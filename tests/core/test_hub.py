@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,17 @@ from huggingface_hub import constants
 from PIL import Image
 
 from customcontrast import hub
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.errors import BaseModelError, CheckpointError, HubError
 from customcontrast.hub import ADAPTERS, NAMES, Published, adapter_file, encoder_folder, pipeline_folder
 from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
 from customcontrast.pipeline import CustomContrast
+from customcontrast.specs import BASES
 from tests.conftest import Cutout
 from tests.support.hub_server import COMMIT, Hub, served
 from tests.support.ip_files import random_ip_file
+from tests.support.ldm_layout import save_checkpoint
 from tests.support.tiny_models import random_adapter, save_tiny_sd15
 
 FAST = {"num_inference_steps": 2, "output_type": "latent"}
@@ -248,6 +251,24 @@ def test_every_published_file_is_of_its_base() -> None:
 
 
 # ---- one checkpoint file ---------------------------------------------------------------------------------------------
+
+
+def test_one_checkpoint_file_is_the_folder_it_was_made_of(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings and tokenizer come from the base's own repository; no weights are fetched from there."""
+    file = save_checkpoint(published / "tiny/sd15", tmp_path / "finetuned.safetensors")
+    encoder = published / "h94/IP-Adapter/models/image_encoder"
+    spec = replace(BASES["sd15"], weights="tiny/sd15")
+    monkeypatch.setitem(BASES, "sd15", spec)
+    folder = load_base("sd15", published / "tiny/sd15", "cpu", image_encoder=encoder)
+    with served(published, tmp_path / "cache", monkeypatch) as server:
+        single = load_base("sd15", file, "cpu", image_encoder=encoder)
+        assert not [name for name in server.fetched if name.endswith((".safetensors", ".bin"))]
+    options = FAST | {"seed": 3}
+    wanted = CustomContrast(folder).generate("a bear on the beach", **options).images
+    assert torch.equal(CustomContrast(single).generate("a bear on the beach", **options).images, wanted)
+    assert torch.equal(single.decode(wanted), folder.decode(wanted))
 
 
 def test_a_checkpoint_file_that_is_none(published: Path, offline: Path, tiny_base: BaseModel) -> None:

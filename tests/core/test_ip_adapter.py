@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from customcontrast.adapter import load_adapter, read_metadata, save_adapter
+from customcontrast.adapter_files import load_adapter, read_metadata, save_adapter
 from customcontrast.attention import install_processors
 from customcontrast.attention.layers import layer_scales
 from customcontrast.base_model import BaseModel, load_base

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from customcontrast.conditioning.conditioner import VisualConditioner
 from customcontrast.conditioning.prompt import parse_prompt, words_of_each
 from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig, ResolvedConfig
-from customcontrast.multi_subject import INWARD, OnePass, SeparatePasses, make_passes
+from customcontrast.denoiser import JointDenoiser
+from customcontrast.multi_subject import INWARD, SeparateDenoiser, make_denoiser
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.run_settings import resolve
 from customcontrast.sampling import make_scheduler
@@ -34,11 +35,11 @@ def pair(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> list[Su
 
 def passes_of(
     custom: CustomContrast, subjects: list[Subject], prompt: str = PROMPT
-) -> tuple[SeparatePasses, ResolvedConfig]:
+) -> tuple[SeparateDenoiser, ResolvedConfig]:
     config = resolve(custom.base, GenerationConfig(prompt, subject_scale=0.9, location=APART, **FAST), subjects)
     f = custom.base.scale_factor
     size = (config.height // f, config.width // f)
-    return make_passes(custom.base, custom.conditioner, config, subjects, (), torch.tensor([900, 500]), size), config
+    return make_denoiser(custom.base, custom.conditioner, config, subjects, (), torch.tensor([900, 500]), size), config
 
 
 # ---- whose words ------------------------------------------------------------------------------------
@@ -150,17 +151,17 @@ def test_the_prediction_is_the_sum_written_out(any_custom: CustomContrast, pair:
     masks = torch.rand(2, 2, h, w, generator=g)
     t = torch.tensor(500)
     with torch.no_grad():
-        found = passes.predict(scheduler, z, t, None, masks, (True, True))
+        found, maps = passes.predict(scheduler, z, t, None, masks, (True, True))
+        assert maps is None
         W = passes.weights(masks, 2)
         expected = torch.zeros_like(z)
         for k, one in enumerate(passes.passes):
-            assert isinstance(one, OnePass) and len(one.conditions.outputs) == 1
-            fresh = replace(one, kept={})
+            assert isinstance(one, JointDenoiser) and len(one.conditions.outputs) == 1
+            fresh = replace(one, projected={})
             dx = passes.shifts[k]
             own = torch.roll((masks * W)[:, k : k + 1], dx, -1)
-            expected += W[:, k : k + 1] * torch.roll(
-                fresh.predict(scheduler, torch.roll(z, dx, -1), t, None, own, (True,)), -dx, -1
-            )
+            moved, _ = fresh.predict(scheduler, torch.roll(z, dx, -1), t, None, own, (True,))
+            expected += W[:, k : k + 1] * torch.roll(moved, -dx, -1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.output import Result, Step
@@ -133,7 +133,7 @@ def test_two_threads_with_different_subjects_do_not_meet(
     custom = CustomContrast.from_parts(any_custom.base, any_custom.adapter)
     jobs = [(PROMPT, bear), ("a cat in a city", cat), ("a red car", ())]
     alone = [custom.generate(prompt, subject, **FAST) for prompt, subject in jobs]
-    custom.conditioner.kept.clear()
+    custom.conditioner.cache.clear()
     found: dict[int, Result] = {}
     start = threading.Barrier(len(jobs))
 
@@ -156,13 +156,13 @@ def test_two_threads_with_different_subjects_do_not_meet(
 def test_contexts_are_kept_for_the_next_seed(any_custom: CustomContrast, bear: Subject, cat: Subject) -> None:
     custom = CustomContrast.from_parts(any_custom.base, any_custom.adapter)
     a, _ = custom.generate(PROMPT, bear, **FAST), custom.generate(PROMPT, replace(bear, strength=2.0), seed=9, **FAST)
-    assert sorted(custom.conditioner.kept.kinds()) == ["contexts", "subject", "text"], "text: the empty prompt"
+    assert sorted(custom.conditioner.cache.kinds()) == ["contexts", "subject", "text"], "text: the empty prompt"
     custom.generate(PROMPT, replace(cat, noun="bear"), **FAST)
     custom.generate(PROMPT, bear, num_inference_steps=2)
-    assert custom.conditioner.kept.kinds().count("contexts") == 3
+    assert custom.conditioner.cache.kinds().count("contexts") == 3
     custom.generate("a red bear", bear, **FAST)
-    assert custom.conditioner.kept.kinds().count("contexts") == 4
-    assert custom.conditioner.kept.kinds().count("subject") == 3, "a new prompt asks nothing new of the adapter"
+    assert custom.conditioner.cache.kinds().count("contexts") == 4
+    assert custom.conditioner.cache.kinds().count("subject") == 3, "a new prompt asks nothing new of the adapter"
     assert same(custom.generate(PROMPT, bear, **FAST).images, a.images)
 
 

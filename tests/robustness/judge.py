@@ -26,7 +26,7 @@ from customcontrast.errors import (
     SegmentationError,
     ViewError,
 )
-from customcontrast.ui.handlers.generation import OUR_FAULT
+from customcontrast.ui.handlers.messages import OUR_FAULT
 
 OURS = (
     BaseModelError, CheckpointError, ConfigError, DataLayoutError, PictureError, RecipeError, ResumeError,

@@ -13,7 +13,7 @@ from gradio_client import Client, handle_file
 
 import app  # noqa: E402
 from customcontrast.pipeline import CustomContrast  # noqa: E402
-from customcontrast.ui.service.service import Studio  # noqa: E402
+from customcontrast.ui.service.service import Service  # noqa: E402
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model, wait_for  # noqa: E402
 
 __all__ = ["BEAR", "EXAMPLES", "ROOT", "Served", "free_port", "generate", "served", "wait_for"]
@@ -30,7 +30,7 @@ class Served:
 
     demo: Any  # gr.Blocks
     url: str
-    studio: Studio
+    service: Service
     folder: Path  # gradio's cache is under it
     clients: int = field(default=0)
 
@@ -40,7 +40,7 @@ class Served:
 
     @property
     def model(self) -> CustomContrast:
-        return self.studio.model()
+        return self.service.models.model()
 
     def visitor(self) -> Client:
         """A new client, with a session and a download folder of its own."""
@@ -52,26 +52,26 @@ class Served:
 def served(folder: Path, **options: object) -> Iterator[Served]:
     """Start the page as `python app.py` does; options: its command line, such as queue_size=5."""
     kept, own = {}, {"GRADIO_TEMP_DIR": str(folder / "cache"), "GRADIO_ANALYTICS_ENABLED": "False"}
-    studios: list[Studio] = []
-    original = app.Studio
+    services: list[Service] = []
+    original = app.Service
 
-    def remember(config: object) -> Studio:
-        studios.append(original(config))
-        return studios[-1]
+    def remember(config: object) -> Service:
+        services.append(original(config))
+        return services[-1]
 
     for name, value in own.items():
         kept[name], os.environ[name] = os.environ.get(name), value
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     weights = tiny_model(folder / "tiny")
-    app.Studio = remember
+    app.Service = remember
     try:
-        given = ["--weights", str(weights), "--port", str(free_port()), "--device", "cpu", *words]
+        given = ["--base", "toyland", "--weights", str(weights), "--port", str(free_port()), "--device", "cpu", *words]
         demo, url = app.launch(app.options(given), block=False)
     finally:
-        app.Studio = original
+        app.Service = original
     try:
-        studios[0].model()
-        yield Served(demo, url, studios[0], folder)
+        services[0].models.model()
+        yield Served(demo, url, services[0], folder)
     finally:
         demo.close()
         for name, value in kept.items():

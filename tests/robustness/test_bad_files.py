@@ -22,7 +22,8 @@ from PIL import Image, PngImagePlugin
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from customcontrast.adapter import Adapter, load_adapter, read_metadata, save_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter, read_metadata, save_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.segmentation import Segmentation, Segmenter
 from customcontrast.ui.service import recipe

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from gradio_client.exceptions import AppError
 
-from customcontrast.ui.service.request import MAX_PICTURES
+from customcontrast.config import LIMITS
 from tests.robustness.page import BEAR, EXAMPLES, Served, generate, served
 from tests.robustness.raw import Raw
 
@@ -46,7 +46,7 @@ def spellings(path: Path) -> Iterator[str]:
 
 
 def test_nothing_outside_the_served_folders(page: Served) -> None:
-    inside = [ROOT / "app.py", ROOT / "customcontrast" / "desk.py"]
+    inside = [ROOT / "app.py", ROOT / "customcontrast" / "ui" / "page.py"]
     machine = [Path("/etc/passwd"), Path("/proc/self/environ"), page.folder / "secret.txt"]
     weights = [page.folder / "tiny" / "adapter.safetensors"]
     for path in (*inside, *machine, *weights):
@@ -151,7 +151,7 @@ def test_caps_hold_against_a_client_that_ignores_the_page(page: Served, name: st
 
 def test_a_client_cannot_have_more_pictures_than_the_page_offers(page: Served) -> None:
     with pytest.raises(AppError, match="number of pictures"):
-        generate(page.visitor(), pictures=MAX_PICTURES + 1)
+        generate(page.visitor(), pictures=LIMITS["num_images"].public_high + 1)
     with pytest.raises(AppError, match="number of pictures"):
         generate(page.visitor(), pictures=10**9)
 
@@ -160,7 +160,8 @@ def test_the_queue_has_an_end(page: Served) -> None:
     """More waiting clients than --queue-size: the last are told so at once, the first are served."""
     raws = [Raw(page.url) for _ in range(8)]
     event = next(d for d in raws[0].config["dependencies"] if d["api_name"] == "generate")
-    data = [[], "", "a red car", "", 60, 4.0, 1.0, 0, 1, True, "toyland", "", "", True, "", ""]
+    data = raws[0].defaults(event)
+    data[:5] = [[], "", "a red car", "", 60]
     bodies = [{"data": data, "fn_index": event["id"], "session_hash": raw.session} for raw in raws]
     answers = [r.http.post(f"{r.url}/gradio_api/queue/join", json=b) for r, b in zip(raws, bodies, strict=True)]
     refused = [answer for answer in answers if answer.status_code == 503]

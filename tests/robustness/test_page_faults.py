@@ -76,7 +76,7 @@ def test_memory_that_gives_out_while_segmenting(page: Served, client: Client, mo
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(page.studio._get_segmenter(), "auto", full)
+        patch.setattr(page.service.cutouts._get_segmenter(), "auto", full)
         with pytest.raises(AppError, match="memory"):
             client.predict(handle_file(BEAR), None, api_name="/segment")
     assert client.predict(handle_file(BEAR), None, api_name="/segment")[2]["method"]

@@ -18,7 +18,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 import train.adapter.train as loop
-from customcontrast.adapter import load_adapter
+from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.errors import ConfigError
 from tests.robustness.kills import ROOT, command, compare, trial

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from customcontrast.specs import BASES  # noqa: E402
+from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
 from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
 from tests.support.serving import EXAMPLES, server  # noqa: E402
 
@@ -37,7 +37,7 @@ def first_use(url: str, photo: Path, noun: str) -> tuple[list[str], dict[str, fl
         if not visitor.page.input_value("#noun-1 input, #noun-1 textarea"):
             visitor.write("#noun-1", noun)
             clicks.append("say what it is")
-        visitor.page.get_by_role("button", name="Beach").click()
+        visitor.page.get_by_role("button", name="Beach", exact=True).click()
         visitor.page.wait_for_function("document.querySelector('#prompt textarea').value !== ''")
         visitor.press()
         clicks += ["Beach", "Generate"]
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--noun", default="bear", help="what is typed where the file's name does not tell")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        with server(Path(BASES["toyland"].weights), Path(folder) / "log") as url:
+        with server(Path(BASES[DEFAULT_BASE].weights), Path(folder) / "log", arguments=["--base", DEFAULT_BASE]) as url:
             first_use(url, EXAMPLES / "bear.png", "bear")  # somebody was here before
             clicks, seen = first_use(url, options.photo, options.noun)
     print(f"{len(clicks)} clicks: {', '.join(clicks)}")

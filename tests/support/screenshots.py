@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image  # noqa: E402
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 
-from customcontrast.specs import BASES  # noqa: E402
+from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
 from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
 from tests.support.serving import EXAMPLES, server  # noqa: E402
 
@@ -28,12 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=EXAMPLES / "shots")
     parser.add_argument("--only", default="", help="names with commas; all where empty")
+    parser.add_argument("--base", default=DEFAULT_BASE, choices=[name for name, spec in BASES.items() if spec.embedded])
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     wanted = set(filter(None, options.only.split(",")))
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(BASES["toyland"].weights)
-        with server(weights, Path(folder) / "log") as url, sync_playwright() as playwright:
+        weights, base = Path(BASES[options.base].weights), ["--base", options.base]
+        with server(weights, Path(folder) / "log", arguments=base) as url, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
             for name, size, walk, scheme in (
                 ("page", (1280, 900), walk_tabs, "light"),

@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
 from customcontrast.errors import ConfigError, ResumeError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import to_pil_image
 
-from train.base.models import label_values
+from train.base.networks import label_values
 from train.evaluation import attribute_reader
 from train.evaluation.attribute_reader import COLORLESS, IGNORE, AttributeReader, correct, reader_loss, shows, targets
 from train.evaluation.tasks import ceiling, toyland_cases

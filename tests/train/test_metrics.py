@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from customcontrast.adapter import save_adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.segmentation import Segmentation
 from tests.support.tiny_models import random_adapter

@@ -17,7 +17,7 @@ from customcontrast.base_model import FACTS
 from train.base import clip_stages, pool, pretrain
 from train.base.base_config import TINY, PoolConfig, StageConfig
 from train.base.export import adopt
-from train.base.models import (
+from train.base.networks import (
     ClipTrainer,
     _labelled,
     export_stage,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train.base.models import label_values
+from train.base.networks import label_values
 from train.evaluation import evaluate, text_to_image
 from train.evaluation.attribute_reader import AttributeReader, heldout_scenes, rendered, save_reader
 from train.evaluation.text_to_image import TARGETS, kernel_distance, markdown, ratio_row, reached

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import os
 import re
 import socket
@@ -19,9 +21,13 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
-from customcontrast.ui.handlers.generation import CONTROLS, SLOTS
+from customcontrast.specs import BASES
+from customcontrast.ui.handlers.forms import GenerationForm
+from customcontrast.ui.handlers.messages import Set
 from customcontrast.ui.service.recipe import read_png
-from customcontrast.ui.service.service import Studio
+from customcontrast.ui.service.service import Service
+from customcontrast.ui.theme import STATIC
+from customcontrast.ui.wiring import components, read, updates
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model
 
 BEAR, CAT = str(EXAMPLES / "bear.png"), str(EXAMPLES / "cat.png")
@@ -44,7 +50,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("cache"))
     weights = tiny_model(tmp_path_factory.mktemp("tiny"))
     demo, url = app.launch(
-        app.options(["--weights", str(weights), "--port", str(free_port()), "--device", "cpu"]), block=False
+        app.options(["--base", "toyland", "--weights", str(weights), "--port", str(free_port()), "--device", "cpu"]),
+        block=False,
     )
     DEMO.append(demo)
     yield Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
@@ -56,16 +63,33 @@ def generate(client: Client, references: list[str], nouns: str, prompt: str, **c
     return client.predict(references=files, nouns=nouns, prompt=prompt, **(SETTINGS | changed), api_name="/generate")
 
 
-def test_page_of_every_name_that_the_desk_speaks_of():
-    page = app.Page(Studio())
+def test_every_part_of_every_section_is_on_the_page():
+    page = app.Page(Service())
+    demo = page.build()
+    parts = components(page.sections)
+    assert len(parts) > 100 and all(demo.blocks[part._id] is part for part in parts)
+
+
+def test_every_control_of_a_run_is_read_by_name():
+    page = app.Page(Service())
     page.build()
-    per_slot = ("upload", "cut", "cutout", "note", "slot", "noun", "strength")
-    wanted = {*CONTROLS, *(f"{name}{k}" for name in per_slot for k in SLOTS)}
-    wanted |= set("count add notes status gallery shown stop viewers strip step overlay branch word who".split())
-    wanted |= set("map_step layers map recipe grid plot film play clock running around alike around_note".split())
-    wanted |= set("compared compare_status sides left right slider sheet made_grid grid_status base_note".split())
-    wanted |= {f"{name}{k}" for name in ("rest", "others", "chip", "brush", "place", "area", "frame") for k in SLOTS}
-    assert wanted <= set(page.c)
+    form = page.sections.form
+    values = {part: f"value of {part._id}" for part in components(form)}
+    read_form = read(form, values)
+    assert isinstance(read_form, GenerationForm) and read_form.prompt == values[page.sections.prompt.prompt]
+    assert read_form.subjects[1].noun == values[page.sections.subjects.slots[2].noun]
+    assert set(form.parts) == {field.name for field in dataclasses.fields(GenerationForm)}
+
+
+def test_a_change_of_an_unknown_name_is_no_change():
+    page = app.Page(Service())
+    page.build()
+    slots = {"slots": page.sections.subjects.slots}
+    found = updates(slots, {"slots": {2: {"noun": "cat", "box": Set(visible=True)}}})
+    slot = page.sections.subjects.slots[2]
+    assert set(found) == {slot.noun, slot.box} and found[slot.noun] == "cat"
+    with pytest.raises(KeyError, match="nose"):
+        updates(slots, {"slots": {2: {"nose": "cat"}}})
 
 
 def test_options_from_the_command_line_and_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -132,7 +156,10 @@ def test_the_page_does_not_wait_for_torch():
 
 
 def test_styles_and_scripts_ask_nothing_of_other_machines():
-    assert not re.search(r"https?://|@import|url\(", app.CSS + app.TOGGLE + app.NAMED_FRAMES)
+    files = sorted(STATIC.iterdir())
+    assert len(files) >= 5
+    for file in files:
+        assert not re.search(r"https?://|@import|url\(", file.read_text("utf-8")), file.name
 
 
 def test_only_the_named_endpoints_are_public(client: Client):
@@ -193,6 +220,60 @@ def test_places_of_two_subjects(client: Client):
     files, _, recipe = generate(client, [BEAR, CAT], "bear, cat", "a bear and a cat", places="left; 50, 20, 90, 100")
     assert [row["place"] for row in read_png(files[0])[0]["subjects"]] == ["left", "50, 20, 90, 100"]
     assert recipe["run"]["subjects"][0]["placement"]["box"] == [0, 0, 0.5, 1]
+
+
+def test_one_file_does_where_a_list_is_wanted(client: Client):
+    settings = SETTINGS | {"steps": 2}
+    files, *_ = client.predict(
+        references=handle_file(BEAR), nouns="bear", prompt="a bear", **settings, api_name="/generate"
+    )
+    assert len(read_png(files[0])[1]) == 1
+
+
+def test_without_settings_the_base_has_its_own(client: Client):
+    """Steps and guidance of whatever base it is, not of one of them."""
+    *_, recipe = client.predict(prompt="a red car", api_name="/generate")
+    spec = BASES["toyland"]
+    assert (recipe["run"]["num_inference_steps"], recipe["run"]["guidance_scale"]) == (spec.steps, spec.guidance)
+    assert recipe["steps"] is None and recipe["guidance"] is None
+
+
+def test_each_subjects_strength_and_passes_of_their_own(client: Client):
+    pair = ([BEAR, CAT], "bear, cat", "a bear and a cat")
+    files, _, recipe = generate(client, *pair, strengths="1; 0.25", apart=True)
+    assert [row["strength"] for row in recipe["subjects"]] == [1, 0.25] and recipe["apart"] is True
+    together = generate(client, *pair, strengths="1, 0.25", apart=False)
+    assert together[2]["apart"] is False and together[2]["subjects"][1]["strength"] == 0.25
+    with pytest.raises(AppError, match="strengths: send one for each of the 2"):
+        generate(client, *pair, strengths="1")
+    with pytest.raises(AppError, match="strength must be a number"):
+        generate(client, *pair, strengths="1; much")
+    with pytest.raises(AppError, match="not told how subjects are turned"):
+        generate(client, *pair, turns="left; any")
+
+
+def test_maps_takes_every_word_that_it_lists(client: Client):
+    generate(client, [BEAR], "bear", "a bear, a blue bear on the beach.")
+    _, facts = client.predict("bear", 0, 0, api_name="/maps")
+    assert {"a", "a #2", "S*", "beach."} <= set(facts["words"]) and len(set(facts["words"])) == len(facts["words"])
+    maps = {word: client.predict(word, 0, 0, api_name="/maps")[1]["map"] for word in facts["words"]}
+    assert maps["a"] != maps["a #2"] and maps["beach."] == client.predict("Beach", 0, 0, api_name="/maps")[1]["map"]
+    for step in (99, -1):
+        with pytest.raises(AppError, match=f"There is no step {step}; this picture has 1 to 3"):
+            client.predict("bear", step, 0, api_name="/maps")
+
+
+@pytest.mark.parametrize("file", [ROOT / "app.py", *sorted((ROOT / "examples").glob("*.py"))], ids=lambda f: f.name)
+def test_help_can_be_written_to_any_terminal(file: Path):
+    """`--help > file` under an old code page: descriptions and help texts hold letters that each can show."""
+    tree = ast.parse(file.read_text("utf-8"))
+    texts = [ast.get_docstring(tree).split("\n\n")[0]]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        for word in call.keywords:
+            if word.arg in ("help", "description", "epilog", "metavar") and isinstance(word.value, ast.Constant):
+                texts.append(str(word.value.value))
+    for text in texts:
+        text.encode("cp1252")
 
 
 def test_text_alone(client: Client):

@@ -37,7 +37,7 @@ def test_a_visit_from_upload_to_maps_and_back_by_recipe(browser: sync_api.Browse
     visitor.write("#prompt", "a bear on the beech")
     page.wait_for_selector("#prompt-notes .cc-warn", state="visible")
     assert "beach" in page.inner_text("#prompt-notes")
-    page.get_by_role("button", name="Beach").click()
+    page.get_by_role("button", name="Beach", exact=True).click()
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('a bear')")
 
     assert "Done" in visitor.generate()

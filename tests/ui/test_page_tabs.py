@@ -148,6 +148,8 @@ def test_axe_finds_nothing_serious(browser: sync_api.Browser, url: str, scheme: 
     page.locator("#place-1 label", has_text="A box").click()
     page.wait_for_selector("#area-1", state="visible")
     page.wait_for_selector("#brush-1 canvas")
+    page.locator("#explaining button").first.click()
+    page.wait_for_selector("#explained figure")
     for tab in ("Where", "Words", "Compare", "Features", "Recipe"):
         place = page.get_by_role("tab", name=tab, exact=True)
         if not place.first.is_visible():  # a phone keeps the last ones behind "…"

@@ -18,9 +18,9 @@ def make_ready(base: BaseModel, gradient_checkpointing: bool) -> None:
         base.unet.enable_gradient_checkpointing()
         base.unet.train()
         for encoder in base.text_encoders:
-            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+            encoder.activation_checkpointing_enable({"use_reentrant": False})
             encoder.train()
-    if base.spec.pooled:
+    if base.vae.dtype != torch.float32 and base.spec.pooled:
         base.vae.to(torch.float32)
     if base.device.type == "cpu":  # there the fused kernel spends more on its mask than on its matrices
         for encoder in base.text_encoders:

@@ -22,7 +22,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.optim import AdamW
 
-from customcontrast.adapter import Adapter, save_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import load_base
 from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.precision import computes_bf16

@@ -8,7 +8,7 @@ from transformers import CLIPTokenizer
 
 from customcontrast.precision import autocast
 from train.base.base_config import PretrainConfig
-from train.base.models import (
+from train.base.networks import (
     ClipTrainer,
     clip_pixels,
     clip_side,

@@ -17,7 +17,7 @@ from customcontrast.tensor_files import share_with_umask, write_tensors
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base import pool
 from train.base.base_config import PretrainConfig
-from train.base.models import (
+from train.base.networks import (
     CLIP_MEAN,
     CLIP_STD,
     clip_side,

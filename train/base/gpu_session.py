@@ -32,7 +32,7 @@ from customcontrast.tensor_files import write_tensors
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base import pool
 from train.base.base_config import PRESETS, PretrainConfig
-from train.base.models import (
+from train.base.networks import (
     clip_trainer,
     denoising_loss,
     export_stage,

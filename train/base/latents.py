@@ -13,7 +13,7 @@ from customcontrast.tensor_files import write_tensors
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base import pool
 from train.base.base_config import PretrainConfig
-from train.base.models import (
+from train.base.networks import (
     export_stage,
     make_vae,
     scaled,

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from customcontrast.layout_channels import mirrored_rows
 from train.base import pool
-from train.base.models import (
+from train.base.networks import (
     tokenize,
 )
 

@@ -10,7 +10,7 @@ from customcontrast.layout_channels import channels
 from customcontrast.precision import autocast
 from train.base.base_config import PretrainConfig
 from train.base.latents import encode_pool, latent_scale, latents_path, read_latents
-from train.base.models import (
+from train.base.networks import (
     clip_trainer,
     denoising_loss,
     export_stage,

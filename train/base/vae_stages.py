@@ -8,7 +8,7 @@ from torch import Tensor
 from customcontrast.precision import autocast
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 from train.base.base_config import PretrainConfig
-from train.base.models import (
+from train.base.networks import (
     export_stage,
     make_vae,
     scaled,

@@ -17,7 +17,7 @@ import logging
 import random
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,17 +64,30 @@ def reduced(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize([round(x * scale) for x in picture.size], Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def subject_folders(folder: Path, count: int | None = None) -> Iterator[tuple[str, str, Segmentation]]:
-    """(name, class noun, segmentation of the first usable picture) of the first `count` subjects."""
+def subject_folders(
+    folder: Path,
+    count: int | None = None,
+    find: Callable[[Image.Image, str], Segmentation | None] | None = None,
+) -> Iterator[tuple[str, str, Segmentation]]:
+    """(name, class noun, segmentation of the first usable picture) of the first `count` subjects (None: of all).
+
+    find: what segments a picture by its subject's noun; None = the mask beside it, or our segmentation.
+    """
     segmenter = None
     for place in subject_places(folder)[:count]:
+        noun = class_noun(place)
         for path in pictures_in(place):
-            segmenter = segmenter or Segmenter()
             try:
-                yield place.name, class_noun(place), segment(path, segmenter)
-                break
+                if find is not None:
+                    found = find(reduced(load_picture(path, max_side=MAX_SIDE), SHORT_SIDE), noun)
+                else:
+                    segmenter = segmenter or Segmenter()
+                    found = segment(path, segmenter)
             except (PictureError, SegmentationError):
                 continue
+            if found is not None:
+                yield place.name, noun, found
+                break
 
 
 def subject_places(folder: Path) -> list[Path]:

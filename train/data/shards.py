@@ -39,6 +39,7 @@ from train.data.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mas
 from train.data.photos import Listing, Subject, View
 from train.data.references import segmented
 from train.data.samples import Sample
+from train.data.shard_cache import TURNS, ShardCache, crop_rng
 from train.data.shard_index import ShardIndex, open_index
 
 LOG = logging.getLogger(__name__)
@@ -356,6 +357,7 @@ class ShardSource:
     def __init__(self, folder: Path, size: int, crop: int, workers: int = 0) -> None:
         self.folder, self.size, self.crop = folder, size, crop
         self.index: ShardIndex = open_index(folder, workers)
+        self.cache: ShardCache | None = None  # set where `data.shard_cache` asks for it (`train.data.sources`)
         self.skipped = list(self.index.skipped)
         if not len(self):
             raise ConfigError(
@@ -400,29 +402,40 @@ class ShardSource:
         target, reference, positive = (order[k % count] for k in range(3))
         if count == 2:  # r⁺ ≠ r matters more than r⁺ ≠ x
             positive = target
-        image, inside, origin = square(self.frame(index, record, target), self.size, rng)
         caption, noun = record["captions"][target]
-        return Sample(
-            subject=record["subject"],
-            caption=caption,
-            noun=tuple(noun),
-            mask=inside,
-            image=image,
-            reference=self.reference(index, reference, count, rng),
-            positive=self.reference(index, positive, count, rng),
-            origin=origin,
-        )
+        if self.cache is not None and self.cache.latents is not None:
+            _, inside, origin = self.cropped(index, record, target)
+            x = {"latent": self.cache.latent(index, target)}
+        else:
+            image, inside, origin = square(self.frame(index, record, target), self.size, rng)
+            x = {"image": image}
+        shown = self._references(index, reference, positive, count, rng)
+        return Sample(record["subject"], caption, tuple(noun), inside, origin=origin, **x, **shown)
+
+    def _references(self, index: int, reference: int, positive: int, count: int, rng: random.Random) -> dict[str, Any]:
+        """R and R⁺ as pictures, or what CLIP says of them: fields of a Sample."""
+        if self.cache is None or self.cache.states is None:
+            both = [self.reference(index, view, count, rng) for view in (reference, positive)]
+            return {"reference": both[0], "positive": both[1]}
+        if count == 1:
+            reference, positive = rng.sample(range(TURNS), 2)
+        states, embedding = self.cache.state(index, reference)
+        positive_states, _ = self.cache.state(index, positive)
+        return {"reference_states": states, "positive_states": positive_states, "embedding": embedding}
+
+    def cropped(self, index: int, record: dict[str, Any], view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`square` of a view with a crop that is always the same."""
+        rng = crop_rng(self.index.subjects[index]["key"], view)
+        return square(self.frame(index, record, view), self.size, rng)
 
     def _pair(self, index: int, rng: random.Random) -> Sample:
         record = self.record(index)
         count = len(record["captions"])
         order = rng.sample(range(count), min(2, count))
-        both = [self.reference(index, view, count, rng) for view in (order[0], order[-1])]
+        shown = self._references(index, order[0], order[-1], count, rng)
         caption, noun = record["captions"][order[0]]
         mask = torch.zeros(1, 1, 1, dtype=torch.bool)
-        return Sample(
-            record["subject"], caption, tuple(noun), mask, reference=both[0], positive=both[1], pair=True
-        )  # fmt: skip
+        return Sample(record["subject"], caption, tuple(noun), mask, pair=True, **shown)
 
     def frame(self, index: int, record: dict[str, Any], view: int) -> Frame:
         """One picture of a subject with its mask and caption."""

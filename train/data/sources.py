@@ -11,6 +11,7 @@ from train.data.folder import FolderSource
 from train.data.mixture import Mixture, Part, Subset
 from train.data.references import crop_size
 from train.data.samples import Source
+from train.data.shard_cache import ShardCache
 from train.data.shards import ShardSource
 from train.data.toyland_source import ToylandSource
 
@@ -26,6 +27,9 @@ def make_source(config: DataConfig, base: BaseModel, progress: bool = True) -> S
 
     Raises ConfigError where a folder cannot be used.
     """
+    kinds = {own.shard_cache if own.source == "shards" else "none" for _, _, own in config.parts()}
+    if len(kinds) > 1:
+        raise ConfigError("data.sources: some parts have a shard_cache and some have none; give all of them the same")
     parts = [Part(name, _trained(own, base, progress), weight, own.captions) for name, weight, own in config.parts()]
     return parts[0].source if not config.sources else Mixture(parts)
 
@@ -50,6 +54,18 @@ def _trained(config: DataConfig, base: BaseModel, progress: bool) -> Source:
     return rest
 
 
+def _shards(config: DataConfig, base: BaseModel, size: int, crop: int, progress: bool) -> ShardSource:
+    source = ShardSource(Path(config.path), size, crop)
+    if config.shard_cache != "none":
+        cache = ShardCache.of(Path(config.path), source.index, base, config.shard_cache, size)
+        try:
+            cache.fill(source, base, progress)
+        except OSError as error:
+            raise ConfigError(f"data.shard_cache cannot be kept in {config.path} ({error}); set it to none") from error
+        source.cache = cache
+    return source
+
+
 def _whole(config: DataConfig, base: BaseModel, progress: bool) -> Source:
     size, crop = config.size or base.default_size, crop_size(base)
     if config.source == "toyland":
@@ -57,7 +73,7 @@ def _whole(config: DataConfig, base: BaseModel, progress: bool) -> Source:
     if config.source == "folder":
         return FolderSource(Path(config.path), size, crop, progress)
     if config.source == "shards":
-        return ShardSource(Path(config.path), size, crop)
+        return _shards(config, base, size, crop, progress)
     build_pool(config, size, crop, progress)
     cache = Cache.of(Path(config.path), base) if config.cache else None
     if cache is not None:

@@ -17,6 +17,7 @@ import argparse
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,11 +27,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from customcontrast.adapter import Adapter, load_adapter
+from customcontrast.adapter import Adapter
+from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel, load_base
+from customcontrast.errors import PictureError, SegmentationError
+from customcontrast.segmentation import Segmenter
 from customcontrast.specs import BASES
 from customcontrast.toyland.feature_atlas import FILE, TIMES, Atlas, encoder_features, unit
 from customcontrast.visualize import tsne, tsne_plot
+from train.data.folder import pictures_in, segment, subject_places
 from train.data.frozen_features import clip_features
 from train.data.references import crop_size
 from train.data.toyland_source import reference_scene, render_references
@@ -75,6 +80,36 @@ def across_views(subjects: int, views: int, world: World, crop: int, seed: int =
             scenes.append(replace(scene, placements=(placement,)))
     pictures = render_references(scenes, 160, crop)
     return pictures.unflatten(0, (subjects, views)), [subject.id for subject in found]
+
+
+def from_folder(folder: Path, subjects: int, views: int, crop: int) -> tuple[Tensor, list[str]]:
+    """Real views, uint8 (S, V, 3, crop, crop) on white, and the subjects' names: a sub-folder is a subject, a
+    file's name is the view, as where every object was photographed from the same angles ("000.jpg", "045.jpg", …).
+
+    Taken are the first `subjects` sub-folders that have the first `views` names that most of them share. Pictures are
+    segmented as in `train.data.folder`. Raises ValueError where fewer than two subjects share two views.
+    """
+    places = subject_places(folder)
+    names = Counter(path.stem for place in places for path in pictures_in(place))
+    shared = sorted(name for name, count in names.items() if count >= 2)
+    shared = sorted(sorted(shared, key=lambda name: -names[name])[:views])
+    segmenter, rows, found = Segmenter(), [], []
+    for place in places:
+        paths = {path.stem: path for path in pictures_in(place)}
+        if len(found) == subjects or not all(name in paths for name in shared):
+            continue
+        try:
+            cut = [segment(paths[name], segmenter).on_plain(size=crop).convert("RGB") for name in shared]
+        except (PictureError, SegmentationError):
+            continue
+        rows.append(torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in cut]))
+        found.append(place.name)
+    if len(found) < 2 or len(shared) < 2:
+        raise ValueError(
+            f"--folder {folder}: {len(found)} sub-folders share {len(shared)} names of pictures; 2 of each are needed, "
+            "such as bear/000.jpg, bear/045.jpg, cat/000.jpg, cat/045.jpg"
+        )
+    return torch.stack(rows), found
 
 
 def encoded(base: BaseModel, adapter: Adapter, pictures: Tensor) -> Iterator[Tensor]:
@@ -147,10 +182,10 @@ def report(features: Tensor) -> Report:
     return Report(hits, (views - 1) / (subjects * views - 1), explained(features), common)
 
 
-def table(reports: dict[str, Report], subjects: int, views: int) -> str:
-    """Markdown."""
+def table(reports: dict[str, Report], subjects: int, views: int, where: str = "") -> str:
+    """Markdown. where: the name of a folder of real views; "" = held-out subjects of Toyland."""
     lines = [
-        f"{subjects} held-out subjects from {views} views each.",
+        f"{subjects} {f'subjects of {where}' if where else 'held-out subjects'} from {views} views each.",
         "",
         "| features | nearest picture shows the same subject | by chance | variance by subject | by view | by both "
         "| common direction |",
@@ -172,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
     parser.add_argument("--adapter", action="append", required=True, metavar="NAME=FILE")
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
+    parser.add_argument(
+        "--folder", type=Path, help="real views instead of Toyland's: a sub-folder a subject, files named by the view"
+    )
     parser.add_argument("--subjects", type=int, default=24)
     parser.add_argument("--views", type=int, default=6)
     parser.add_argument("--parts", action="store_true", help="also v, u, S+ and f_tv apart")
@@ -199,8 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(options: argparse.Namespace) -> str:
     base = load_base(options.base, options.weights)
-    world = World.named(options.world)
-    pictures, ids = across_views(options.subjects, options.views, world, crop_size(base), options.seed)
+    if options.folder:
+        pictures, ids = from_folder(options.folder, options.subjects, options.views, crop_size(base))
+    else:
+        world = World.named(options.world)
+        pictures, ids = across_views(options.subjects, options.views, world, crop_size(base), options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     sets = {"CLIP image embedding": unit(clip_features(base, pictures.flatten(0, 1))[1]).cpu()}
     for text in options.adapter:
@@ -210,7 +251,7 @@ def _compare(options: argparse.Namespace) -> str:
         if options.parts:
             made = part_features(base, adapter, pictures.flatten(0, 1))
             sets |= {f"{name}, {part}": features for part, features in made.items()}
-    shape = (options.subjects, options.views)
+    shape = (pictures.shape[0], pictures.shape[1])
     reports = {name: report(features.unflatten(0, shape)) for name, features in sets.items()}
     for name, features in sets.items():
         _plot(features, shape, name).save(options.out / f"{name.lower().replace(', ', '-').replace(' ', '-')}.png")
@@ -218,9 +259,9 @@ def _compare(options: argparse.Namespace) -> str:
         options.atlas.parent.mkdir(parents=True, exist_ok=True)
         first = options.adapter[0].partition("=")[0]
         make_atlas(sets[first], pictures, ids, options.seed).write(options.atlas)
-    text = table(reports, *shape)
+    text = table(reports, *shape, where=str(options.folder.name) if options.folder else "")
     (options.out / "table.md").write_text(text, encoding="utf-8")
-    about = {"subjects": ids, "views": options.views, "seed": options.seed}
+    about = {"subjects": ids, "views": shape[1], "seed": options.seed}
     numbers = {name: asdict(r) for name, r in reports.items()}
     (options.out / "features.json").write_text(json.dumps(about | {"reports": numbers}, indent=1), encoding="utf-8")
     return text

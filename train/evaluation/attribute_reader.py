@@ -30,7 +30,7 @@ from tqdm import tqdm
 from customcontrast.precision import autocast
 from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
-from train.base.models import label_values
+from train.base.networks import label_values
 from train.base.pool import read_shard, shard_paths
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from customcontrast.visualize.drawing import label
 from train.evaluation import attribute_reader
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
+    CLIP,
+    DINO,
     Backbones,
     Edits,
     Score,
@@ -48,7 +51,16 @@ from train.evaluation.metrics import (
 )
 from train.evaluation.paired_renders import paired_command
 from train.evaluation.readers import SHIPPED, Readers, load_readers
-from train.evaluation.tasks import DISTRACTORS, Case, Task, ceiling, folder_cases, toy_distractors, toyland_cases
+from train.evaluation.tasks import (
+    DISTRACTORS,
+    Case,
+    Task,
+    ceiling,
+    folder_cases,
+    read_prompts,
+    toy_distractors,
+    toyland_cases,
+)
 from train.evaluation.text_to_image import base_command, sampler
 from train.evaluation.two_subjects import pairs_command
 from train.toyland import World
@@ -57,6 +69,9 @@ RUNS = ("adapter", "text only (floor)", "real render (ceiling)")
 Find = Callable[[Image.Image, str], Segmentation | None]  # a picture and the class noun of the subject in it
 EDITED_REFERENCES = "references in a style and shape and wearing something, none of it asked for"
 CELL = 112  # px of a picture in the grid
+GRID = 12  # subjects in it
+TOYLAND = 20  # subjects of Toyland where no number is asked for
+PORTION = 64  # pictures that are scored at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +82,7 @@ class Made:
     task: Task
     picture: Image.Image
     segmentation: Segmentation | None  # None: nothing was found; the whole picture is compared
+    seed: int = 0  # of its noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,26 +98,32 @@ class Bench:
     @classmethod
     def of(cls, base: BaseModel, options: argparse.Namespace) -> Bench:
         """options: benchmark, limit, world, readers, attributes, clip, dino, weights, seed, as `adapter` has them."""
-        if options.limit < 1:
+        if options.limit is not None and options.limit < 1:
             raise ValueError(f"--limit {options.limit}: give 1 subject or more")
         world = World.named(options.world)
         edited = getattr(options, "references", "plain") == "edited"
         if options.benchmark != "toyland":
             if edited:
                 raise ValueError(f"--references edited needs --benchmark toyland, not {options.benchmark}")
-            cases = folder_cases(Path(options.benchmark), options.limit)
+            grounding, prompts = getattr(options, "grounding", None) or (), getattr(options, "prompts", None)
+            find = finder(None, grounding, base.device)
+            asked = read_prompts(prompts) if prompts else None
+            own = find if grounding else None  # else a reference keeps the mask that lies beside it
+            cases = folder_cases(Path(options.benchmark), options.limit, prompts=asked, find=own)
             backbones = pretrained_backbones(options.clip, options.dino, base.device, getattr(options, "reward", None))
-            grounding = getattr(options, "grounding", None) or ()
-            notes = [_asked(cases, options.seed), f"subjects found by: {' and '.join(grounding) or 'our segmentation'}"]
-            return cls(cases, backbones, finder(None, grounding, base.device), [], notes)
+            found = " and ".join(grounding) or "our segmentation"
+            notes = [_asked(cases, seeds_of(options)), f"references and generated subjects found by: {found}"]
+            return cls(cases, backbones, find, [], notes)
+        if getattr(options, "prompts", None):
+            raise ValueError("--prompts needs --benchmark FOLDER: Toyland's prompts come with renders of what they ask")
         readers = load_readers(options.readers)
         attributes = attribute_reader.load_reader(options.attributes)
-        cases = toyland_cases(options.limit, world, options.seed, edited)
+        cases = toyland_cases(options.limit or TOYLAND, world, options.seed, edited)
         edits = functools.partial(attribute_reader.shows, attributes)
         backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity, edits)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
-            _asked(cases, options.seed),
+            _asked(cases, seeds_of(options)),
             f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader",
             *(f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()),
             "edits: the share of edits seen by the attribute reader, which on held-out renders reads rightly: "
@@ -113,8 +135,14 @@ class Bench:
         return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed, DISTRACTORS), notes)
 
 
-def _asked(cases: Sequence[Case], seed: int) -> str:
-    return f"{len(cases)} subjects never seen in training, {len(cases[0].tasks)} prompts each, seed {seed}"
+def seeds_of(options: argparse.Namespace) -> list[int]:
+    """The seeds of the pictures: `seeds`, where there are several, else `seed`."""
+    return list(dict.fromkeys(getattr(options, "seeds", None) or [options.seed]))
+
+
+def _asked(cases: Sequence[Case], seeds: Sequence[int]) -> str:
+    said = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+    return f"{len(cases)} subjects never seen in training, {len(cases[0].tasks)} prompts each, {said}"
 
 
 def adapter_command(arguments: Sequence[str]) -> str:
@@ -124,7 +152,10 @@ def adapter_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
     parser.add_argument("--benchmark", default="toyland", help="toyland, or a folder with a sub-folder per subject")
-    parser.add_argument("--limit", type=int, default=20, help="subjects")
+    parser.add_argument("--limit", type=int, help=f"subjects; default all of a folder, {TOYLAND} of Toyland")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="a folder's: YAML {category: [prompts with {}]}, all asked of each"
+    )
     add_references(parser)
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.evaluation.readers)")
@@ -134,8 +165,8 @@ def adapter_command(arguments: Sequence[str]) -> str:
         default=attribute_reader.SHIPPED,
         help="who sees edits (train.evaluation.attribute_reader)",
     )
-    parser.add_argument("--clip", default="openai/clip-vit-large-patch14", help="CT and CI of real pictures")
-    parser.add_argument("--dino", default="facebook/dinov2-base", help="DI of real pictures")
+    parser.add_argument("--clip", default=CLIP, help=f"CT and CI of real pictures; default {CLIP}")
+    parser.add_argument("--dino", default=DINO, help=f"DI of real pictures; default {DINO}")
     parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")
     parser.add_argument(
         "--grounding",
@@ -147,6 +178,7 @@ def adapter_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
     parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of Eq. 3")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", help="several pictures of each prompt, one a seed")
     parser.add_argument("--floor", type=Path, help="where the pictures from text alone are; several runs can share it")
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
     options = parser.parse_args(arguments)
@@ -173,14 +205,21 @@ def evaluate_adapter(options: argparse.Namespace) -> str:
     bench = Bench.of(custom.base, options)
     out, cases, find = options.out, bench.cases, bench.find
     floor = getattr(options, "floor", None) or out / "pictures" / "text"
-    made = {
-        RUNS[0]: list(pictures(custom, cases, options, out / "pictures" / "adapter", find, with_subject=True)),
-        RUNS[1]: list(pictures(custom, cases, options, floor, find, with_subject=False)),
+    making: dict[str, Iterator[Made]] = {
+        RUNS[0]: pictures(custom, cases, options, out / "pictures" / "adapter", find, with_subject=True),
+        RUNS[1]: pictures(custom, cases, options, floor, find, with_subject=False),
     }
     if options.benchmark == "toyland":
-        made[RUNS[2]] = [real(case, task, custom.base.default_size) for case in cases for task in case.tasks]
+        making[RUNS[2]] = (real(case, task, custom.base.default_size) for case in cases for task in case.tasks)
     backbones, notes = bench.backbones, bench.notes
-    runs = {name: score(rows, backbones, bench.distractors) for name, rows in made.items()}
+    runs: dict[str, list[Score]] = {}
+    made: dict[str, list[Made]] = {}  # for the grid: of the first seed and subjects
+    shown = sum(len(case.tasks) for case in cases[:GRID])
+    for name, rows in making.items():
+        runs[name], made[name] = [], []
+        for portion in batched(rows, PORTION):  # thousands of pictures do not lie in memory at once
+            runs[name] += score(portion, backbones, bench.distractors)
+            made[name] += portion[: max(0, shown - len(made[name]))]
     metadata = custom.adapter.metadata
     about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | {"notes": notes}
     table = markdown(runs, backbones.names, notes)
@@ -201,12 +240,12 @@ def pictures(
     find: Find,
     with_subject: bool,
 ) -> Iterator[Made]:
-    """One picture per subject and task; those in `folder` made with the same settings are read instead."""
+    """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = (options.steps, options.guidance, options.subject_scale if with_subject else 0, options.seed)
     weights = (digest(options.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
-    rows = [(case, task) for case in cases for task in case.tasks]
-    for case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
+    rows = [(seed, case, task) for seed in seeds_of(options) for case in cases for task in case.tasks]
+    for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
+        settings = (options.steps, options.guidance, options.subject_scale if with_subject else 0, seed)
         shown = case.key if with_subject else case.subject
         key = hashlib.sha256(repr((settings, weights, task.prompt, shown)).encode()).hexdigest()[:10]
         path = folder / f"{case.subject}-{task.category}-{key}.png"
@@ -218,12 +257,18 @@ def pictures(
                 num_inference_steps=options.steps,
                 guidance_scale=options.guidance,
                 subject_scale=options.subject_scale,
-                seed=options.seed,
+                seed=seed,
                 record=RecordConfig(maps=False),
             )
             result.images[0].save(path)
         picture = load_picture(path)
-        yield Made(case, task, picture, find(picture, case.noun))
+        yield Made(case, task, picture, find(picture, case.noun), seed)
+
+
+def batched(rows: Iterator[Made], count: int) -> Iterator[list[Made]]:
+    """The rows, `count` at a time."""
+    while portion := list(itertools.islice(rows, count)):
+        yield portion
 
 
 def base_digest(base: BaseModel) -> str:
@@ -290,6 +335,7 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
             "ir": None if ir is None else float(ir[i]),
             "edit": None if edits is None else edits[i],
             "leaks": leaked[i],
+            "seed": m.seed,
         }
         rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, rank=rank, **told))
     return rows
@@ -303,7 +349,7 @@ def leaks(made: Sequence[Made], sees: Edits) -> list[dict[str, float] | None]:
     return [{name: next(seen) for name in row} or None for row in unasked]
 
 
-def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = 12) -> Image.Image:
+def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = GRID) -> Image.Image:
     """For the first subjects: the reference, then for every task the picture of each run side by side."""
     shown = list(cases)[:rows]
     tasks, runs, names = len(shown[0].tasks), len(made), [name.split(" (")[0] for name in made]

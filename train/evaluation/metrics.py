@@ -47,6 +47,7 @@ class Score:
     ir: float | None = None  # ImageReward of prompt and picture, unbounded, about −2 … 2; None = not asked
     edit: float | None = None  # 1 where the picture shows the edit that was asked for, 0 where not; None = not asked
     leaks: dict[str, float] | None = None  # {attribute the reference shows unasked: 1 where it is seen, 0 where not}
+    seed: int = 0  # of the picture's noise
 
     @property
     def leak(self) -> float | None:

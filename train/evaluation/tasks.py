@@ -11,11 +11,12 @@ which is asked for. What a picture shows of that has leaked: the paper's irrelev
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from customcontrast.segmentation import Segmentation
@@ -202,8 +203,40 @@ def photograph_tasks(
     return tuple(Task(category, text.format(f"<{noun}>")) for category, text in chosen)
 
 
-def folder_cases(folder: Path, count: int | None = None, seed: int = 0) -> list[Case]:
-    """Subjects of a folder, a sub-folder each; the first picture is the reference, segmented by `Segmenter`.
+def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
+    """A YAML or JSON file of prompts, {category of metrics.CATEGORIES: ["a {} on the beach", …]}; {} = the class noun.
+
+    Raises ValueError with one sentence.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {path} cannot be read ({str(error).splitlines()[0]}); give a YAML file") from error
+    if not isinstance(values, dict) or not values:
+        raise ValueError(f"--prompts {path} must be a mapping of categories to lists of prompts")
+    for category, texts in values.items():
+        if category not in CATEGORIES:
+            raise ValueError(f"--prompts {path}: {category!r} is no category; choose {', '.join(CATEGORIES)}")
+        if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+            raise ValueError(f"--prompts {path}: {category} must be a list of prompts")
+        bad = [text for text in texts if text.count("{}") != 1 or text.replace("{}", "").strip("{}") != text.replace(
+            "{}", "")]  # fmt: skip
+        if bad:
+            raise ValueError(f"--prompts {path}: {bad[0]!r} must hold {{}} once, where the class noun goes")
+    return {category: tuple(texts) for category, texts in values.items()}
+
+
+def folder_cases(
+    folder: Path,
+    count: int | None = None,
+    seed: int = 0,
+    prompts: dict[str, tuple[str, ...]] | None = None,
+    find: Callable[[Image.Image, str], Segmentation | None] | None = None,
+) -> list[Case]:
+    """Subjects of a folder, a sub-folder each; the first picture is the reference.
+
+    prompts: all of these are asked of every subject (`read_prompts`); None = one of EDITS for each category.
+    find: what segments the references, such as Grounded SAM; None = masks beside them, or `Segmenter`.
 
     The class noun is that of noun.txt in the sub-folder, or of DreamBench's prompts_and_classes.txt, or the folder's
     name. Raises ValueError when there is no subject.
@@ -211,9 +244,9 @@ def folder_cases(folder: Path, count: int | None = None, seed: int = 0) -> list[
     from train.data.folder import subject_folders
 
     cases = []
-    for name, noun, segmentation in subject_folders(folder, count):
+    for name, noun, segmentation in subject_folders(folder, count, find):
         rng = random.Random(f"benchmark-{seed}-{name}")
-        tasks = tuple(Task(c, rng.choice(EDITS[c]).format(f"<{noun}>")) for c in CATEGORIES)
+        tasks = photograph_tasks(noun, rng, prompts, every=prompts is not None)
         cases.append(Case(name, noun, segmentation, tasks))
     if not cases:
         raise ValueError(f"{folder} holds no subject; it needs one sub-folder per subject with pictures in it")

@@ -1,21 +1,25 @@
-"""Comparisons with equal seeds: several ways to bring the subject in, or a grid over parameters. Part of the desk."""
+"""Comparisons with equal seeds: several ways to bring the subject in, or a grid over parameters."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from customcontrast import visualize
 from customcontrast.errors import RequestError
+from customcontrast.output import Result
+from customcontrast.specs import SCHEDULERS
+from customcontrast.ui.handlers.forms import GenerationForm
+from customcontrast.ui.handlers.generation_run import TELL_EVERY, Generation, Stream
 from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said, seen
 from customcontrast.ui.service import figures
-from customcontrast.ui.service.request import SCHEDULER_TITLES, Request, check
-from customcontrast.ui.service.service import PLAIN, Studio
+from customcontrast.ui.service.models import NO_PLAIN
+from customcontrast.ui.service.request import Request, check
+from customcontrast.ui.service.service import Service
 
 WAYS = {  # key → its label
     "text": "Text only",
@@ -34,7 +38,6 @@ AXES = {  # what a grid can run over → its label
 }
 MAX_CELLS = 16  # pictures of one grid
 ONE_A_LINE, WITH_COMMAS = "One prompt a line.", "With commas between them."
-TELL_EVERY = 0.2  # seconds between two messages of a run, at least
 
 Labelled = tuple[str, Image.Image]
 
@@ -80,7 +83,7 @@ def axis_values(axis: str, text: str) -> list[Any]:
     if axis == "prompt":
         return parts
     if axis == "scheduler":
-        known = {title.lower(): key for key, title in SCHEDULER_TITLES.items()} | {key: key for key in SCHEDULER_TITLES}
+        known = {spec.title.lower(): key for key, spec in SCHEDULERS.items()} | {key: key for key in SCHEDULERS}
         return [known.get(part.lower(), part) for part in parts]
     try:
         return [int(part) if axis in ("seed", "steps") else float(part) for part in parts]
@@ -105,31 +108,30 @@ def axis_label(axis: str, value: Any) -> str:
     if axis == "prompt":
         return str(value)
     if axis == "scheduler":
-        return SCHEDULER_TITLES.get(value, value)
+        return SCHEDULERS[value].title if value in SCHEDULERS else str(value)
     name = "λ" if axis == "subject_scale" else AXES[axis].lower()
     return f"{name} = {value:g}"
 
 
-class Comparing:
-    """Handlers of the Compare tab. stream, folder: see `Desk`."""
+class Comparison:
+    """Handlers of the Compare tab. generation: its stream runs the requests."""
 
-    studio: Studio
-    stream: Callable[..., Iterator[Any]]
-    folder: Callable[[], Path]
-    _request: Callable[[Sequence[Any]], Request]
-    _loading: Callable[[str | None], Iterator[Changes]]
+    def __init__(self, service: Service, generation: Generation) -> None:
+        self.service = service
+        self.generation = generation
 
-    def compare(self, *values: Any) -> Iterator[Changes]:
-        """Values as `Desk.generate` takes them → progress, then the same seed in several ways."""
+    def compare(self, form: GenerationForm) -> Iterator[Changes]:
+        """The controls → progress, then the same seed in several ways."""
         try:
-            request = self._request(values)
-            requests = ways(request, self.studio.plain_adapter(request.base) is not None)
-            yield {"compare_status": note("Getting ready …"), "compare_stop": Set(interactive=True)}
-            yield from self._loading(requests["full"].base, "compare_status")
+            request = form.request()
+            requests = ways(request, self.service.models.plain_adapter(request.base) is not None)
+            yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
+            for told in self.generation.loading(request.base):
+                yield {"status": told}
             pictures: dict[str, Labelled] = {}
-            for key, image in self._each(list(requests.items())):
+            for key, image in in_turn(self.generation.stream, list(requests.items())):
                 if isinstance(image, str):
-                    yield {"compare_status": image}
+                    yield {"status": image}
                 else:
                     pictures[key] = (WAYS[key], image)
             first = requests["full"].subjects[0].segmentations[0].on_plain()
@@ -143,14 +145,14 @@ class Comparing:
             compared = Compared(pictures)
             yield {
                 "compared": compared,
-                "compare_status": "",
-                "compare_stop": Set(interactive=False),
+                "status": "",
+                "stop": Set(interactive=False),
                 "sides": Set(visible=True),
                 **self.side_by_side(compared, "visual", "full"),
                 "sheet": seen(sheet),
             }
         except Exception as error:
-            yield {"compare_status": note(said(error), "error"), "compare_stop": Set(interactive=False)}
+            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
 
     def side_by_side(self, compared: Compared | None, left: str, right: str) -> Changes:
         """Two of the ways under one slider."""
@@ -158,55 +160,49 @@ class Comparing:
             return {}
         absent = [key for key in (left, right) if key not in compared.pictures]
         if absent == ["plain"]:
-            raise RequestError(
-                "There is no adapter without CSCL and MACL here: train it with "
-                f"`python -m train.experiments.ablation --ids 2`, and put it beside the adapter as {PLAIN}."
-            )
+            raise RequestError(NO_PLAIN)
         if absent:
             raise RequestError("Choose two of the ways in the lists.")
         pictures = [figures.enlarged(compared.pictures[key][1]) for key in (left, right)]
         return {"left": left, "right": right, "slider": Set(value=tuple(pictures), visible=True)}
 
-    def grid(self, x: str, x_values: str, y: str, y_values: str, *values: Any) -> Iterator[Changes]:
-        """Two parameters with their values, then values as `Desk.generate` takes them → progress, one picture."""
+    def grid(self, x: str, x_values: str, y: str, y_values: str, form: GenerationForm) -> Iterator[Changes]:
+        """Two parameters with their values, and the controls → progress, one picture."""
         try:
             xs, ys = axis_values(x, x_values), axis_values(y, y_values)
-            rows = cells(self._request(values), x, xs, y, ys)
-            yield {"grid_status": note("Getting ready …"), "grid_stop": Set(interactive=True)}
-            yield from self._loading(rows[0][0].base, "grid_status")
+            rows = cells(form.request(), x, xs, y, ys)
+            yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
+            for told in self.generation.loading(rows[0][0].base):
+                yield {"status": told}
             places = [((r, c), request) for r, row in enumerate(rows) for c, request in enumerate(row)]
             made: dict[tuple[int, int], Image.Image] = {}
-            for place, image in self._each(places):
+            for place, image in in_turn(self.generation.stream, places):
                 if isinstance(image, str):
-                    yield {"grid_status": image}
+                    yield {"status": image}
                 else:
                     made[place] = image
-            yield {
-                "made_grid": seen(
-                    visualize.labelled_grid(
-                        [[made[r, c] for c in range(len(xs))] for r in range(len(ys))],
-                        [axis_label(y, value) for value in ys],
-                        [axis_label(x, value) for value in xs],
-                        title="" if "prompt" in (x, y) else rows[0][0].prompt,
-                    )
-                ),
-                "grid_status": "",
-                "grid_stop": Set(interactive=False),
-            }
+            table = visualize.labelled_grid(
+                [[made[r, c] for c in range(len(xs))] for r in range(len(ys))],
+                [axis_label(y, value) for value in ys],
+                [axis_label(x, value) for value in xs],
+                title="" if "prompt" in (x, y) else rows[0][0].prompt,
+            )
+            yield {"made_grid": seen(table), "status": "", "stop": Set(interactive=False)}
         except Exception as error:
-            yield {"grid_status": note(said(error), "error"), "grid_stop": Set(interactive=False)}
+            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
 
-    def _each(self, requests: Sequence[tuple[Any, Request]]) -> Iterator[tuple[Any, str | Image.Image]]:
-        """Run requests one after the other: (key, progress as HTML) now and then, and (key, picture) for each."""
-        for number, (key, request) in enumerate(requests, start=1):
-            began = told = time.monotonic()
-            for event in self.stream(request, 0):
-                now = time.monotonic()
-                if hasattr(event, "images"):
-                    yield key, event.images[0]
-                elif now - told >= TELL_EVERY:
-                    told = now
-                    yield key, progress(event.index, event.total, now - began, f"Picture {number} of {len(requests)}. ")
+
+def in_turn(stream: Stream, requests: Sequence[tuple[Any, Request]]) -> Iterator[tuple[Any, str | Image.Image]]:
+    """Run requests one after the other: (key, progress as HTML) now and then, and (key, picture) for each."""
+    for number, (key, request) in enumerate(requests, start=1):
+        began = told = time.monotonic()
+        for event in stream(request, 0):
+            now = time.monotonic()
+            if isinstance(event, Result):
+                yield key, event.images[0]
+            elif now - told >= TELL_EVERY:
+                told = now
+                yield key, progress(event.index, event.total, now - began, f"Picture {number} of {len(requests)}. ")
 
 
 def axis_hint(axis: str) -> Changes:
@@ -219,6 +215,4 @@ def axis_hint(axis: str) -> Changes:
         "prompt": "",
         "scheduler": "ddim, dpm, euler",
     }
-    return Set(
-        value=hints.get(axis, ""), info="One prompt a line." if axis == "prompt" else "With commas between them."
-    )
+    return Set(value=hints.get(axis, ""), info=ONE_A_LINE if axis == "prompt" else WITH_COMMAS)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from customcontrast.errors import UserError, ViewError
-from customcontrast.ui.service.wording import out_of_memory, sentence
+from customcontrast.ui.service.phrases import out_of_memory, sentence
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def said(error: Exception) -> str:
 
 @contextlib.contextmanager
 def in_this_run() -> Iterator[None]:
-    """What is asked for and is not in a run, as one sentence."""
+    """What was requested and is not in a run, as one sentence."""
     try:
         yield
     except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:

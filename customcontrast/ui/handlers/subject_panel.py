@@ -1,140 +1,216 @@
-"""What a visitor does with a subject's pictures and its place: upload, click, paint, undo, and where it shall stand.
+"""What a visitor does with the subjects: upload, click, paint, undo, name, place, and one more of them.
 
-Part of the desk.
+Handlers of one slot speak of its parts by name (`cut`, `note`, …); those of all slots nest them under its number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from customcontrast.config import MAX_SUBJECTS
 from customcontrast.errors import RequestError
 from customcontrast.segmentation import check_stroke
 from customcontrast.segmentation.brush import MAX_STROKES
+from customcontrast.ui.handlers.forms import AREA, SubjectForm, as_controls
 from customcontrast.ui.handlers.messages import Changes, Set, notice, said
 from customcontrast.ui.service import figures
+from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
+from customcontrast.ui.service.noun_guess import guess_noun_of
+from customcontrast.ui.service.phrases import noun_from_name
 from customcontrast.ui.service.recipe import MAX_REFERENCES
-from customcontrast.ui.service.request import ADD, ANYWHERE, BOX, PLACES, REMOVE, Cut, place_box, read_place
-from customcontrast.ui.service.service import Studio
+from customcontrast.ui.service.request import ANYWHERE, PLACES, read_place
+from customcontrast.ui.service.service import Service
 
+SLOTS = range(1, MAX_SUBJECTS + 1)
 THUMB = 160  # px, side of a small picture of a further reference
-AREA = "box"  # what the page's choice of a place says where the box's numbers count
-FIRST_AREA = "20, 25, 80, 100"  # the box that a visitor finds when one is asked for
+FIRST_AREA = "20, 25, 80, 100"  # the box that a visitor finds when one is requested
 PLACE_TITLES = {
     "": "Automatic",
     **{name: name.capitalize() for name in PLACES},
     AREA: "A box",
     ANYWHERE: "Anywhere",
 }
+NO_PICTURE = "Give a picture first; then you can"
 
 
-class Cutting:
-    """Handlers of a subject's slot. studio: see `Desk`."""
+class SubjectPanel:
+    """Handlers of the subjects' slots. examples: pictures of subjects that come with the page."""
 
-    studio: Studio
+    def __init__(self, service: Service, examples: Sequence[Path] = ()) -> None:
+        self.service = service
+        self.examples = tuple(examples)
 
-    def _cut(self, k: int, cut: Cut | None) -> Changes:
-        picture = figures.cutout(cut) if cut else None
+    # ---- all slots ----------------------------------------------------------------------------
+
+    def counted(self, count: int) -> Changes:
+        """So many slots on view."""
+        shown = {k: {"box": Set(visible=k <= count)} for k in SLOTS}
+        return {"count": count, "add": Set(visible=count < MAX_SUBJECTS), "slots": shown}
+
+    def add(self, count: int) -> Changes:
+        """One more slot."""
+        return self.counted(min(count + 1, MAX_SUBJECTS))
+
+    def remove(self, k: int, count: int, subjects: Sequence[SubjectForm]) -> Changes:
+        """Slot k goes, those after it move up."""
+        return self.filled([*subjects[: k - 1], *subjects[k:]], max(1, count - 1))
+
+    def filled(self, forms: Sequence[SubjectForm], count: int | None = None) -> Changes:
+        """These subjects into the slots; the others are emptied. count: slots on view, None = as many as subjects."""
+        changes = self.counted(max(1, len(forms)) if count is None else count)
+        for k in SLOTS:
+            changes["slots"][k] |= self.slot(forms[k - 1] if k <= len(forms) else SubjectForm())
+        return changes
+
+    def example(self, index: int, count: int, subjects: Sequence[SubjectForm]) -> Changes:
+        """An example goes into the first empty slot, or else into the last."""
+        k = next((k for k in SLOTS[:count] if subjects[k - 1].cut is None), count)
+        path = self.examples[index]
+        return {"slots": {k: self.slot_of_file(path)}}
+
+    def slot_of_file(self, path: Path) -> Changes:
+        """A picture of ours in a slot, with its word."""
+        cut = self.service.cutouts.open(path)
+        return {"upload": str(path), "noun": noun_from_name(path), **self.cut_changes(cut), **self.other_changes(())}
+
+    # ---- one slot -----------------------------------------------------------------------------
+
+    def slot(self, form: SubjectForm) -> Changes:
+        """Everything that a slot holds."""
+        place = _readable(form.area if form.place == AREA else form.place)
         return {
-            f"cut{k}": cut,
-            f"cutout{k}": picture,
-            f"brush{k}": figures.data_url(picture) if picture else "",
-            f"note{k}": notice(cut.trouble if cut else ""),
+            "upload": form.cut.picture if form.cut else None,
+            "noun": form.noun,
+            "strength": form.strength,
+            "turn": form.turn or "",
+            "pose": form.pose or "",
+            **self.cut_changes(form.cut),
+            **self.other_changes(form.others or ()),
+            **place_changes(place),
         }
 
-    def _rest(self, k: int, rest: Sequence[Cut]) -> Changes:
-        """The further pictures of the subject in slot k."""
-        rest = tuple(rest)
-        thumbs = [figures.thumbnail(cut, THUMB) for cut in rest]
-        return {f"rest{k}": rest, f"others{k}": Set(value=thumbs, visible=bool(rest), selected_index=None)}
+    def cut_changes(self, cut: CutOut | None) -> Changes:
+        """The picture in hand, as the slot shows it."""
+        picture = figures.cutout(cut) if cut else None
+        return {
+            "cut": cut,
+            "cutout": picture,
+            "brush": figures.data_url(picture) if picture else "",
+            "note": notice(cut.trouble if cut else ""),
+        }
 
-    # ---- pictures -----------------------------------------------------------------------------
+    def other_changes(self, others: Sequence[CutOut]) -> Changes:
+        """The further pictures of the subject."""
+        thumbs = [figures.thumbnail(cut, THUMB) for cut in others]
+        shown = Set(value=thumbs, visible=bool(thumbs), selected_index=None)
+        return {"others": tuple(others), "album": shown}
 
-    def upload(self, k: int, path: str | None) -> Changes:
-        """A new picture for slot k, or none."""
+    def upload(self, path: str | None) -> Changes:
+        """A new picture, or none."""
         try:
-            return self._cut(k, self.studio.cut(path) if path else None)
+            return self.cut_changes(self.service.cutouts.open(path) if path else None)
         except Exception as error:  # the broken picture goes, the sentence stays
-            return {**self._cut(k, None), f"upload{k}": None, f"note{k}": notice(said(error), "error")}
+            return {**self.cut_changes(None), "upload": None, "note": notice(said(error), "error")}
 
-    def another(self, k: int, cut: Cut | None, rest: Sequence[Cut] | None) -> Changes:
-        """Put the picture of slot k aside, so that another one of the same subject can be given."""
-        rest = tuple(rest or ())
-        if cut is None:
-            return {f"note{k}": notice("Give a picture first; then you can add another one of the same subject.")}
-        if cut.current is None:
-            return {f"note{k}": notice("Click on the subject in this picture first.")}
-        if len(rest) + 1 >= MAX_REFERENCES:
-            return {f"note{k}": notice(f"A subject takes at most {MAX_REFERENCES} pictures.")}
-        return {f"upload{k}": None, **self._cut(k, None), **self._rest(k, (*rest, cut))}
-
-    def swap(self, k: int, index: int, cut: Cut | None, rest: Sequence[Cut] | None) -> Changes:
-        """Take a picture that was put aside back in hand; the one in hand takes its place."""
-        rest = list(rest or ())
-        if index not in range(len(rest)):
+    def guess(self, path: str | None, cut: CutOut | None, noun: str, base: str | None) -> Changes:
+        """A word for a picture that was just given, where the visitor has not written one."""
+        if not path or cut is None or (noun or "").strip():
             return {}
-        chosen = rest.pop(index)
+        guess = guess_noun_of(self.service.models, cut.current, path, base)
+        if not guess.noun:
+            return {}
+        changes: Changes = {"noun": guess.noun}
+        if not guess.sure:
+            perhaps = f" Or is it a {' or a '.join(guess.others)}?" if guess.others else ""
+            text = f"Is this a {guess.noun}? That is a guess: correct the word if it is something else.{perhaps}"
+            changes["note"] = notice(text, "")
+        return changes
+
+    def another(self, cut: CutOut | None, others: Sequence[CutOut] | None) -> Changes:
+        """Put the picture in hand aside, so that another one of the same subject can be given."""
+        others = tuple(others or ())
+        if cut is None:
+            return {"note": notice(f"{NO_PICTURE} add another one of the same subject.")}
+        if cut.current is None:
+            return {"note": notice("Click on the subject in this picture first.")}
+        if len(others) + 1 >= MAX_REFERENCES:
+            return {"note": notice(f"A subject takes at most {MAX_REFERENCES} pictures.")}
+        return {"upload": None, **self.cut_changes(None), **self.other_changes((*others, cut))}
+
+    def swap(self, index: int, cut: CutOut | None, others: Sequence[CutOut] | None) -> Changes:
+        """Take a picture that was put aside back in hand; the one in hand takes its place."""
+        others = list(others or ())
+        if index not in range(len(others)):
+            return {}
+        chosen = others.pop(index)
         if cut is not None:
-            rest.insert(index, cut)
-        return {f"upload{k}": chosen.picture, **self._cut(k, chosen), **self._rest(k, rest)}
+            others.insert(index, cut)
+        return {"upload": chosen.picture, **self.cut_changes(chosen), **self.other_changes(others)}
 
     # ---- corrections --------------------------------------------------------------------------
 
-    def click(self, k: int, place: Sequence[int], cut: Cut | None, label: int) -> Changes:
+    def click(self, place: Sequence[int], cut: CutOut | None, label: int) -> Changes:
         """A click at (x, y) on the cut-out, in pixels of the picture."""
         if cut is None:
-            return self._cut(k, None)
+            return self.cut_changes(None)
         try:
             point = int(place[0]), int(place[1]), (REMOVE, ADD, BOX)[int(label)]
         except (TypeError, ValueError, IndexError, OverflowError):
             raise RequestError(
                 "A click must be a place (x, y) in pixels of the cut-out: click on the picture."
             ) from None
-        return self._cut(k, self.studio.clicked(cut, (*cut.points, point)))
+        return self.cut_changes(self.service.cutouts.clicked(cut, (*cut.points, point)))
 
-    def stroke(self, k: int, drawn: Any, cut: Cut | None, label: int) -> Changes:
+    def stroke(self, drawn: Any, cut: CutOut | None, label: int) -> Changes:
         """A stroke of the brush over the cut-out, as {path: [[x, y], …], radius} in pixels of the picture."""
         if cut is None:
-            return {f"note{k}": notice("Give a picture first; then you can paint on its cut-out.")}
+            return {"note": notice(f"{NO_PICTURE} paint on its cut-out.")}
         if label == BOX:
-            return {**self._cut(k, cut), f"note{k}": notice("Choose “Add” or “Remove” for the brush.")}
+            return {**self.cut_changes(cut), "note": notice("Choose “Add” or “Remove” for the brush.")}
         if len(cut.strokes) >= MAX_STROKES:
-            return {f"note{k}": notice(f"A picture takes at most {MAX_STROKES} strokes: press Reset to start again.")}
+            return {"note": notice(f"A picture takes at most {MAX_STROKES} strokes: press Reset to start again.")}
         if not isinstance(drawn, dict):
             raise RequestError("A stroke must have a path and a radius: paint on the cut-out.")
         path, radius = drawn.get("path"), drawn.get("radius")
         stroke = check_stroke(path, radius, label, cut.picture.size, after=len(cut.points))
-        return self._cut(k, self.studio.painted(cut, (*cut.strokes, stroke)))
+        return self.cut_changes(self.service.cutouts.painted(cut, (*cut.strokes, stroke)))
 
-    def undo(self, k: int, cut: Cut | None) -> Changes:
+    def undo(self, cut: CutOut | None) -> Changes:
         """Take back the last click or stroke."""
-        return self._cut(k, self.studio.undone(cut) if cut else None)
+        return self.cut_changes(self.service.cutouts.undone(cut) if cut else None)
 
-    def reset(self, k: int, cut: Cut | None) -> Changes:
+    def reset(self, cut: CutOut | None) -> Changes:
         """Take back all clicks and strokes."""
-        return self._cut(k, self.studio.as_found(cut) if cut else None)
+        return self.cut_changes(self.service.cutouts.as_found(cut) if cut else None)
 
     # ---- place --------------------------------------------------------------------------------
 
-    def _place(self, k: int, place: str) -> Changes:
-        """A place as `read_place` spells it → the controls of slot k that say it."""
-        choice, numbers = as_controls(place)
-        area = Set(value=numbers, visible=True) if numbers else Set(visible=False)
-        frame, title = figures.place_frame(place), Set(label=place_title(place))
-        return {f"place{k}": choice, f"area{k}": area, f"frame{k}": frame, f"placing{k}": title}
-
-    def choose_place(self, k: int, place: str, area: str) -> Changes:
-        """Another choice of where subject k stands, or other numbers of its box."""
+    def choose_place(self, place: str, area: str) -> Changes:
+        """Another choice of where the subject stands, or other numbers of its box."""
         if place == AREA and not str(area or "").strip():
             area = FIRST_AREA
-        return {**self._place(k, read_place(area if place == AREA else place)), f"note{k}": notice("")}
+        return {**place_changes(read_place(area if place == AREA else place)), "note": notice("")}
 
-    def draw_place(self, k: int, drawn: Any) -> Changes:
+    def draw_place(self, drawn: Any) -> Changes:
         """A box drawn into the frame, as {box: [left, top, right, bottom]} in percent."""
         box = drawn.get("box") if isinstance(drawn, dict) else None
         if not isinstance(box, list):
             raise RequestError("A place must be a box: draw it into the frame.")
-        return {**self._place(k, read_place(", ".join(map(str, box)))), f"note{k}": notice("")}
+        return {**place_changes(read_place(", ".join(map(str, box)))), "note": notice("")}
+
+
+def place_changes(place: str) -> Changes:
+    """A place as `read_place` spells it → the controls that say it."""
+    choice, numbers = as_controls(place)
+    area = Set(value=numbers, visible=True) if numbers else Set(visible=False)
+    return {
+        "place": choice,
+        "area": area,
+        "frame": figures.place_frame(place),
+        "placing": Set(label=place_title(place)),
+    }
 
 
 def place_title(place: str) -> str:
@@ -143,16 +219,9 @@ def place_title(place: str) -> str:
     return f"Where in the picture: {PLACE_TITLES[choice].lower()}" if choice else "Where in the picture"
 
 
-def as_controls(place: str) -> tuple[str, str]:
-    """A place as `read_place` spells it → the choice and the numbers of its box; the inverse of `chosen_place`."""
-    boxed = place_box(place) is not None and place not in PLACES
-    return (AREA, place) if boxed else (place, "")
-
-
-def chosen_place(k: int, place: str | None, area: str | None) -> str:
-    """What the controls of slot k say → a place for `read_place`. Raises RequestError."""
-    if place != AREA:
-        return place or ""
-    if not str(area or "").strip():
-        raise RequestError(f"Say where subject {k} stands: draw its box, or choose another place.")
-    return area
+def _readable(place: str | None) -> str:
+    """A place as it can be shown: what a visitor typed wrongly is left out."""
+    try:
+        return read_place(place)
+    except RequestError:
+        return ""

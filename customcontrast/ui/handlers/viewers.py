@@ -1,4 +1,4 @@
-"""What a visitor sees of a finished run: masks over time, attention maps, features, recipe. Part of the desk."""
+"""What a visitor sees of a finished run: masks over time, attention maps, features, recipe."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ import numpy as np
 from PIL import Image
 
 from customcontrast.errors import AtlasError, RequestError
+from customcontrast.output import Result
 from customcontrast.segmentation import Segmentation
 from customcontrast.ui.handlers.messages import Changes, Set, in_this_run, notice, seen
 from customcontrast.ui.service import figures
+from customcontrast.ui.service.phrases import sentence
 from customcontrast.ui.service.request import Request
-from customcontrast.ui.service.service import Studio
-from customcontrast.ui.service.wording import sentence
+from customcontrast.ui.service.service import Service
 
 NO_SUBJECT = "This picture has no subject, so there are no features to place."
 
 
 @dataclass(frozen=True)
-class Shown:
+class RunView:
     """The run whose pictures are on the page."""
 
     request: Request
-    result: Any  # pipeline.Result
+    result: Result
     index: int = 0  # which of its pictures
     previews: tuple[tuple[int, Image.Image], ...] = ()  # (step, the pictures as it foresaw them, side by side)
 
     @property
     def names(self) -> list[str]:
-        return [picked.noun for picked in self.request.subjects]
+        return [subject.noun for subject in self.request.subjects]
 
     @property
     def references(self) -> list[Segmentation]:
-        return [picked.segmentations[0] for picked in self.request.subjects]
+        return [subject.segmentations[0] for subject in self.request.subjects]
+
+    @property
+    def words(self) -> list[str]:
+        return [text for text, _ in self.result.words]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,36 +59,37 @@ class Shown:
         return before[-1].crop((left, 0, left + final.width, final.height))
 
 
-class Seeing:
-    """Handlers of the viewers. studio, folder: see `Desk`."""
+class Viewers:
+    """Handlers of the viewers. folder: makes a new folder for the files of one answer."""
 
-    studio: Studio
-    folder: Callable[[], Path]
+    def __init__(self, service: Service, folder: Callable[[], Path]) -> None:
+        self.service = service
+        self.folder = folder
 
-    def pick(self, index: int, shown: Shown | None) -> Changes:
+    def pick(self, index: int, run: RunView | None) -> Changes:
         """Another picture of the same run, with its viewers."""
-        if shown is None or index == shown.index or index not in range(len(shown.result.images)):
+        if run is None or index == run.index or index not in range(len(run.result.images)):
             return {}
-        other = replace(shown, index=index)
-        return {"shown": other, **self.show(other), **self.show_more(other)}
+        other = replace(run, index=index)
+        return {"run": other, **self.show(other), **self.show_more(other)}
 
-    def show(self, shown: Shown | None) -> Changes:
+    def show(self, run: RunView | None) -> Changes:
         """The viewers of a finished run."""
-        if shown is None:
+        if run is None:
             return {"viewers": Set(visible=False)}
-        result, i = shown.result, shown.index
+        result, i = run.result, run.index
         total = len(result.timesteps)
-        words = [(labelled(text, shown.names), w) for w, (text, _) in enumerate(result.words)]
-        first = _first_word([text for text, _ in result.words])
-        people = [(name, k) for k, name in enumerate(shown.names)]
-        strip = figures.strip(result, i, shown.references)
+        words = [(labelled(text, run.names), w) for w, text in enumerate(figures.word_names(result))]
+        first = first_word(run.words)
+        people = [(name, k) for k, name in enumerate(run.names)]
+        strip = figures.strip(result, i, run.references)
         return {
             "viewers": Set(visible=True),
             "strip": seen(strip),
             "step": Set(maximum=total, value=total, visible=strip is not None),
             "play": Set(visible=strip is not None, value="▶ Play"),
             "clock": Set(active=False),
-            "overlay": seen(self._overlay(shown, total) if strip else None),
+            "overlay": seen(self._overlay(run, total) if strip else None),
             "overlay_note": Set(visible=strip is not None),
             "no_place": Set(visible=strip is None),
             "branch": "text",
@@ -93,28 +99,31 @@ class Seeing:
             "layers": Set(choices=[("all", ""), *((size, size) for size in result.by_resolution)], value=""),
             "map": figures.map_overlay(result, i, figures.word_map(result, i, first)) if words else None,
             **self._looked(None, 0),
-            "recipe": shown.settings,
+            "recipe": run.settings,
             "around": seen(None),
             "alike": seen(None),
             "alike_note": Set(visible=False),
             "around_note": notice(""),
             "film": seen(None),  # until `show_more` has made them, so that nobody takes those of the run before
             "video": seen(None),
+            "hover": figures.hover_words(result, i, run.names),
+            "explained": "",
         }
 
-    def show_more(self, shown: Shown | None) -> Changes:
+    def show_more(self, run: RunView | None) -> Changes:
         """What takes a moment longer: all words at once, and the steps as a film."""
-        if shown is None:
+        if run is None:
             return {}
         film = figures.animation(
-            shown.result, shown.index, shown.names, self.folder() / "customcontrast-steps.gif", shown.forming
+            run.result, run.index, run.names, self.folder() / "customcontrast-steps.gif", run.forming
         )
         video = figures.animation(
-            shown.result, shown.index, shown.names, self.folder() / "customcontrast-steps.mp4", shown.forming
+            run.result, run.index, run.names, self.folder() / "customcontrast-steps.mp4", run.forming
         )
-        plot = figures.area_plot(shown.result, shown.index, shown.names)
+        plot = figures.area_plot(run.result, run.index, run.names)
         return {
-            "grid": figures.grid(shown.result, shown.index),
+            "grid": figures.grid(run.result, run.index),
+            "explained": figures.explained(run.result, run.index, run.names, first_word(run.words)),
             "plot": seen(plot),
             "plot_note": Set(visible=plot is not None),
             "film": seen(str(film) if film else None),
@@ -123,100 +132,99 @@ class Seeing:
 
     # ---- location -----------------------------------------------------------------------------
 
-    def _overlay(self, shown: Shown, step: int) -> Image.Image:
-        return figures.step_overlay(shown.result, shown.index, step, shown.names, shown.forming(step))
+    def _overlay(self, run: RunView, step: int) -> Image.Image:
+        return figures.step_overlay(run.result, run.index, step, run.names, run.forming(step))
 
-    def step(self, shown: Shown | None, step: int) -> Changes:
+    def step(self, run: RunView | None, step: int) -> Changes:
         """Another step of the location masks, over the picture as it was then."""
         with in_this_run():
-            return {"overlay": self._overlay(shown, int(step))} if shown else {}
+            return {"overlay": self._overlay(run, int(step))} if run else {}
 
-    def play(self, shown: Shown | None, step: int, running: bool) -> Changes:
+    def play(self, run: RunView | None, step: int, running: bool) -> Changes:
         """Start the film of the steps (from the first one, if it stands at the end), or halt it."""
-        if shown is None:
+        if run is None:
             return {}
         if running:
             return {"clock": Set(active=False), "running": False, "play": Set(value="▶ Play")}
-        at = 1 if step >= len(shown.result.timesteps) else step
-        moved = {"step": Set(value=at), **self.step(shown, at)}
+        at = 1 if step >= len(run.result.timesteps) else step
+        moved = {"step": Set(value=at), **self.step(run, at)}
         return {"clock": Set(active=True), "running": True, "play": Set(value="❚❚ Pause"), **moved}
 
-    def tick(self, shown: Shown | None, step: int, running: bool) -> Changes:
+    def tick(self, run: RunView | None, step: int, running: bool) -> Changes:
         """The next step of the film; it halts at the last one."""
-        if shown is None or not running:
+        if run is None or not running:
             return {}
-        total = len(shown.result.timesteps)
+        total = len(run.result.timesteps)
         after = min(int(step) + 1, total)
-        changes = {"step": Set(value=after), **self.step(shown, after)}
+        changes = {"step": Set(value=after), **self.step(run, after)}
         if after >= total:
             changes |= {"clock": Set(active=False), "running": False, "play": Set(value="▶ Play")}
         return changes
 
     # ---- attention ----------------------------------------------------------------------------
 
-    def map(self, shown: Shown | None, branch: str, word: int, who: int, step: int, layers: str) -> Changes:
+    def map(self, run: RunView | None, branch: str, word: int, who: int, step: int, layers: str) -> Changes:
         """Another attention map. branch: "text" (of a word) or "visual" (of a subject's picture)."""
         visual = branch == "visual"
         changes: Changes = {"word": Set(visible=not visual), "who": Set(visible=visual)}
-        if shown is None:
+        if run is None:
             return changes
-        if visual and not shown.names:
+        if visual and not run.names:
             raise RequestError("This picture was made without a subject, so there is no map of its picture.")
         read, which = (figures.subject_map, who) if visual else (figures.word_map, word)
         with in_this_run():
-            values = read(shown.result, shown.index, int(which or 0), int(step or 0), layers or "")
-            looked = self._looked(shown, int(which or 0)) if visual else self._looked(None, 0)
-        return {**changes, "map": figures.map_overlay(shown.result, shown.index, values), **looked}
+            values = read(run.result, run.index, int(which or 0), int(step or 0), layers or "")
+            looked = self._looked(run, int(which or 0)) if visual else self._looked(None, 0)
+        return {**changes, "map": figures.map_overlay(run.result, run.index, values), **looked}
 
-    def look(self, at: Sequence[int], shown: Shown | None, branch: str, who: int) -> Changes:
+    def look(self, at: Sequence[int], run: RunView | None, branch: str, who: int) -> Changes:
         """A click at (x, y) px of the map of a subject's picture: which parts of that picture this place looked at."""
-        if shown is None or branch != "visual":
+        if run is None or branch != "visual":
             return {}
-        wide, high = figures.enlarged(shown.result.images[shown.index]).size
+        wide, high = figures.enlarged(run.result.images[run.index]).size
         with in_this_run():
-            return self._looked(shown, int(who or 0), (at[0] / wide, at[1] / high))
+            return self._looked(run, int(who or 0), (at[0] / wide, at[1] / high))
 
-    def _looked(self, shown: Shown | None, who: int, place: tuple[float, float] | None = None) -> Changes:
-        """The reference pictures of a subject with what was looked at; hidden without `shown`."""
-        if shown is None or not shown.names:
+    def _looked(self, run: RunView | None, who: int, place: tuple[float, float] | None = None) -> Changes:
+        """The reference pictures of a subject with what was looked at; hidden without a run."""
+        if run is None or not run.names:
             return {"looked": seen(None), "looked_note": Set(visible=False)}
-        references = shown.request.subjects[who].segmentations
-        picture = figures.looked_at(shown.result, shown.index, who, references, place)
+        references = run.request.subjects[who].segmentations
+        picture = figures.looked_at(run.result, run.index, who, references, place)
         return {"looked": seen(picture), "looked_note": Set(visible=picture is not None)}
 
-    def named_map(self, shown: Shown | None, word: str, step: int, index: int) -> tuple[Image.Image, dict[str, Any]]:
+    def named_map(self, run: RunView | None, word: str, step: int, index: int) -> tuple[Image.Image, dict[str, Any]]:
         """A map by name, over the picture and as numbers. Raises RequestError, ViewError."""
-        if shown is None:
+        if run is None:
             raise RequestError("Generate a picture first, in the same session.")
         with in_this_run():
-            values = figures.named_map(shown.result, int(index or 0), word, int(step or 0))
-        facts = {"map": values.round(5).tolist(), "words": [text for text, _ in shown.result.words]}
-        return figures.map_overlay(shown.result, int(index or 0), values), facts
+            values = figures.named_map(run.result, int(index or 0), word, int(step or 0))
+        facts = {"map": values.round(5).tolist(), "words": figures.word_names(run.result)}
+        return figures.map_overlay(run.result, int(index or 0), values), facts
 
     # ---- features -----------------------------------------------------------------------------
 
-    def features(self, shown: Shown | None) -> Changes:
+    def features(self, run: RunView | None) -> Changes:
         """The run's subjects among those of the training run, and the ones they are most like."""
         hidden = {"around": seen(None), "alike": seen(None), "alike_note": Set(visible=False)}
-        if shown is None or not shown.names:
+        if run is None or not run.names:
             return {**hidden, "around_note": notice(NO_SUBJECT, "")}
         try:
-            return self._located(shown)
+            return self._located(run)
         except AtlasError as error:
             return {**hidden, "around_note": notice(sentence(error), "")}
 
-    def _located(self, shown: Shown) -> Changes:
+    def _located(self, run: RunView) -> Changes:
         from customcontrast.toyland.feature_atlas import encoder_features  # torch
 
-        base = shown.request.base or self.studio.config.base
-        atlas, model = self.studio.atlas(base)
+        atlas, model = self.service.models.atlas(run.request.base)
         new: list[tuple[str, np.ndarray]] = []
         rows = []
-        for picked in shown.request.subjects:
-            subject = self.studio.subject(model, base, picked)
+        for requested in run.request.subjects:
+            subject = self.service.subject(model, requested)
             place, near = atlas.locate(encoder_features(model.adapter, subject.features)[0].numpy())
-            new.append((picked.noun, place))
-            rows.append((picked.noun, picked.segmentations[0], near))
+            new.append((requested.noun, place))
+            rows.append((requested.noun, requested.segmentations[0], near))
         return {
             "around": seen(figures.atlas(atlas, new)),
             "alike": seen(figures.alike(atlas, rows)),
@@ -225,7 +233,7 @@ class Seeing:
         }
 
 
-def _first_word(words: Sequence[str]) -> int:
+def first_word(words: Sequence[str]) -> int:
     """Index of the word whose map is shown first: a subject's own, or else the first that is no article."""
     order = [w for w, word in enumerate(words) if "*" in word] + [w for w, word in enumerate(words) if len(word) > 2]
     return order[0] if order else 0

@@ -1,18 +1,28 @@
-"""Layout of the left side: the subjects with their pictures, the seed and all settings."""
+"""The subjects with their pictures, their cut-outs, their words, places and views."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from customcontrast.ui.handlers.generation import SLOTS, Desk, note
-from customcontrast.ui.handlers.subject_panel import PLACE_TITLES, place_title
+from customcontrast.config import LIMITS
+from customcontrast.layout import POSES
+from customcontrast.ui.components import Picture, heading, hint
+from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.handlers.forms import SubjectForm
+from customcontrast.ui.handlers.subject_panel import PLACE_TITLES, SLOTS, place_title
 from customcontrast.ui.sections import pads
 from customcontrast.ui.service import figures
-from customcontrast.ui.service.request import ADD, BOX, MAX_NOUN, MAX_PICTURES, MAX_STEPS, REMOVE, SCHEDULER_TITLES
-from customcontrast.ui.service.service import CHOICES
-from customcontrast.ui.theme import Picture, heading
+from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE
+from customcontrast.ui.service.request import MAX_NOUN
+from customcontrast.ui.service.view_layout import DIRECTIONS
+from customcontrast.ui.wiring import QUIET, Form, Wire
+
+if TYPE_CHECKING:
+    from customcontrast.ui.sections import Sections
 
 PAINT = (
     "Paint over what belongs to your subject; with “Remove” chosen above, over what does not. Undo takes a stroke back."
@@ -22,99 +32,172 @@ PLACE = (
     "Anywhere: nothing keeps the subject to a place."
 )
 MODES = [("Add", ADD), ("Remove", REMOVE), ("Box", BOX)]
+TURN = "Which side it shows; degrees from -180 to 180 may be typed."
 
 
-def subjects(c: dict[str, Any], desk: Desk) -> None:
-    """Slots, the button for one more, and the examples, into `c`."""
+@dataclass(frozen=True)
+class SubjectSlot:
+    """Components of one subject."""
+
+    box: gr.Column
+    cut: gr.State  # CutOut in hand
+    others: gr.State  # further CutOuts
+    upload: Picture
+    cutout: gr.Image
+    note: gr.HTML
+    mode: gr.Radio
+    undo: gr.Button
+    reset: gr.Button
+    brushing: gr.Accordion
+    brush: gr.HTML
+    noun: gr.Textbox
+    strength: gr.Slider
+    placing: gr.Accordion
+    place: gr.Radio
+    frame: gr.HTML
+    area: gr.Textbox
+    view: gr.Row
+    turn: gr.Dropdown
+    pose: gr.Dropdown
+    album: gr.Gallery
+    another: gr.Button
+    remove: gr.Button
+
+    @property
+    def form(self) -> Form:
+        """What a run reads."""
+        fields = SubjectForm.__dataclass_fields__
+        return Form(SubjectForm, {name: getattr(self, name) for name in fields})
+
+
+@dataclass(frozen=True)
+class SubjectsSection:
+    """Components of all subjects."""
+
+    count: gr.State
+    slots: dict[int, SubjectSlot]
+    add: gr.Button
+    examples: gr.Gallery
+
+    @property
+    def forms(self) -> list[Form]:
+        """What a run reads of each slot."""
+        return [slot.form for slot in self.slots.values()]
+
+    @property
+    def nouns(self) -> list[gr.Textbox]:
+        """The words of all slots."""
+        return [slot.noun for slot in self.slots.values()]
+
+
+def build(handlers: Handlers) -> SubjectsSection:
+    """Lay the section out."""
     heading(1, "Your subject")
-    c["count"] = gr.State(1)
-    for k in SLOTS:
-        slot(c, k)
-    c["add"] = gr.Button("+ Another subject", size="sm", elem_id="add")
-    present = bool(desk.examples)
-    with gr.Accordion("Or take an example", open=present, visible=present):
-        c["examples"] = gr.Gallery(
-            [(str(path), f"Example: {path.stem}") for path in desk.examples],
+    count = gr.State(1)
+    takes_layout = handlers.service.models.takes_layout()
+    slots = {k: _slot(k, takes_layout) for k in SLOTS}
+    add = gr.Button("+ Another subject", size="sm", elem_id="add")
+    examples = handlers.subjects.examples
+    with gr.Accordion("Or take an example", open=bool(examples), visible=bool(examples)):
+        gallery = gr.Gallery(
+            [(str(path), f"Example: {path.stem}") for path in examples],
             label="Examples", show_label=False, columns=7, allow_preview=False, interactive=False, buttons=[],
             elem_id="examples")  # fmt: skip
+    return SubjectsSection(count, slots, add, gallery)
 
 
 # fmt: off
-def slot(c: dict[str, Any], k: int) -> None:
-    """One subject: its pictures, its cut-out, its word and its strength."""
-    with gr.Column(visible=k == 1, elem_classes="cc-slot", elem_id=f"slot-{k}") as c[f"slot{k}"]:
-        c[f"cut{k}"] = gr.State(None, time_to_live=3600)
-        c[f"rest{k}"] = gr.State((), time_to_live=3600)
+def _slot(k: int, takes_layout: bool) -> SubjectSlot:
+    with gr.Column(visible=k == 1, elem_classes="cc-slot", elem_id=f"slot-{k}") as box:
+        cut, others = gr.State(None, time_to_live=3600), gr.State((), time_to_live=3600)
         with gr.Row():
-            c[f"upload{k}"] = Picture(
+            upload = Picture(
                 label=f"Subject {k}", sources=["upload", "clipboard", "webcam"], height=240, format="png",
                 buttons=[], min_width=140, elem_id=f"upload-{k}",
                 placeholder="Drop a picture here\nor click to choose one")
-            c[f"cutout{k}"] = gr.Image(
+            cutout = gr.Image(
                 label="Cut-out (click to fix)", interactive=False, height=240, format="png", min_width=140,
                 buttons=[], elem_id=f"cutout-{k}", elem_classes="cc-cut", alt_text="The subject, cut out")
-        c[f"note{k}"] = gr.HTML(visible=False, elem_id=f"note-{k}")
+        note = gr.HTML(visible=False, elem_id=f"note-{k}")
         with gr.Row(elem_classes="cc-line"):
-            c[f"mode{k}"] = gr.Radio(MODES, value=ADD, label="A click or stroke means", scale=3, min_width=290,
-                                     elem_id=f"mode-{k}", elem_classes="cc-mode")
-            c[f"undo{k}"] = gr.Button("Undo", size="sm", scale=1, min_width=60)
-            c[f"reset{k}"] = gr.Button("Reset", size="sm", scale=1, min_width=60)
-        with gr.Accordion("Brush", open=False, elem_id=f"brushing-{k}", elem_classes="cc-fold"):
-            gr.HTML(f'<p class="cc-hint">{PAINT}</p>')
-            c[f"brush{k}"] = pads.brush(k)
+            mode = gr.Radio(MODES, value=ADD, label="A click or stroke means", scale=3, min_width=290,
+                            elem_id=f"mode-{k}", elem_classes="cc-mode")
+            undo = gr.Button("Undo", size="sm", scale=1, min_width=60)
+            reset = gr.Button("Reset", size="sm", scale=1, min_width=60)
+        with gr.Accordion("Brush", open=False, elem_id=f"brushing-{k}", elem_classes="cc-fold") as brushing:
+            hint(PAINT)
+            brush = pads.brush(k)
         with gr.Row():
-            c[f"noun{k}"] = gr.Textbox(label="What is it?", value="", placeholder="one word, e.g. dog",
-                                       min_width=120, max_length=MAX_NOUN, elem_id=f"noun-{k}")
-            c[f"strength{k}"] = gr.Slider(0, 2, 1, step=0.05, label="Strength", min_width=140)
-        with gr.Accordion(place_title(""), open=False, elem_id=f"placing-{k}", elem_classes="cc-fold") as folded:
-            c[f"placing{k}"] = folded
-            gr.HTML(f'<p class="cc-hint">{PLACE}</p>')
-            c[f"place{k}"] = gr.Radio([(title, key) for key, title in PLACE_TITLES.items()], value="",
-                                      label=f"Place of subject {k}", elem_id=f"place-{k}", elem_classes="cc-places")
+            noun = gr.Textbox(label="What is it?", value="", placeholder="one word, e.g. dog",
+                              min_width=120, max_length=MAX_NOUN, elem_id=f"noun-{k}")
+            strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength", min_width=140,
+                                 elem_id=f"strength-{k}")
+        with gr.Row(visible=takes_layout, elem_id=f"view-{k}") as view:
+            turn = gr.Dropdown([("any", ""), *((name, name) for name in DIRECTIONS)], value="", label="Turned",
+                               info=TURN, allow_custom_value=True, elem_id=f"turn-{k}", min_width=140)
+            pose = gr.Dropdown([("any", ""), *((name, name) for name in POSES)], value="", label="Pose",
+                               info="Things without legs just stand.", elem_id=f"pose-{k}", min_width=140)
+        with gr.Accordion(place_title(""), open=False, elem_id=f"placing-{k}", elem_classes="cc-fold") as placing:
+            hint(PLACE)
+            place = gr.Radio([(title, key) for key, title in PLACE_TITLES.items()], value="",
+                             label=f"Place of subject {k}", elem_id=f"place-{k}", elem_classes="cc-places")
             with gr.Row(elem_classes="cc-line"):
-                c[f"frame{k}"] = pads.frame(k, figures.place_frame(""))
-                c[f"area{k}"] = gr.Textbox("", label="Its box: left, top, right, bottom in %", visible=False,
-                                           info="Or draw it into the frame.", elem_id=f"area-{k}", min_width=120)
-        c[f"others{k}"] = gr.Gallery(
+                frame = pads.frame(k, figures.place_frame(""))
+                area = gr.Textbox("", label="Its box: left, top, right, bottom in %", visible=False,
+                                  info="Or draw it into the frame.", elem_id=f"area-{k}", min_width=120)
+        album = gr.Gallery(
             label="Its other pictures (click one to see or change it)", columns=4, allow_preview=False,
             interactive=False, buttons=[], visible=False, format="png", elem_id=f"others-{k}", elem_classes="cc-others")
         with gr.Row():
-            c[f"another{k}"] = gr.Button("+ Another picture of it", size="sm", elem_id=f"another-{k}")
-            c[f"remove{k}"] = gr.Button("Remove this subject", size="sm", visible=k > 1)
+            another = gr.Button("+ Another picture of it", size="sm", elem_id=f"another-{k}")
+            remove = gr.Button("Remove this subject", size="sm", visible=k > 1)
+    return SubjectSlot(
+        box=box, cut=cut, others=others, upload=upload, cutout=cutout, note=note, mode=mode, undo=undo, reset=reset,
+        brushing=brushing, brush=brush, noun=noun, strength=strength, placing=placing, place=place, frame=frame,
+        area=area, view=view, turn=turn, pose=pose, album=album, another=another, remove=remove,
+    )
+# fmt: on
 
 
-def settings(c: dict[str, Any], desk: Desk) -> None:
-    """Seed, and the closed panel of everything else, into `c`."""
-    config = desk.studio.config
-    choice = CHOICES[config.base]
-    with gr.Row(elem_classes="cc-line"):
-        c["seed"] = gr.Number(label="Seed", value=0, precision=0, min_width=110, scale=2,
-                              elem_id="seed", info="The same seed gives the same picture.")
-        c["dice"] = gr.Button("New seed", size="sm", min_width=90, elem_id="dice")
-        c["reuse"] = gr.Button("Reuse seed", size="sm", min_width=90, elem_id="reuse")
-    with gr.Accordion("More settings", open=False):
-        c["negative_prompt"] = gr.Textbox(label="Not in the picture", value="", placeholder="what to avoid")
-        c["steps"] = gr.Slider(1, MAX_STEPS, choice.steps, step=1, label="Steps", elem_id="steps",
-                               info="More take longer and are finer.")
-        c["guidance"] = gr.Slider(0, 20, choice.guidance, step=0.1, label="Guidance",
-                                  info="How strictly the text is followed.")
-        c["subject_scale"] = gr.Slider(0, 2, 1, step=0.05, label="Subject scale λ",
-                                       info="How much of the subject's picture flows in.")
-        c["pictures"] = gr.Slider(1, MAX_PICTURES, 1, step=1, label="Number of pictures",
-                                  info="Each with a seed of its own.", elem_id="pictures")
-        c["size"] = gr.Dropdown(desk.sizes(config.base), value="", label="Size", allow_custom_value=True,
-                                info="Width × height in pixels; others may be typed.", elem_id="size")
-        schedulers = [("the model's own", ""), *((title, key) for key, title in SCHEDULER_TITLES.items())]
-        c["scheduler"] = gr.Dropdown(schedulers, value="", label="Scheduler", elem_id="scheduler",
-                                     info="The rule that turns noise into a picture.")
-        c["location_masks"] = gr.Checkbox(True, label="Location masks",
-                                          info="Keep each subject to the place found for it, step by step.")
-        c["text_tokens"] = gr.Checkbox(True, label="Subject in the text",
-                                       info="Off: the subject's picture alone speaks, as with IP-Adapter.")
-        c["apart"] = gr.Checkbox(True, label="Several subjects: draw each by itself", elem_id="apart",
-                                 info="So that they do not mix. Takes the time of one picture for each.")
-        titles = [(choice.title if desk.studio.offers(name) else f"{choice.title}: not here yet", name)
-                  for name, choice in CHOICES.items()]
-        c["base"] = gr.Dropdown(titles, value=config.base, label="Model", elem_id="base",
-                                info="Those of this machine can be used; the others say how to get them.")
-        c["base_note"] = gr.HTML(note(""), visible=False, elem_id="base-note")
+def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
+    """Wire every slot, the button for one more, and the examples."""
+    section, panel = sections.subjects, handlers.subjects
+    whole = {"slots": section.slots, "count": section.count, "add": section.add}
+    for k, slot in section.slots.items():
+        _wire_pictures(wire, handlers, sections, slot)
+        _wire_place(wire, handlers, slot)
+        inputs = {"count": section.count, "subjects": section.forms}
+        wire.on(slot.remove.click, partial(panel.remove, k), inputs, whole, **QUIET)
+    wire.on(section.add.click, panel.add, {"count": section.count}, whole, **QUIET)
+    inputs = {"count": section.count, "subjects": section.forms}
+    wire.on(section.examples.select, panel.example, inputs, whole, chosen=True, **QUIET)
+
+
+def _wire_pictures(wire: Wire, handlers: Handlers, sections: Sections, slot: SubjectSlot) -> None:
+    """The pictures of one subject, and the corrections of their cut-outs."""
+    panel = handlers.subjects
+    cut, held = {"cut": slot.cut}, {"cut": slot.cut, "others": slot.others}
+    here = {name: getattr(slot, name) for name in ("cut", "cutout", "brush", "note", "upload")}
+    album = {**here, "others": slot.others, "album": slot.album}
+    heavy = {"told": "note", "concurrency_id": "segment", "concurrency_limit": 2, "show_progress_on": slot.cutout}
+    quiet = {"told": "note", **QUIET}
+    uploaded = wire.on(slot.upload.input, panel.upload, {"path": slot.upload}, here, **heavy)
+    asked = {"path": slot.upload, **cut, "noun": slot.noun, "base": sections.settings.base}
+    wire.on(uploaded.success, panel.guess, asked, {"noun": slot.noun, "note": slot.note}, **quiet)
+    clicked = {**cut, "label": slot.mode}
+    wire.on(slot.cutout.select, panel.click, clicked, here, chosen=True, **heavy)
+    wire.on(slot.undo.click, panel.undo, cut, here, **heavy)
+    wire.on(slot.reset.click, panel.reset, cut, here, **heavy)
+    in_turn = {"trigger_mode": "multiple", "concurrency_id": "brush", "concurrency_limit": 1}
+    wire.on(slot.brush.stroke, panel.stroke, clicked, here, drawn=True, **in_turn, **quiet)
+    wire.on(slot.another.click, panel.another, held, album, **quiet)
+    wire.on(slot.album.select, panel.swap, held, album, chosen=True, **quiet)
+
+
+def _wire_place(wire: Wire, handlers: Handlers, slot: SubjectSlot) -> None:
+    """Where one subject stands."""
+    panel, inputs = handlers.subjects, {"place": slot.place, "area": slot.area}
+    outputs = {name: getattr(slot, name) for name in ("place", "area", "frame", "placing", "note")}
+    for event in (slot.place.input, slot.area.submit, slot.area.blur):
+        wire.on(event, panel.choose_place, inputs, outputs, told="note", **QUIET)
+    wire.on(slot.frame.place, panel.draw_place, {}, outputs, told="note", drawn=True, **QUIET)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -15,21 +16,24 @@ from PIL import Image, ImageDraw
 
 from customcontrast import visualize
 from customcontrast.errors import ViewError
+from customcontrast.output import Result
 from customcontrast.segmentation import Segmentation
-from customcontrast.ui.service.request import ADD, ANYWHERE, BOX, REMOVE, Cut, place_box
+from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
+from customcontrast.ui.service.request import ANYWHERE, place_box
 
 if TYPE_CHECKING:
-    from customcontrast.pipeline import Result
     from customcontrast.toyland.feature_atlas import Atlas
 
 VIEW_SIDE = 384  # px, least side of an overlay, so that small pictures can be read
+HOVER_SIDE, HOVER_WORDS = 256, 24  # px, least side, and how many words, of the maps that a hover shows
+MARKS = ".,;:!?"  # around a word
 GHOST = 0.22  # how much of the background still shows through the checkerboard
 
 
 DOTS = {ADD: (22, 163, 74), REMOVE: (220, 38, 38), BOX: (37, 99, 235)}
 
 
-def cutout(cut: Cut) -> Image.Image:
+def cutout(cut: CutOut) -> Image.Image:
     """The subject over a checkerboard, its surroundings faint so that one can click what is missing.
 
     The clicks are drawn as dots: green = added, red = removed, blue = a corner of the box. Size of the picture.
@@ -85,7 +89,7 @@ def strip(result: Result, index: int, references: Sequence[Segmentation]) -> Ima
     return stack(rows)
 
 
-def thumbnail(cut: Cut, side: int) -> Image.Image:
+def thumbnail(cut: CutOut, side: int) -> Image.Image:
     """A small picture of a cut-out, as :func:`cutout` without its clicks."""
     small = cutout(replace(cut, points=()))
     small.thumbnail((side, side))
@@ -183,18 +187,29 @@ def named_map(result: Result, index: int, name: str, step: int = 0) -> np.ndarra
     """
     if not 0 <= index < len(result.images):
         raise ViewError(f"There is no picture {index}; there are {len(result.images)}, counted from 0.")
-    name = str(name or "")
-    match = re.fullmatch(r"visual:(\d{1,9})", name.strip())
+    total = result.text_maps.shape[1]
+    if not 0 <= step <= total:
+        raise ViewError(f"There is no step {step}; this picture has 1 to {total}, and 0 is the mean over all of them.")
+    name = " ".join(str(name or "").split())
+    match = re.fullmatch(r"visual:(\d{1,9})", name)
     if match:
         subject, count = int(match[1]), result.visual_maps.shape[2]
         if not 1 <= subject <= count:
             raise ViewError(f"There is no subject {subject}; this picture has {count}.")
         return subject_map(result, index, subject - 1, step)
+    words = word_names(result)
+    for same in (str, str.lower, lambda text: text.strip(MARKS).lower()):  # as written, or else without its marks
+        found = [i for i, word in enumerate(words) if same(word) == same(name)]
+        if found:
+            return word_map(result, index, found[0], step)
+    raise ViewError(f"The word “{name}” is not in the prompt; its words are: {', '.join(words)}.")
+
+
+def word_names(result: Result) -> list[str]:
+    """The words of a run's prompt, each with a name of its own: the second “bear” is “bear #2”."""
     words = [text for text, _ in result.words]
-    found = [i for i, text in enumerate(words) if text.strip(".,;:!?").lower() == name.strip().lower()]
-    if not found:
-        raise ViewError(f"The word “{name}” is not in the prompt; its words are: {', '.join(words)}.")
-    return word_map(result, index, found[0], step)
+    again = [words[:i].count(word) for i, word in enumerate(words)]
+    return [f"{word} #{n + 1}" if n else word for word, n in zip(words, again, strict=True)]
 
 
 def map_overlay(result: Result, index: int, values: np.ndarray) -> Image.Image:
@@ -227,11 +242,77 @@ def looked_at(
 
 def grid(result: Result, index: int, step: int = 0) -> Image.Image:
     """The picture and the text map of every word of the prompt."""
-    maps: dict[str, np.ndarray] = {}
-    for word, (text, _) in enumerate(result.words):
-        again = sum(text == other for other, _ in result.words[:word])
-        maps[f"{text} #{again + 1}" if again else text] = word_map(result, index, word, step)
+    maps = {name: word_map(result, index, word, step) for word, name in enumerate(word_names(result))}
     return visualize.token_grid(result.images[index], maps)
+
+
+def hover_words(result: Result, index: int, names: Sequence[str]) -> str:
+    """The picture and a button for each word, which carries the picture with that word's map over it; as HTML."""
+    if not result.words or result.text_maps.size == 0:
+        return ""
+    buttons = []
+    for word, name in enumerate(word_names(result)[:HOVER_WORDS]):
+        overlaid = data_url(
+            visualize.overlay(enlarged(result.images[index], HOVER_SIDE), word_map(result, index, word))
+        )
+        buttons.append(f'<button type="button" data-map="{overlaid}">{html.escape(name)}</button>')
+    picture = data_url(enlarged(result.images[index], HOVER_SIDE))
+    return (
+        f'<div class="cc-hover"><img src="{picture}" data-picture="{picture}" alt="The picture; a word’s map lies over '
+        f'it">'
+        f'<div class="cc-hover-words" role="group" aria-label="Words of the prompt">{"".join(buttons)}</div></div>'
+    )
+
+
+def explained(result: Result, index: int, names: Sequence[str], word: int) -> str:
+    """What the maps of this very picture say, in three small figures with a sentence each; as HTML.
+
+    word: whose map is the second figure; the third is that of the prompt's last word.
+    """
+    if not result.words or result.text_maps.size == 0:
+        return ""
+    picture, masks = enlarged(result.images[index], HOVER_SIDE), result.location_masks[index]
+    mask = masks[-1] if masks.size else None  # (K, h, w) of the last step
+    rows = []
+    if mask is not None:
+        parts = [
+            f"the {name} fills {float(one.mean()):.0%} of it, {_where(one)}"
+            for name, one in zip(names, mask, strict=False)
+        ]
+        rows.append(
+            (
+                visualize.subjects_overlay(picture, mask, list(names)),
+                f"Location mask. This is where the last step placed the subject in your picture: {'; '.join(parts)}. "
+                "Your subject’s details flow in here alone, and its own words act here alone.",
+            )
+        )
+    words = word_names(result)
+    for chosen in dict.fromkeys((word, len(words) - 1)):
+        values = word_map(result, index, chosen)
+        said = f"Word map. Bright is where “{words[chosen]}” acted while this picture was drawn, over all steps."
+        if mask is not None and mask.shape[-2:] == values.shape and values.sum() > 0:
+            inside = float((values * mask.max(0)).sum() / values.sum())
+            share = float(mask.max(0).mean())
+            said += f" {inside:.0%} of it lies inside the location mask, which is {share:.0%} of the picture."
+        rows.append((visualize.overlay(picture, values), said))
+    figures = "".join(
+        f'<figure><img src="{data_url(image)}" alt=""><figcaption>{html.escape(text)}</figcaption></figure>'
+        for image, text in rows
+    )
+    return f'<div class="cc-explained">{figures}</div>'
+
+
+def _where(mask: np.ndarray) -> str:
+    """The middle of a mask (h, w) in words."""
+    total = max(float(mask.sum()), 1e-6)
+    h, w = mask.shape
+    x, y = (
+        float((mask.sum(0) * (np.arange(w) + 0.5)).sum() / total / w),
+        float((mask.sum(1) * (np.arange(h) + 0.5)).sum() / total / h),
+    )
+    across = "left of" if x < 0.45 else "right of" if x > 0.55 else ""
+    down = "above" if y < 0.45 else "below" if y > 0.55 else ""
+    return f"its middle {' and '.join(filter(None, (across, down)))} the centre" if across or down else "in the centre"
 
 
 def enlarged(image: Image.Image, side: int = VIEW_SIDE) -> Image.Image:

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from customcontrast.config import MAX_SUBJECTS
 from customcontrast.errors import RecipeError
 from customcontrast.segmentation import Segmentation
 
 KEY = "customcontrast"
 VERSION = 1
-MAX_SUBJECTS = 4
 MAX_REFERENCES = 4
 MAX_REFERENCE_PIXELS = 2048 * 2048
 MAX_PICTURE_PIXELS = 8192 * 8192

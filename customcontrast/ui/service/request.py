@@ -1,4 +1,4 @@
-"""What a visitor asks for: cut-outs, subjects and settings as plain values, checked in one place."""
+"""A request: subjects and settings as plain values, checked in one place, and what the pipeline makes of them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
+from customcontrast.config import LIMITS, MAX_SUBJECTS, GenerationConfig, LocationConfig, RecordConfig
 from customcontrast.errors import RequestError
-from customcontrast.segmentation import Segmentation, Stroke
-from customcontrast.ui.service.recipe import MAX_SUBJECTS
-from customcontrast.ui.service.wording import shortened
+from customcontrast.layout import POSES, Layout
+from customcontrast.segmentation import Segmentation
+from customcontrast.specs import SCHEDULERS
+from customcontrast.ui.service.phrases import shortened
 
-MAX_SIDE = 768  # px; a reference picture is reduced to this on entry, so that recipes stay small and exact
-MAX_PICTURES = 4  # per request
-MAX_STEPS = 100
 MAX_PROMPT = 20_000  # characters
 MAX_NOUN = 40  # characters
-MAX_SEED = 2**31 - 1
-MAX_POINTS = 64  # clicks on one picture
-MIN_SIZE, MAX_SIZE = 32, 2048  # px, a side of a generated picture
-MAX_AREA = 1536 * 1536  # px, of a generated picture
-SCHEDULER_TITLES = {  # keys of sampling.SCHEDULERS (a test holds it to them), and as people know them
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "dpm": "DPM-Solver++",
-    "dpm_sde": "DPM-Solver++, stochastic",
-    "euler": "Euler",
-    "euler_ancestral": "Euler ancestral",
-    "heun": "Heun",
-    "pndm": "PNDM",
-    "unipc": "UniPC",
-}
-ADD, REMOVE, BOX = 1, 0, 2  # what a click says; two BOX clicks are the corners of a box
+LOOK_EVERY = 5  # steps between two records of which parts of the references were looked at
 ANYWHERE = "anywhere"  # the place of a subject that is not masked at all
 PLACES = {  # named places of a subject in the new picture: left, top, right, bottom in percent of it
     "left": (0.0, 0.0, 50.0, 100.0),
@@ -43,44 +24,19 @@ PLACES = {  # named places of a subject in the new picture: left, top, right, bo
     "right": (50.0, 0.0, 100.0, 100.0),
 }
 MIN_PLACE = 5.0  # percent, a side of a place
-Point = tuple[int, int, int]  # x, y in pixels of the picture, and one of the above
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Cut:
-    """A reference picture, the clicks and brush strokes on it so far, and the subject they lead to."""
-
-    picture: Image.Image  # RGB, longer side at most MAX_SIDE
-    auto: Segmentation | None = None  # what was found without clicks
-    points: tuple[Point, ...] = ()
-    current: Segmentation | None = None  # the subject with the clicks and strokes
-    trouble: str = ""  # a sentence, when there is no subject yet
-    strokes: tuple[Stroke, ...] = ()
-    clicked: Segmentation | None = None  # the subject with the clicks alone, where there are strokes
-
-    @property
-    def mask(self) -> np.ndarray | None:
-        """(H, W) bool, or None while there is no subject."""
-        return self.current.mask if self.current else None
-
-    @property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """The last box that was clicked: (x0, y0, x1, y1)."""
-        corners = [(x, y) for x, y, label in self.points if label == BOX]
-        if len(corners) < 2:
-            return None
-        (xa, ya), (xb, yb) = corners[len(corners) // 2 * 2 - 2 : len(corners) // 2 * 2]
-        return min(xa, xb), min(ya, yb), max(xa, xb) + 1, max(ya, yb) + 1
+_SUBJECT_SETTINGS = ("noun", "strength", "place", "azimuth", "pose")  # of a recipe
 
 
 @dataclasses.dataclass(frozen=True)
-class Picked:
+class SubjectRequest:
     """One subject as a visitor gave it."""
 
     segmentations: tuple[Segmentation, ...]  # its reference pictures, cut out
     noun: str  # class word
     strength: float = 1.0  # weight of this subject's visual branch, 0 … 2
     place: str = ""  # where in the picture: see `read_place`; "" = where its own maps say
+    azimuth: float | None = None  # degrees it is turned, 0 = facing the camera; None = any (bases with layout)
+    pose: str = ""  # one of `layout.POSES`; "" = any (bases with layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +44,7 @@ class Request:
     """All settings of one run; with the pictures of the subjects it is the whole recipe."""
 
     prompt: str
-    subjects: tuple[Picked, ...] = ()
+    subjects: tuple[SubjectRequest, ...] = ()
     negative_prompt: str = ""
     steps: int | None = None  # denoising steps; None = the base's default
     guidance: float | None = None  # classifier-free guidance scale; None = the base's default
@@ -96,23 +52,49 @@ class Request:
     seed: int = 0
     pictures: int = 1  # pictures made in one go
     location_masks: bool = True  # inject M_t into the next step (section 3.4)
-    base: str | None = None  # key of the base model; None = the studio's
+    base: str | None = None  # key of the base model; None = the server's
     size: str = ""  # "WIDTHxHEIGHT" in px; "" = the size the base was trained at
-    scheduler: str = ""  # key of SCHEDULER_TITLES; "" = the base's own
+    scheduler: str = ""  # key of `specs.SCHEDULERS`; "" = the base's own
     text_tokens: bool = True  # S* in the prompt; False = the visual branch alone, in the manner of IP-Adapter
     apart: bool = False  # several subjects: each is drawn in a pass of its own
     contrast: bool = True  # False = the adapter that was trained without CSCL and MACL, to compare with
+    elevation: float | None = None  # degrees of the camera above the ground; None = any (bases with layout)
 
     @property
     def width_height(self) -> tuple[int, int] | None:
         """The size in px; None = the base's own."""
         return read_size(self.size)
 
+    @property
+    def views(self) -> bool:
+        """Whether the view of anything was chosen."""
+        return self.elevation is not None or any(s.azimuth is not None or s.pose for s in self.subjects)
+
     def settings(self) -> dict[str, Any]:
         """The JSON part of the recipe; the inverse of :func:`request_from`."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "subjects"}
-        rows = [{"noun": s.noun, "strength": s.strength, "place": s.place} for s in self.subjects]
+        rows = [{name: getattr(subject, name) for name in _SUBJECT_SETTINGS} for subject in self.subjects]
         return values | {"subjects": rows}
+
+    def to_config(self, preview_every: int = 0, layout: Layout | None = None) -> GenerationConfig:
+        """What the pipeline runs. preview_every: steps between two previews, 0 = none. Raises ConfigError."""
+        width, height = self.width_height or (None, None)
+        return GenerationConfig(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            subject_scale=self.subject_scale,
+            seed=self.seed,
+            width=width,
+            height=height,
+            num_images=self.pictures,
+            location=LocationConfig(enabled=self.location_masks, apart=self.apart),
+            record=RecordConfig(looked_at=bool(self.subjects), looked_at_every=LOOK_EVERY),
+            preview_every=preview_every,
+            scheduler=self.scheduler or None,
+            layout=layout,
+        )
 
 
 def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segmentation]]) -> Request:
@@ -122,10 +104,14 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
         RequestError: a value is missing or of the wrong kind.
     """
     try:
-        words = settings.get("subjects", [])
+        rows = settings.get("subjects", [])
         subjects = tuple(
-            Picked(tuple(pictures), str(word["noun"]), float(word.get("strength", 1.0)), word.get("place", ""))
-            for pictures, word in zip(references, words, strict=True)
+            SubjectRequest(
+                tuple(pictures),
+                str(row["noun"]),
+                **{k: row[k] for k in _SUBJECT_SETTINGS[1:] if row.get(k) is not None},
+            )
+            for pictures, row in zip(references, rows, strict=True)
         )
         names = {f.name for f in dataclasses.fields(Request)} - {"subjects"}
         request = Request(subjects=subjects, **{k: v for k, v in settings.items() if k in names})
@@ -153,17 +139,18 @@ def check(request: Request) -> Request:
         prompt=request.prompt.strip(),
         negative_prompt=str(request.negative_prompt or "").strip(),
         subjects=tuple(_check_subject(k, s) for k, s in enumerate(request.subjects, start=1)),
-        steps=None if request.steps is None else int(_within("number of steps", request.steps, 1, MAX_STEPS)),
-        guidance=None if request.guidance is None else _within("guidance", request.guidance, 0, 30),
-        subject_scale=_within("subject scale", request.subject_scale, 0, 5),
-        seed=int(_within("seed", request.seed, 0, MAX_SEED)),
-        pictures=int(_within("number of pictures", request.pictures, 1, MAX_PICTURES)),
+        steps=_public("number of steps", "num_inference_steps", request.steps, True),
+        guidance=_public("guidance", "guidance_scale", request.guidance, True),
+        subject_scale=_public("subject scale", "subject_scale", request.subject_scale),
+        seed=_public("seed", "seed", request.seed),
+        pictures=_public("number of pictures", "num_images", request.pictures),
         location_masks=bool(request.location_masks),
         size="{}x{}".format(*size) if (size := read_size(request.size)) else "",
-        scheduler=_one_of("scheduler", request.scheduler or "", ("", *SCHEDULER_TITLES)),
+        scheduler=_one_of("scheduler", request.scheduler or "", ("", *SCHEDULERS)),
         text_tokens=bool(request.text_tokens),
         apart=bool(request.apart),
         contrast=bool(request.contrast),
+        elevation=_public("camera's height", "elevation", request.elevation, True),
     )
 
 
@@ -175,10 +162,13 @@ def read_size(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise RequestError(f"The size “{text}” must be width x height in pixels, for example 512x768.")
     width, height = int(match[1]), int(match[2])
-    if not (MIN_SIZE <= min(width, height) and max(width, height) <= MAX_SIZE and width * height <= MAX_AREA):
+    side, most = LIMITS["side"], LIMITS["area"].public_high
+    if not (
+        side.public_low <= min(width, height) and max(width, height) <= side.public_high and width * height <= most
+    ):
         raise RequestError(
-            f"The size {width}x{height} does not fit: each side is {MIN_SIZE} to {MAX_SIZE} pixels, "
-            f"and a picture has at most {MAX_AREA:,} pixels."
+            f"The size {width}x{height} does not fit: each side is {side.public_low} to {side.public_high} pixels, "
+            f"and a picture has at most {most:,} pixels."
         )
     return width, height
 
@@ -221,32 +211,32 @@ def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def _check_subject(k: int, subject: Picked) -> Picked:
+def _check_subject(k: int, subject: SubjectRequest) -> SubjectRequest:
     noun = " ".join(re.sub(r"[<>*]", " ", str(subject.noun or "")).split())
     if not noun:
         raise RequestError(f"Say what subject {k} is in one word, for instance “dog”.")
     if len(noun) > MAX_NOUN:
         raise RequestError(f"The word for subject {k} is too long: use one or two words, such as “teddy bear”.")
-    strength = _within("strength", subject.strength, 0, 3)
-    return dataclasses.replace(subject, noun=noun, strength=strength, place=read_place(subject.place))
+    return dataclasses.replace(
+        subject,
+        noun=noun,
+        strength=_public("strength", "strength", subject.strength),
+        place=read_place(subject.place),
+        azimuth=_public(f"turn of subject {k}", "azimuth", subject.azimuth, True),
+        pose=_one_of("pose", str(subject.pose or "").strip().lower(), ("", *POSES)),
+    )
 
 
-def _within(name: str, value: Any, low: float, high: float) -> float:
+def _public(name: str, limit: str, value: Any, may_lack: bool = False) -> Any:
+    """A number within the public columns of LIMITS; None where it may be left to the base. Raises RequestError."""
+    if value is None and may_lack:
+        return None
+    bounds = LIMITS[limit]
+    low, high = bounds.public_low, bounds.public_high
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RequestError(f"The {name} must be a number from {low} to {high:,}.") from None
     if not low <= number <= high:
         raise RequestError(f"The {name} is {number:g}; it must be from {low} to {high:,}.")
-    return number
-
-
-def points_from(values: Any) -> list[Point]:
-    """Check clicks sent by a client: [[x, y, label], …] → tuples. Raises RequestError."""
-    try:
-        points = [(int(x), int(y), int(label)) for x, y, label in values or ()]
-    except (TypeError, ValueError):
-        raise RequestError("`points` must be a list of [x, y, label] with label 1 to add and 0 to remove.") from None
-    if len(points) > MAX_POINTS or any(label not in (ADD, REMOVE) for *_, label in points):
-        raise RequestError(f"`points` takes at most {MAX_POINTS} points, each with label 1 or 0.")
-    return points
+    return int(number) if bounds.whole else number

@@ -1,4 +1,4 @@
-"""Small words: prompts from presets, sentences from errors, class nouns from file names."""
+"""Phrases: prompts from presets, sentences from errors, class nouns from file names."""
 
 from __future__ import annotations
 
@@ -34,10 +34,23 @@ def fill(template: str, nouns: Sequence[str]) -> str:
     return re.sub(r"\{([^{}]*)subject([^{}]*)\}", phrase, template)
 
 
+# What cameras, browsers and tools call a picture; such a name says nothing of its subject.
+NO_NOUNS = frozenset(
+    "image img imgp pic pict picture photo photos foto dsc dscf dscn dcim pxl gopr wa whatsapp screenshot screen shot "
+    "download downloads unnamed untitled file scan copy final edit edited cropped crop jpg jpeg png webp front side "
+    "back small large new old test tmp temp upload uploads view reference ref".split()
+)
+
+
 def noun_from_name(path: str | Path) -> str:
-    """Guess the class word of an example from its file name: “striped-orange-cat_2.png” → “cat”."""
-    words = re.findall(r"[a-zA-Z]+", Path(path).stem)
-    return words[-1].lower() if words else ""
+    """Guess the class word from a file's name, else its folder's: “striped-orange-cat_2.png”, “cat/01.png” → “cat”."""
+    path = Path(path)
+    for name in (path.stem, path.parent.name):
+        words = [word.lower() for word in re.findall(r"[^\W\d_]+", name)]
+        words = [word for word in words if word not in NO_NOUNS]
+        if words and not re.fullmatch(r"[0-9a-f]{16,}", name):  # a digest is no name
+            return words[-1]
+    return ""
 
 
 def shortened(text: str, length: int = 160) -> str:

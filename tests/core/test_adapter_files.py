@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from customcontrast.adapter import FORMAT, Adapter, AdapterOutput, load_adapter, read_metadata, save_adapter
+from customcontrast.adapter import FORMAT, Adapter, AdapterOutput
+from customcontrast.adapter_files import load_adapter, read_metadata, save_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.errors import CheckpointError
 from tests.support.tiny_models import random_adapter

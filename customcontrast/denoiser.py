@@ -1,0 +1,142 @@
+"""What a denoising step needs of the UNet: a prediction and its maps. One call for all subjects is the paper's way.
+
+`multi_subject` has the other way, a call for each subject. The pipeline knows the protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from customcontrast.attention import MapRecorder, unet_forward
+from customcontrast.attention.maps import Size
+from customcontrast.attention.state import SubjectBranch
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.conditioner import Conditions
+from customcontrast.conditioning.prompt import TokenizedPrompt
+from customcontrast.conditioning.text_context import TextContext, subject_state
+from customcontrast.config import ResolvedConfig
+from customcontrast.sampling import rescaled
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """Which maps of one step are wanted; the fields are those of `MapRecorder`."""
+
+    tokens: Sequence[int] = ()
+    layers: tuple[int, ...] | None = None
+    everywhere: bool = True
+    sources: Sequence[Tensor] = ()
+    normalize: str | None = None
+
+    def recorder(self) -> MapRecorder:
+        """A fresh recorder of these maps."""
+        return MapRecorder(self.tokens, self.layers, self.everywhere, self.sources, self.normalize)
+
+
+class Maps(Protocol):
+    """The maps of one step, on the whole picture: N pictures, K subjects."""
+
+    def location(self) -> Tensor | None:
+        """A of Eq. 8 for each subject, (N, K, h, w)."""
+
+    def mean(self, kind: str, grid: Size) -> Tensor | None:
+        """Mean over the layers of one kind ("text", "subject", "visual") -> (N, c, h, w)."""
+
+    def looked(self, subject: int, grid: Size) -> Tensor | None:
+        """Which reference patches each place looked at -> (N, h, w, references, patches)."""
+
+    def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
+        """Means over the layers of each resolution."""
+
+
+class Denoiser(Protocol):
+    """The conditions of a run, and how they are put to the UNet."""
+
+    @property
+    def prompt(self) -> TokenizedPrompt:
+        """The whole prompt: what the maps' tokens refer to."""
+
+    def predict(
+        self,
+        scheduler: Any,
+        z: Tensor,
+        t: Tensor,
+        request: MapRequest | None,
+        masks: Tensor | None,
+        masked: Sequence[bool],
+    ) -> tuple[Tensor, Maps | None]:
+        """The guided prediction for z (N, C, h, w) at timestep t, and the requested maps.
+
+        masks (N, K, h, w), masked: the subjects' location masks and which subjects have one, see `Masker.at`.
+        """
+
+    def owned(self, masks: Tensor | None) -> Tensor | None:
+        """The masks (N, K, h, w) as they are shown: what of each is its subject's."""
+
+
+@dataclass(frozen=True, eq=False)
+class JointDenoiser:
+    """All subjects in one UNet call, each under its own mask."""
+
+    base: BaseModel
+    config: ResolvedConfig
+    conditions: Conditions
+    unconditional: TextContext | None  # None = without classifier-free guidance
+    strengths: Sequence[float]  # λ of each subject
+    layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
+    layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
+    everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
+    projected: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def prompt(self) -> TokenizedPrompt:
+        return self.conditions.prompt
+
+    def owned(self, masks: Tensor | None) -> Tensor | None:
+        """The masks (N, K, h, w) as they are shown: these."""
+        return masks
+
+    def predict(
+        self,
+        scheduler: Any,
+        z: Tensor,
+        t: Tensor,
+        request: MapRequest | None,
+        masks: Tensor | None,
+        masked: Sequence[bool],
+    ) -> tuple[Tensor, MapRecorder | None]:
+        """The guided prediction for z (N, C, h, w) at t, and its maps; see `Denoiser.predict`."""
+        recorder = None if request is None else request.recorder()
+        context, outputs = self.conditions.at(t.item())
+        state = subject_state(
+            self.base,
+            context,
+            [self.prompt],
+            outputs,
+            size=(z.shape[-2], z.shape[-1]),
+            strengths=self.strengths,
+            layer_scales=self.layer_scales,
+            everywhere=self.everywhere,
+            unconditional=self.unconditional,
+            repeat=len(z),
+            masks=masks,
+            masked=masked,
+            location=self.config.location,
+            recorder=recorder,
+            steady=self.conditions.steady,
+            projected=self.projected,
+        )
+        guided = self.unconditional is not None
+        z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
+        layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
+        prediction = unet_forward(self.base, z_in, t, state, layout)
+        if not guided:
+            return prediction, recorder
+        without, with_prompt = prediction.chunk(2)
+        mixed = without + self.config.guidance_scale * (with_prompt - without)
+        return rescaled(mixed, with_prompt, self.config.guidance_rescale), recorder

@@ -1,0 +1,152 @@
+"""What the controls of the page hold, as typed forms; from a form to a request and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from customcontrast.errors import RequestError
+from customcontrast.specs import BASES
+from customcontrast.ui.service.cutouts import CutOut
+from customcontrast.ui.service.request import PLACES, Request, SubjectRequest, check, place_box
+from customcontrast.ui.service.view_layout import DIRECTIONS, read_turn
+
+AREA = "box"  # what the page's choice of a place says where the box's numbers count
+AS_INPUT = "input"  # a size: the shape of the first subject's picture
+
+
+@dataclass(frozen=True)
+class SubjectForm:
+    """What the slot of one subject holds."""
+
+    cut: CutOut | None = None  # the picture in hand
+    others: tuple[CutOut, ...] = ()  # further pictures of the same subject
+    noun: str = ""
+    strength: float = 1.0
+    place: str = ""  # a named place, AREA, or ""
+    area: str = ""  # the box's numbers, where place is AREA
+    turn: str = ""  # see `read_turn`
+    pose: str = ""
+
+    @property
+    def album(self) -> tuple[CutOut, ...]:
+        """All pictures of the subject, the one in hand first."""
+        return (*(() if self.cut is None else (self.cut,)), *(self.others or ()))
+
+    def request(self, k: int) -> SubjectRequest | None:
+        """The subject in slot k, or None where there is no picture. Raises RequestError."""
+        album = self.album
+        if any(cut.current is None for cut in album):
+            raise RequestError("One of your pictures has no subject yet: click on it in the cut-out.")
+        if not album:
+            return None
+        pictures = tuple(cut.current for cut in album)
+        place = chosen_place(k, self.place, self.area)
+        return SubjectRequest(pictures, self.noun, self.strength, place, read_turn(self.turn), self.pose or "")
+
+    @classmethod
+    def of(cls, request: SubjectRequest) -> SubjectForm:
+        """The form that makes this request."""
+        first, *others = map(CutOut.of, request.segmentations)
+        place, area = as_controls(request.place)
+        turn = turn_text(request.azimuth)
+        return cls(first, tuple(others), request.noun, request.strength, place, area, turn, request.pose)
+
+
+@dataclass(frozen=True)
+class GenerationForm:
+    """What all controls of a run hold."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    subject_scale: float = 1.0
+    seed: int = 0
+    pictures: int = 1
+    location_masks: bool = True
+    base: str | None = None
+    size: str = ""  # "WIDTHxHEIGHT", "" or AS_INPUT
+    scheduler: str = ""
+    text_tokens: bool = True
+    apart: bool = True
+    camera: Any = ""  # its height in degrees; "" or None = any
+    subjects: tuple[SubjectForm, ...] = ()
+
+    def request(self) -> Request:
+        """The checked request. Raises RequestError."""
+        subjects = [form.request(k) for k, form in enumerate(self.subjects, start=1)]
+        size = self.size
+        if size == AS_INPUT:
+            pictures = [form.album[0].picture.size for form in self.subjects if form.album]
+            size = size_like(pictures[0], self.base) if pictures else ""
+        return check(
+            Request(
+                subjects=tuple(filter(None, subjects)),
+                elevation=read_camera(self.camera),
+                size=size,
+                **{name: getattr(self, name) for name in SETTINGS if name != "size"},
+            )
+        )
+
+
+SETTINGS = (  # fields of a Request that have a control of the same name
+    "prompt",
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "subject_scale",
+    "seed",
+    "pictures",
+    "location_masks",
+    "base",
+    "size",
+    "scheduler",
+    "text_tokens",
+    "apart",
+)
+
+
+def read_camera(text: Any) -> float | None:
+    """The camera's height as a control tells it → degrees; None = any. Raises RequestError."""
+    words = str("" if text is None else text).lower().replace("°", " ").strip()
+    if words in ("", "any"):
+        return None
+    try:
+        return float(words)
+    except ValueError:
+        raise RequestError(f"The camera's height “{words[:40]}” must be any, or degrees, such as 15.") from None
+
+
+def turn_text(azimuth: float | None) -> str:
+    """Degrees → the name of that turn, or the number as text; "" for any."""
+    if azimuth is None:
+        return ""
+    return next((name for name, degrees in DIRECTIONS.items() if degrees == azimuth), f"{azimuth:g}")
+
+
+def size_like(picture: tuple[int, int], base: str | None) -> str:
+    """A size with the shape of a picture (w, h) and about the area of the base's own, sides multiples of 64 px."""
+    spec = BASES.get(base or "")
+    if spec is None:
+        return ""
+    own = [int(side) for side in spec.sizes[0].split("x")]
+    scale = math.sqrt(own[0] * own[1] / (picture[0] * picture[1]))
+    width, height = (max(64, 64 * round(side * scale / 64)) for side in picture)
+    return f"{width}x{height}"
+
+
+def as_controls(place: str) -> tuple[str, str]:
+    """A place as `read_place` spells it → the choice and the numbers of its box; the inverse of `chosen_place`."""
+    boxed = place_box(place) is not None and place not in PLACES
+    return (AREA, place) if boxed else (place, "")
+
+
+def chosen_place(k: int, place: str | None, area: str | None) -> str:
+    """What the controls of slot k say → a place for `read_place`. Raises RequestError."""
+    if place != AREA:
+        return place or ""
+    if not str(area or "").strip():
+        raise RequestError(f"Say where subject {k} stands: draw its box, or choose another place.")
+    return area

@@ -1,0 +1,187 @@
+"""Generating: from the form to progress, previews and pictures; and what programs ask for without a form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from customcontrast.errors import RequestError
+from customcontrast.output import Result, Step
+from customcontrast.ui.handlers.forms import GenerationForm
+from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said
+from customcontrast.ui.handlers.viewers import RunView
+from customcontrast.ui.service import figures, recipe
+from customcontrast.ui.service.recipe import MAX_REFERENCES
+from customcontrast.ui.service.request import Request, SubjectRequest, check, read_place
+from customcontrast.ui.service.service import Service
+from customcontrast.ui.service.view_layout import read_turn
+
+PREVIEW_EVERY = 2  # denoising steps between two live previews
+TELL_EVERY = 0.2  # seconds between two messages of a run, at least; it can be stopped at each
+STOPPING = "Stopping …"  # what the browser says at once when Stop is pressed
+NOT_BEGUN = (
+    "The run did not begin: a setting is outside the range of its control, or too many are waiting. "
+    "Check the settings and try again."
+)
+
+Stream = Callable[[Request, int], Iterator[Step | Result]]
+
+
+class Generation:
+    """Handlers of the Generate button.
+
+    folder: makes a new folder for files of one answer, inside a cache that is emptied after a while.
+    stream: runs a request; the service's own, or that wrapped for a machine that lends its GPU by the call.
+    """
+
+    def __init__(self, service: Service, folder: Callable[[], Path], stream: Stream | None = None) -> None:
+        self.service = service
+        self.folder = folder
+        self.stream = stream or service.stream
+
+    def generate(self, form: GenerationForm) -> Iterator[Changes]:
+        """The controls → progress, previews, pictures."""
+        try:
+            request = form.request()
+            yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
+            for told in self.loading(request.base):
+                yield {"status": told}
+            yield from self._running(request)
+        except Exception as error:
+            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
+
+    def loading(self, base: str | None) -> Iterator[str]:
+        """What to say now and then until the model is there. Raises RequestError."""
+        while True:
+            try:
+                self.service.models.model(base, timeout=0.5)
+                return
+            except TimeoutError:
+                yield note("The model is being loaded; this happens once …")
+
+    def _running(self, request: Request) -> Iterator[Changes]:
+        began = told = time.monotonic()
+        previews: list[tuple[int, Image.Image]] = []
+        for event in self.stream(request, PREVIEW_EVERY):
+            now = time.monotonic()
+            seconds = now - began
+            if isinstance(event, Result):
+                yield self._finished(RunView(request, event, previews=tuple(previews)), seconds)
+                return
+            if event.preview is None and now - told < TELL_EVERY:
+                continue
+            told = now
+            changes: Changes = {"status": progress(event.index, event.total, seconds)}
+            if event.preview is not None:
+                previews.append((event.index, event.preview))
+                changes["gallery"] = Set(value=[figures.enlarged(event.preview)], selected_index=0)
+            yield changes
+
+    def _finished(self, run: RunView, seconds: float) -> Changes:
+        request, result = run.request, run.result
+        cut = [f"“{result.truncated}” did not fit into the prompt and was left out."] if result.truncated else []
+        messages = note(f"Done in {seconds:.1f} s.", "good")
+        messages += "".join(note(text, "warn") for text in [*cut, *result.notes])
+        return {
+            "gallery": Set(value=self.save(request, result), selected_index=0),
+            "run": run,
+            "status": messages,
+            "stop": Set(interactive=False),
+        }
+
+    def save(self, request: Request, result: Result) -> list[str]:
+        """Write the pictures as PNG files that carry their recipe."""
+        folder = self.folder()
+        references = [subject.segmentations for subject in request.subjects]
+        paths = []
+        for i, image in enumerate(result.images, start=1):
+            path = folder / f"customcontrast-seed{request.seed}-{i}.png"
+            path.write_bytes(recipe.png_bytes(image, {**request.settings(), "picture": i}, references))
+            paths.append(str(path))
+        return paths
+
+    def run(self, call: ProgramCall) -> RunView:
+        """What a program asks for, run to its end. Raises RequestError."""
+        request = call.request(self.service)
+        *_, result = self.stream(request, 0)
+        return RunView(request, result)
+
+
+def ended(status: str | None) -> Changes:
+    """A run did not end by itself: it was stopped, or it never reached its handler. status: what the page says."""
+    text = note("Stopped.") if STOPPING in (status or "") else note(NOT_BEGUN, "error")
+    return {"status": text, "stop": Set(interactive=False), "button": Set(interactive=True)}
+
+
+@dataclass(frozen=True)
+class ProgramCall:
+    """A request as a program sends it: files and texts. See `api.Endpoints.generate` for each."""
+
+    references: Sequence[str] = ()
+    nouns: str = ""
+    per_subject: str = ""
+    places: str = ""
+    strengths: str = ""
+    turns: str = ""
+    poses: str = ""
+    settings: dict[str, Any] | None = None  # fields of a Request
+
+    def request(self, service: Service) -> Request:
+        """The checked request, its pictures cut out. Raises PictureError, RequestError."""
+        nouns = [word.strip() for word in (self.nouns or "").split(",") if word.strip()]
+        count = len(nouns)
+        counts, places = read_counts(self.per_subject, count), _each("places", self.places, count, "left; right")
+        if sum(counts) != len(self.references):
+            each = not (self.per_subject or "").strip()
+            told = "send one word for each" if each else f"per_subject asks for {sum(counts)}"
+            raise RequestError(f"nouns: {count} words for {len(self.references)} pictures; {told}.")
+        strengths = _each("strengths", self.strengths, count, "1; 0.5", ",;")
+        turns = _each("turns", self.turns, count, "left; any", ",;")
+        poses = _each("poses", self.poses, count, "sitting; any", ",;")
+        files = iter(self.references)
+        subjects = tuple(
+            SubjectRequest(
+                tuple(service.cutouts.segmented(next(files)) for _ in range(pictures)),
+                noun,
+                1.0 if strength == "" else strength,
+                read_place(place),
+                read_turn(turn),
+                "" if pose.lower() == "any" else pose,
+            )
+            for noun, pictures, strength, place, turn, pose in zip(
+                nouns, counts, strengths, places, turns, poses, strict=True
+            )
+        )
+        return check(Request(subjects=subjects, **(self.settings or {})))
+
+
+def read_counts(text: str, subjects: int) -> list[int]:
+    """“2, 1” → [2, 1], one number from 1 to MAX_REFERENCES for each subject. Raises RequestError."""
+    if not str(text or "").strip():
+        return [1] * subjects
+    parts = [part.strip() for part in str(text).split(",")]
+    if len(parts) != subjects or not all(part.isdecimal() and 1 <= int(part) <= MAX_REFERENCES for part in parts):
+        raise RequestError(
+            f"per_subject: send a number from 1 to {MAX_REFERENCES} for each of the {subjects} subjects."
+        )
+    return [int(part) for part in parts]
+
+
+def _each(name: str, text: str, subjects: int, such_as: str, marks: str = ";") -> list[str]:
+    """“left; right” → one text for each subject; nothing for all where there is none. Raises RequestError."""
+    text = str("" if text is None else text)
+    if not text.strip():
+        return [""] * subjects
+    for mark in marks[:-1]:
+        text = text.replace(mark, marks[-1])
+    parts = [part.strip() for part in text.split(marks[-1])]
+    if len(parts) != subjects:
+        raise RequestError(
+            f"{name}: send one for each of the {subjects} subjects with semicolons between them, such as “{such_as}”."
+        )
+    return parts

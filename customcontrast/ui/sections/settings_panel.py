@@ -1,0 +1,106 @@
+"""The seed, the two guidances, the camera, and the closed panel of everything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from customcontrast.config import LIMITS
+from customcontrast.specs import BASES, SCHEDULERS
+from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.handlers.messages import note
+from customcontrast.ui.wiring import QUIET, Wire
+
+if TYPE_CHECKING:
+    from customcontrast.ui.sections import Sections
+
+HEIGHTS = ("5", "15", "25", "35")  # degrees of the camera that are offered
+
+
+@dataclass(frozen=True)
+class SettingsSection:
+    """Components of the settings; those with a name of `forms.SETTINGS` are read by a run."""
+
+    seed: gr.Number
+    dice: gr.Button
+    reuse: gr.Button
+    guidance: gr.Slider
+    subject_scale: gr.Slider
+    pictures: gr.Slider
+    view: gr.Row
+    camera: gr.Dropdown
+    negative_prompt: gr.Textbox
+    steps: gr.Slider
+    size: gr.Dropdown
+    scheduler: gr.Dropdown
+    location_masks: gr.Checkbox
+    text_tokens: gr.Checkbox
+    apart: gr.Checkbox
+    base: gr.Dropdown
+    base_note: gr.HTML
+
+
+def slider(limit: str, value: float, step: float, **options: object) -> gr.Slider:
+    """A slider that ends where the checks end."""
+    bounds = LIMITS[limit]
+    return gr.Slider(bounds.public_low, bounds.public_high, value, step=step, **options)
+
+
+# fmt: off
+def build(handlers: Handlers) -> SettingsSection:
+    """Lay the section out."""
+    models = handlers.service.models
+    spec = BASES[models.config.base]
+    with gr.Row(elem_classes="cc-line"):
+        seed = gr.Number(label="Seed", value=0, precision=0, min_width=110, scale=2,
+                         elem_id="seed", info="The same seed gives the same picture.")
+        dice = gr.Button("New seed", size="sm", min_width=90, elem_id="dice")
+        reuse = gr.Button("Reuse seed", size="sm", min_width=90, elem_id="reuse")
+    with gr.Row():
+        subject_scale = slider("subject_scale", 1, 0.05, label="Image guidance λ", elem_id="image-guidance",
+                               info="How much of your subject's picture flows in.", min_width=240)
+        guidance = slider("guidance_scale", spec.guidance, 0.1, label="Text guidance", elem_id="text-guidance",
+                          info="How strictly the words are followed.", min_width=240)
+    with gr.Row(visible=models.takes_layout(), elem_id="view") as view:
+        camera = gr.Dropdown([("any", ""), *((f"{height}°", height) for height in HEIGHTS)], value="",
+                             label="Camera height", elem_id="camera", allow_custom_value=True,
+                             info="Degrees above the ground, 3 to 40; others may be typed.")
+    pictures = slider("num_images", 1, 1, label="Number of pictures", info="Each with a seed of its own.",
+                      elem_id="pictures")
+    with gr.Accordion("More settings", open=False):
+        negative_prompt = gr.Textbox(label="Not in the picture", value="", placeholder="what to avoid")
+        steps = slider("num_inference_steps", spec.steps, 1, label="Steps", elem_id="steps",
+                       info="More take longer and are finer.")
+        size = gr.Dropdown(handlers.prompt.sizes(models.config.base), value="", label="Size", allow_custom_value=True,
+                           info="Width × height in pixels; others may be typed.", elem_id="size")
+        schedulers = [("the model's own", ""), *((one.title, key) for key, one in SCHEDULERS.items())]
+        scheduler = gr.Dropdown(schedulers, value="", label="Scheduler", elem_id="scheduler",
+                                info="The rule that turns noise into a picture.")
+        location_masks = gr.Checkbox(True, label="Location masks",
+                                     info="Keep each subject to the place found for it, step by step.")
+        text_tokens = gr.Checkbox(True, label="Subject in the text",
+                                  info="Off: the subject's picture alone speaks, as with IP-Adapter.")
+        apart = gr.Checkbox(True, label="Several subjects: draw each by itself", elem_id="apart",
+                            info="So that they do not mix. Takes the time of one picture for each.")
+        titles = [(one.title if models.offers(name) else f"{one.title}: not here yet", name)
+                  for name, one in BASES.items()]
+        base = gr.Dropdown(titles, value=models.config.base, label="Model", elem_id="base",
+                           info="Those of this machine can be used; the others say how to get them.")
+        base_note = gr.HTML(note(""), visible=False, elem_id="base-note")
+    return SettingsSection(
+        seed=seed, dice=dice, reuse=reuse, guidance=guidance, subject_scale=subject_scale, pictures=pictures, view=view,
+        camera=camera, negative_prompt=negative_prompt, steps=steps, size=size, scheduler=scheduler,
+        location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
+    )
+# fmt: on
+
+
+def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
+    """Seeds, and another base."""
+    section, panel = sections.settings, handlers.prompt
+    wire.on(section.dice.click, panel.new_seed, {}, {"seed": section.seed}, queue=False, **QUIET)
+    wire.on(section.reuse.click, panel.reuse_seed, {"run": sections.results.run}, {"seed": section.seed}, **QUIET)
+    changed = {name: getattr(section, name) for name in ("base", "steps", "guidance", "scheduler", "size", "base_note")}
+    wire.on(section.base.input, panel.choose_base, {"base": section.base}, {**changed, **sections.by_base}, **QUIET)

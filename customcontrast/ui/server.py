@@ -1,0 +1,115 @@
+"""Starts the page and its API; `--help` names every option."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# A folder of one's own: on a shared machine gradio's default may belong to whoever came first.
+os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"gradio-{getattr(os, 'getuid', str)()}"))
+
+from customcontrast.ui.page import EXAMPLES, Page  # noqa: E402, I001 - first: it imports spaces, which must come before torch
+
+import gradio as gr  # noqa: E402
+
+from customcontrast.hub import NAMES, is_name  # noqa: E402
+from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
+from customcontrast.ui.service.models import ServiceConfig  # noqa: E402
+from customcontrast.ui.service.service import Service  # noqa: E402
+from customcontrast.ui.theme import CSS, HEAD, theme  # noqa: E402
+
+__all__ = ["Page", "launch", "options"]
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; every option may also be given in the environment, as CUSTOMCONTRAST_NAME.
+
+    Address, port and sharing are also taken from Gradio's own variables, as containers and Spaces set them.
+    """
+
+    def env(name: str, default: str | None = None) -> str | None:
+        return os.environ.get(f"CUSTOMCONTRAST_{name.upper()}") or default
+
+    def gradios(name: str, default: str) -> str:
+        return os.environ.get(f"GRADIO_{name}") or default
+
+    parser = argparse.ArgumentParser(prog="app.py", description="CustomContrast's page and its API.")
+    parser.add_argument("--base", choices=list(BASES), default=env("base", DEFAULT_BASE), help="base model")
+    parser.add_argument("--weights", default=env("weights"), help="folder of the base model's weights")
+    parser.add_argument(
+        "--adapter",
+        default=env("adapter"),
+        help=f"adapter.safetensors to use with it, one of {', '.join(NAMES)}, or owner/name:path on the hub",
+    )
+    parser.add_argument(
+        "--image-encoder", default=env("image_encoder"), help="CLIP image encoder: folder, or owner/name:folder"
+    )
+    parser.add_argument("--sam-checkpoint", default=env("sam_checkpoint"), help="segment-anything weights for clicks")
+    parser.add_argument("--device", default=env("device"), help="cpu or cuda (the best one present)")
+    parser.add_argument(
+        "--host", default=env("host", gradios("SERVER_NAME", "127.0.0.1")), help="address to listen on (%(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=env("port", gradios("SERVER_PORT", "7860")), help="port (%(default)s)"
+    )
+    parser.add_argument("--queue-size", type=int, default=env("queue_size", "32"), help="how many may wait")
+    yes = ("1", "true", "yes")
+    mcp = (env("mcp") or "").lower() in yes
+    parser.add_argument("--mcp", action="store_true", default=mcp, help="also serve the API to agents (MCP)")
+    share = (env("share", gradios("SHARE", "")) or "").lower() in yes
+    parser.add_argument("--share", action="store_true", default=share, help="also open a public link")
+    chosen = parser.parse_args(arguments)
+    for name in ("weights", "adapter", "sam_checkpoint"):
+        path = getattr(chosen, name)
+        if name == "adapter" and path and is_name(path):
+            continue
+        if path and not Path(path).exists() and (name != "weights" or path.startswith((".", "/"))):
+            parser.error(f"--{name.replace('_', '-')}: there is nothing at {path!r}; check the path.")
+    if chosen.mcp and importlib.util.find_spec("mcp") is None:
+        parser.error("--mcp needs a package that is not installed: pip install 'gradio[mcp]'.")
+    return chosen
+
+
+def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, str]:
+    """Start the server; the model is loaded while the page already answers. Returns the app and its address."""
+    config = ServiceConfig(
+        chosen.base, chosen.weights, chosen.adapter, chosen.sam_checkpoint, chosen.device, chosen.image_encoder
+    )
+    service = Service(config)
+    demo = Page(service).build()
+    demo.queue(max_size=chosen.queue_size, default_concurrency_limit=4)
+    _, url, _ = demo.launch(
+        server_name=chosen.host, server_port=chosen.port, share=chosen.share, prevent_thread_lock=True, quiet=not block,
+        theme=theme(), css=CSS, head=HEAD, footer_links=["api"], run_history=False, max_file_size="32mb",
+        show_error=False, allowed_paths=[str(EXAMPLES)], state_session_capacity=256, ssr_mode=False,
+        mcp_server=chosen.mcp,
+    )  # fmt: skip
+    service.models.start()
+    if block:
+        demo.block_thread()
+    return demo, url
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the page and serve it until it is stopped; 2 and a sentence where it cannot listen."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    chosen = options(arguments)
+    try:
+        launch(chosen)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"app.py: cannot listen on {chosen.host}:{chosen.port} ({reason}); another app may be there: "
+            "choose another --port or --host.",
+            file=sys.stderr,
+        )
+        return 2
+    return 0

@@ -1,0 +1,131 @@
+"""Options that diffusers' users know: guidance_rescale and clip_skip do what they do there, weights are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from customcontrast.base_model import BaseModel
+from customcontrast.conditioning.prompt import parse_prompt
+from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
+from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
+from customcontrast.pipeline import CustomContrast
+from customcontrast.sampling import rescaled
+
+PROMPT = "a bear on the beach"
+FAST: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 6.0, "height": 64, "width": 64}
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_folder: Path, tiny_xl_folder: Path) -> Callable[..., torch.Tensor]:
+    def draw(base: BaseModel, **options: Any) -> torch.Tensor:
+        if base.spec.pooled:
+            pipe = StableDiffusionXLPipeline.from_pretrained(tiny_xl_folder, add_watermarker=False)
+        else:
+            pipe = StableDiffusionPipeline.from_pretrained(tiny_folder)
+        pipe.set_progress_bar_config(disable=True)
+        generator = torch.Generator().manual_seed(3)
+        return pipe(PROMPT, generator=generator, output_type="latent", **FAST, **options).images
+
+    return draw
+
+
+@pytest.mark.parametrize("share", [0.7, 1.0])
+def test_guidance_rescale_is_that_of_diffusers(any_base: BaseModel, stock: Callable, share: float) -> None:
+    model = CustomContrast(any_base)
+    found = model.generate(PROMPT, seed=3, output_type="latent", guidance_rescale=share, **FAST).images
+    assert torch.allclose(found, stock(any_base, guidance_rescale=share), atol=1e-5)
+    plain = model.generate(PROMPT, seed=3, output_type="latent", **FAST)
+    assert not torch.allclose(found, plain.images, atol=1e-3) and "guidance_rescale" not in plain.recipe
+    pipe = CustomContrastPipeline.from_parts(any_base)
+    pipe.set_progress_bar_config(disable=True)
+    assert torch.equal(pipe(PROMPT, seed=3, output_type="latent", guidance_rescale=share, **FAST).images, found)
+
+
+def test_all_of_the_spread_comes_back() -> None:
+    g = torch.Generator().manual_seed(0)
+    mixed, half = 5 * torch.randn(2, 4, 8, 8, generator=g), torch.randn(2, 4, 8, 8, generator=g)
+    assert torch.allclose(rescaled(mixed, half, 1.0).std(dim=(1, 2, 3)), half.std(dim=(1, 2, 3)))
+    assert rescaled(mixed, half, 0.0) is mixed
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_clip_skip_reads_earlier_layers(any_base: BaseModel, skip: int) -> None:
+    """diffusers' rule: hidden state −(skip + 1), normed; of SDXL −(skip + 2), not normed; the pooled text stays."""
+    prompt = encode_prompt(any_base, PROMPT)
+    found, plain = encode_contexts(any_base, [prompt], clip_skip=skip), encode_contexts(any_base, [prompt])
+    parts = []
+    for encoder, ids in zip(any_base.text_encoders, prompt.ids, strict=True):
+        states = encoder(ids[None], output_hidden_states=True).hidden_states
+        if any_base.spec.pooled:
+            parts.append(states[-(skip + 2)])
+        else:
+            core = getattr(encoder, "text_model", encoder)
+            parts.append(core.final_layer_norm(states[-(skip + 1)]))
+        assert not torch.equal(states[-1], states[-2])
+    assert torch.allclose(found.hidden[:, 0], torch.cat(parts, dim=-1), atol=1e-5)
+    assert not torch.allclose(found.hidden, plain.hidden, atol=1e-3)
+    assert (found.pooled is None) == (plain.pooled is None)
+    assert found.pooled is None or torch.equal(found.pooled, plain.pooled)
+
+
+def test_clip_skip_of_a_generation(tiny_xl_base: BaseModel, stock: Callable) -> None:
+    """The negative prompt is read as always, as there."""
+    model = CustomContrast(tiny_xl_base)
+    options = FAST | {"negative_prompt": "a red car"}
+    found = model.generate(PROMPT, seed=3, output_type="latent", clip_skip=1, **options).images
+    assert torch.allclose(found, stock(tiny_xl_base, clip_skip=1, negative_prompt="a red car"), atol=1e-5)
+    none = [model.generate(PROMPT, seed=3, output_type="latent", clip_skip=s, **options).images for s in (None, 0)]
+    assert torch.equal(*none) and not torch.equal(none[0], found)
+
+
+def test_clip_skip_with_a_subject(any_custom: CustomContrast, cutout: Callable) -> None:
+    """The fast way of S+ contexts is for the base's own layer; with clip_skip each row is encoded in full."""
+    subject = any_custom.subject(cutout(0), "bear")
+    plain, skipped = (
+        any_custom.generate(PROMPT, subject, seed=3, output_type="latent", clip_skip=skip, **FAST).images
+        for skip in (None, 1)
+    )
+    assert skipped.isfinite().all() and not torch.allclose(plain, skipped, atol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"clip_skip": 9}, {"clip_skip": -1}, {"clip_skip": 0.5}, {"clip_skip": True}])
+def test_limits_of_clip_skip(tiny_custom: CustomContrast, wrong: dict) -> None:
+    with pytest.raises(ValueError, match="clip_skip=.* must be 0 to 2 for base 'toyland'"):
+        tiny_custom.stream(PROMPT, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, "much", float("nan")])
+def test_limits_of_guidance_rescale(tiny_custom: CustomContrast, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="guidance_rescale"):
+        tiny_custom.stream(PROMPT, guidance_rescale=wrong)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a (red:1.3) bear", "a red bear"),
+        ("a (big red bear:.5) on a (beach: 2 )", "a big red bear on a beach"),
+        ("a bear (ratio 4:3)", None),
+        ("a bear (in a city)", None),
+        ("a (bear:loud)", None),
+        ("(" * 5000 + "bear:1.3)", "(" * 4999 + "bear"),
+    ],
+)
+def test_weights_are_read_as_plain_text_with_a_note(prompt: str, text: str | None) -> None:
+    parsed = parse_prompt(prompt)
+    assert parsed.text == (text or prompt)
+    assert all("weights are not applied" in note for note in parsed.notes)
+    assert len(parsed.notes) == (0 if text is None else prompt.count(":"))
+
+
+def test_a_weighted_noun_is_still_the_subject(tiny_custom: CustomContrast, cutout: Callable) -> None:
+    subject = tiny_custom.subject(cutout(0), "bear")
+    result = tiny_custom.generate("a (bear:1.4) on the beach", subject, **FAST | {"num_inference_steps": 1})
+    assert result.prompt == "a bear S* on the beach"
+    assert result.notes == ["(bear:1.4) asks for a weight; weights are not applied, it was read as plain text."]
