@@ -22,7 +22,7 @@ from train.data.references import segmented
 
 
 def subject_crops(images: Tensor, masks: Tensor, which: Tensor, size: int) -> Tensor:
-    """Segmented subjects on white, by the crop used at inference: the domain of the reference R. All uint8.
+    """Segmented subjects on white, cropped as at inference: the domain of the reference R. All uint8.
 
     images (B,3,H,W), masks (B,K,H,W) bool, which (B,) the subject's plane; a plane without a pixel gives white.
     """
@@ -54,7 +54,7 @@ def train_clip(config: PretrainConfig, run: Path, device: str, minutes: float | 
 
 
 def train_image(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
-    """The image tower goes on alone against the locked text tower, so the denoiser can be trained meanwhile."""
+    """Continue training the image tower against the frozen text tower; the denoiser can be trained meanwhile."""
     model, tokenizer = clip_trainer(config, run)
     export_stage("clip", model, config, run)
     model.clip.text_model.requires_grad_(False)

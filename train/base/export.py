@@ -1,4 +1,4 @@
-"""A run's checkpoints and the weights folder diffusers loads: `export` writes the folder, `adopt` goes on from it."""
+"""Between a run's checkpoints and a folder that diffusers loads: `export` writes it, `adopt` resumes from it."""
 
 import json
 import random
@@ -81,9 +81,10 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
 
 
 def layout_prior(run: Path, world: World, each: int = 40) -> dict[str, object]:
-    """What `customcontrast.layout.LayoutPrior` draws from: at most `each` boxes and views of a species in a shape.
+    """The table that `customcontrast.layout.LayoutPrior` draws from: at most `each` layouts of a species in a shape.
 
-    From the pool's pictures of one subject that faces the camera. Raises FileNotFoundError where there is no pool.
+    Boxes and views come from the pool's pictures of one subject that faces the camera. Raises FileNotFoundError where
+    there is no pool.
     """
     kinds: dict[str, list[list[object]]] = {species: [] for species in world.species}
     for shard in pool.shard_paths(run / "pool"):
@@ -117,17 +118,17 @@ def _latest(run: Path, later: str, earlier: str) -> str:
 
 
 def shown_words(world: World, captions: int = 20000) -> list[str]:
-    """Every word of this world's captions, sorted: what a model trained on it has been shown."""
+    """All words that occur in `captions` random captions of this world, sorted: a model's training vocabulary."""
     rng = random.Random("words")
     texts = (describe(sample_scene(rng, world), rng).text for _ in range(captions))
     return sorted({word for text in texts for word in re.findall(r"[a-z0-9']+", text.lower())})
 
 
 def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
-    """Checkpoints in `run` from an exported folder, so that `python -m train.base STAGE` goes on from it.
+    """Write checkpoints into `run` from an exported folder, so that `python -m train.base STAGE` resumes from it.
 
-    Returns the step each stage stands at, as the export says. The optimiser's moments and the attribute heads of
-    CLIP are not exported, so they start anew.
+    Returns the step of each stage, as recorded in the export. The optimiser's moments and the attribute heads of CLIP
+    are not exported, so they start anew.
 
     Raises:
         FileExistsError: `run` has checkpoints already.
@@ -169,7 +170,7 @@ def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Exported weights into a model of the preset's size; what export leaves out keeps its start."""
+    """Load exported weights into a model of the preset's size; tensors that were not exported stay as initialised."""
     own = model.state_dict()
     for key, value in state.items():
         if key not in own or own[key].shape != value.shape:

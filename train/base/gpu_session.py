@@ -1,4 +1,4 @@
-"""Train Toyland's denoiser in the few minutes of a lent GPU: every CPU core renders, the GPU learns.
+"""Train Toyland's denoiser in a few minutes of a GPU: the CPU cores render, the GPU trains.
 
     python -m train.base.gpu_session train --minutes 8 --out OUT    # on the machine with the GPU
     python -m train.base.gpu_session render --workers 14            # there: renderers alone, to start earlier
@@ -52,15 +52,18 @@ from train.base.tokenizer import load
 from train.common.log import append_line
 
 PART = 15 * 2**20  # bytes of one file that comes back
-TOKENS = 40  # longest prompt that is kept, tokens
+TOKENS = 40  # prompts are truncated to so many tokens
 FRESH = "fresh"  # folder in a run: what renderers hand over
 EVERY = 10  # steps between two looks at the clock
-HELD = 48  # pictures of the first shard, at most, that are kept for the sheet and never learned
+HELD = 48  # pictures of the first shard, at most, that are held out for the sheet
 
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """One session. batch: samples a step; lr of AdamW; capacity: pictures in the GPU's memory."""
+    """Settings of one session.
+
+    batch: samples a step. lr: of AdamW. capacity: pictures in the GPU's memory. workers: processes that render.
+    """
 
     minutes: float
     batch: int = 128
@@ -81,7 +84,7 @@ class SessionConfig:
 
 
 def start_renderers(config: PretrainConfig, run: Path, workers: int) -> list[SpawnProcess]:
-    """So many processes that render until they are stopped."""
+    """Start `workers` processes that render until they are terminated."""
     start = mp.get_context("spawn").Process
     processes = [
         start(target=render_forever, args=(config, run, w, workers, 10**6), daemon=True) for w in range(workers)
@@ -92,7 +95,7 @@ def start_renderers(config: PretrainConfig, run: Path, workers: int) -> list[Spa
 
 
 def render_forever(config: PretrainConfig, run: Path, worker: int, workers: int, count: int) -> None:
-    """One renderer's process: shards worker, worker + workers, … below count; each handed over with its token ids."""
+    """Render shards worker, worker + workers, … below count, and hand each over with its token ids; one process."""
     torch.set_num_threads(1)
     tokenizer = load(run / "tokenizer")
     for _ in pool.fill(config.pool, run / "pool", count, worker, workers):
@@ -102,7 +105,7 @@ def render_forever(config: PretrainConfig, run: Path, worker: int, workers: int,
 
 
 def hand_over(shard: Path, run: Path, tokenizer: CLIPTokenizer, plain: int) -> None:
-    """Write a shard's pictures, token ids and layouts where the learner looks; once."""
+    """Write a shard's pictures, token ids and layouts into the folder that `Store.grow` reads, once."""
     done = run / FRESH / shard.name
     if done.exists():
         return
@@ -118,7 +121,7 @@ def hand_over(shard: Path, run: Path, tokenizer: CLIPTokenizer, plain: int) -> N
 
 
 class Store:
-    """What the denoiser learns from, on its device: latents plain and mirrored, text contexts, layouts; it grows."""
+    """The training data on the device: latents plain and mirrored, text contexts, layouts; `grow` adds new shards."""
 
     def __init__(self, config: PretrainConfig, run: Path, capacity: int, device: torch.device):
         self.config, self.run, self.device, self.count = config, run, device, 0
@@ -146,7 +149,7 @@ class Store:
 
     @torch.no_grad()
     def grow(self, most: int = 2) -> int:
-        """Take in at most `most` new shards; returns how many."""
+        """Encode and add at most `most` new shards. Returns how many were added."""
         fresh = [p for p in sorted((self.run / FRESH).glob("shard-*.safetensors")) if p not in self.seen][:most]
         for path in fresh:
             self.seen.add(path)
@@ -156,9 +159,9 @@ class Store:
     def _take(self, shard: dict[str, Tensor]) -> None:
         x = scaled(shard["images"].to(self.device))
         if not self.held:
-            kept = min(HELD, len(x) // 2)
-            self.held = {k: v[:kept] for k, v in shard.items()}
-            x, shard = x[kept:], {k: v[kept:] for k, v in shard.items()}
+            held = min(HELD, len(x) // 2)
+            self.held = {k: v[:held] for k, v in shard.items()}
+            x, shard = x[held:], {k: v[held:] for k, v in shard.items()}
         n = min(len(x), len(self.latents) - self.count)
         if n <= 0:
             return
@@ -177,7 +180,10 @@ class Store:
         self.filled.fill_(self.count)
 
     def batch(self, size: int) -> tuple[Tensor, ...]:
-        """A random batch: latents, contexts, masks, layout channels, with captions and layouts dropped at random."""
+        """A random batch: latents (B,C,h,w), contexts (B,N,d), masks (B,N), layout channels (B,13,h,w).
+
+        Captions and layouts are dropped at random, at the configured rates.
+        """
         c, d = self.config.unet, self.device
         at = (torch.rand(size, device=d) * self.filled).long().clamp(max=len(self.latents) - 1)
         side, phrase = (torch.randint(n, (size,), device=d) for n in (2, self.contexts.shape[1]))
@@ -234,7 +240,7 @@ class Session:
         self.step = 0
 
     def update(self, store: Store) -> None:
-        """One step on a batch of `store`, without a word to the CPU: it can be captured as a CUDA graph."""
+        """One optimiser step on a batch of `store`, without a synchronisation: it can be captured as a CUDA graph."""
         z, context, mask, layout = store.batch(self.session.batch)
         t = torch.randint(self.noise.config.num_train_timesteps, (len(z),), device=z.device)
         error = denoising_loss(self.model, self.noise, z, torch.randn_like(z), t, context, mask, layout)
@@ -248,7 +254,7 @@ class Session:
         self.errors.index_add_(1, quarter, both)
 
     def schedule(self, done: float) -> None:
-        """Learning rate and noise weight when `done` (0..1) of the session has passed."""
+        """Set learning rate and noise weight for when `done` (0..1) of the session has passed."""
         s = self.session
         rate = s.lr * min(1.0, (self.step + 1) / s.warmup) * min(1.0, max(0.0, (1 - done) / s.decay))
         self.rate.fill_(rate)
@@ -258,7 +264,7 @@ class Session:
         self.late.fill_(lateness(done, self.config.unet.finish))
 
     def stepper(self, store: Store) -> Callable[[], None]:
-        """What makes one step: a captured graph's replay, or `update` itself."""
+        """A function that makes one step: the replay of a captured CUDA graph, or `update` itself."""
 
         def eager() -> None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -280,7 +286,7 @@ class Session:
         return graph.replay
 
     def average(self, steps: int) -> None:
-        """Take the weights into their average, after so many steps."""
+        """Update the average of the weights after so many steps."""
         decay = min(self.session.ema, (1 + self.step) / (10 + self.step)) ** steps
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.values()), list(self.parameters.values()), 1 - decay)
@@ -352,7 +358,7 @@ class Session:
         print(f"{time.monotonic() - start:6.1f} s  {what}", flush=True)
 
     def save(self) -> None:
-        """Averaged weights in 16 bits, in files under 16 MiB; a kill leaves whole files."""
+        """Write averaged weights in 16 bits, in files under 16 MiB; each is whole even after a kill."""
         for n, names in enumerate(parts({k: 2 * v.numel() for k, v in self.ema.items()})):
             path = self.out / f"unet-{n}.safetensors"
             tensors = {k: self.ema[k].half().cpu().contiguous() for k in names}
@@ -360,7 +366,7 @@ class Session:
 
     @torch.no_grad()
     def sheet(self, store: Store, path: Path, steps: int = 20, guidance: float = 4.0) -> None:
-        """Pictures of the held prompts at the renders' own layouts, each row above its renders."""
+        """Write generated pictures of the held-out prompts at the renders' layouts, each row above its renders."""
         live = {k: p.detach().clone() for k, p in self.parameters.items()}
         for k, p in self.parameters.items():
             p.copy_(self.ema[k])
@@ -373,7 +379,7 @@ class Session:
 
 
 def parts(sizes: dict[str, int]) -> Iterator[list[str]]:
-    """Names in groups of at most PART bytes."""
+    """Names of tensors in groups of at most PART bytes. sizes: {name: bytes}."""
     names: list[str] = []
     total = 0
     for name, size in sizes.items():
@@ -397,9 +403,10 @@ def draw(
     guidance: float = 4.0,
     seed: int = 0,
 ) -> Tensor:
-    """Pictures uint8 (N,3,H,W) of N prompts: (context, mask) of each and of the empty one, layout channels.
+    """Generate pictures of N prompts with classifier-free guidance: uint8 (N,3,H,W).
 
-    Both halves of guidance get the layout.
+    prompt, empty: context (N or 1, tokens, d) and mask (N or 1, tokens) of the prompts and of the empty one. layout:
+    channels (N,13,h,w) for both halves of guidance, or None. scale: of the latents.
     """
     scheduler = make_sampler()
     scheduler.set_timesteps(steps)
@@ -412,15 +419,15 @@ def draw(
         x = z if layout is None else torch.cat([z, layout], 1)
         with autocast(device.type):
             v = unet(x.repeat(2, 1, 1, 1), t.to(device), context, encoder_attention_mask=mask).sample.float()
-        free, asked = v.chunk(2)
-        z = scheduler.step(free + guidance * (asked - free), t, z, generator=None).prev_sample
+        without, with_prompt = v.chunk(2)
+        z = scheduler.step(without + guidance * (with_prompt - without), t, z, generator=None).prev_sample
     with autocast(device.type):
         pixels = vae.decode(z / scale).sample.float()
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def save_sheet(pictures: Tensor, renders: Tensor, path: Path, columns: int = 12) -> None:
-    """Rows of generated pictures, each above the row of renders it is to match."""
+    """Write rows of generated pictures, each above the row of renders that it should match. uint8 (N,3,H,W) both."""
     from torchvision.utils import make_grid, save_image
 
     rows = []
@@ -430,7 +437,7 @@ def save_sheet(pictures: Tensor, renders: Tensor, path: Path, columns: int = 12)
 
 
 def collect(config: PretrainConfig, run: Path, out: Path) -> int:
-    """A checkpoint `unet.safetensors` in `run` from the files that came back; returns the samples it has seen.
+    """Write the checkpoint `unet.safetensors` in `run` from a session's files; returns the samples it was trained on.
 
     Raises FileNotFoundError where `out` holds no part of a denoiser, ValueError where parts are of two moments.
     """

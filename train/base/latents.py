@@ -21,13 +21,13 @@ from train.base.networks import (
 
 
 def latents_path(shard: Path) -> Path:
-    """Where the latents of a shard of the pool lie."""
+    """The file of the latents of a shard of the pool."""
     return shard.parent.parent / "latents" / shard.name
 
 
 @torch.no_grad()
 def encode_shard(vae: PatchAutoencoder, shard: Path, device: str, mirror: bool, batch: int = 64) -> None:
-    """Write a shard's latents, (N, 1 or 2, C, h, w) float16: the mean, unscaled; plain, and mirrored if asked."""
+    """Write a shard's latents, (N, 1 or 2, C, h, w) float16: the mean, unscaled; plain, and mirrored if requested."""
     images, out = pool.read_shard(shard).images, []
     for part in images.split(batch):
         x = scaled(part.to(device))
@@ -40,7 +40,7 @@ def encode_shard(vae: PatchAutoencoder, shard: Path, device: str, mirror: bool, 
 
 
 def encode_pool(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
-    """Latents of every shard that has none yet, with the finished autoencoder."""
+    """Encode every shard that has no latents yet, with the finished autoencoder. Returns True: it is done."""
     vae = export_stage("vae", make_vae(config), config, run).to(device).eval()
     shards = pool.shard_paths(run / "pool")[:limit]
     for shard in tqdm([s for s in shards if not latents_path(s).exists()], desc="latents", unit="shard"):
@@ -54,7 +54,7 @@ def read_latents(shards: list[Path]) -> Tensor:
 
 
 def latent_scale(run: Path, latents: Tensor) -> float:
-    """The factor that brings latents to unit variance; measured once in a run, then kept."""
+    """The factor that scales latents to unit variance; measured once in a run, then read from latents.json."""
     path = run / "latents.json"
     if not path.exists():
         path.write_text(json.dumps({"scaling_factor": 1 / latents[:4096].float().std().item()}))

@@ -22,12 +22,12 @@ CLIP_MEAN, CLIP_STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """(N, max_tokens) ids, padded with the end token and cut."""
+    """Token ids (N, max_tokens) of N texts, padded with the end token and truncated."""
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def scaled(images: Tensor) -> Tensor:
-    """uint8 pictures to -1..1."""
+    """uint8 pictures (…) as float32 in -1..1."""
     return images.float() / 127.5 - 1
 
 
@@ -70,8 +70,11 @@ def make_clip(config: PretrainConfig, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class ClipTrainer(nn.Module):
-    """CLIP with linear attribute heads on both pooled outputs: in a world of few words the heads carry the fine
-    attributes (pattern, second colour) that separate too few of a batch's pairs. They are dropped on export."""
+    """CLIP with linear attribute heads on both pooled outputs.
+
+    In a world of few words the heads teach the fine attributes (pattern, second colour) that separate too few of a
+    batch's pairs. They are dropped on export. labels: {attribute: its values}; width: of both towers.
+    """
 
     def __init__(self, clip: CLIPModel, labels: dict[str, list[str]], width: int):
         super().__init__()
@@ -113,7 +116,7 @@ def _labelled(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def label_values(world: World) -> dict[str, list[str]]:
-    """The values each attribute head tells apart."""
+    """The classes of each attribute head."""
     colors = sorted(set(world.colors) | set(world.accessory_colors))
     return {
         "background": list(world.backgrounds), "style": list(world.styles), "species": list(world.species),
@@ -155,7 +158,10 @@ def make_unet(config: PretrainConfig) -> UNet2DConditionModel:
 
 
 def lateness(done: float, finish: float) -> float:
-    """0..1: how far the last `finish` share of a training has come when `done` (0..1) of it has passed; 1 without."""
+    """Progress, 0..1, through the last `finish` share of a training.
+
+    done: share of the whole training that has passed, 0..1. 1 where finish is 0.
+    """
     return 1.0 if finish <= 0 else min(1.0, max(0.0, (done - 1 + finish) / finish))
 
 
@@ -181,7 +187,7 @@ def denoising_loss(
     """Eq. 1 with the v-target: mean squared error of each sample (B,).
 
     z latents and eps noise (B,C,h,w), t (B,), context (B,N,d), mask (B,N) bool: tokens that cross-attention may see,
-    layout (B,13,h,w) channels that stand beside the noisy latents.
+    layout (B,13,h,w): channels concatenated to the noisy latents.
     """
     noisy = noise.add_noise(z, eps, t)
     if layout is not None:
@@ -192,7 +198,7 @@ def denoising_loss(
 
 
 def make_scheduler() -> DDPMScheduler:
-    """v-prediction on SD's scaled-linear betas."""
+    """The noise schedule of training: v-prediction on SD's scaled-linear betas."""
     return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -203,7 +209,7 @@ def make_scheduler() -> DDPMScheduler:
 
 
 def make_sampler() -> DPMSolverMultistepScheduler:
-    """What pictures are drawn with: DPM-Solver++; fresh noise in every step mends the shapes it has begun."""
+    """The scheduler for generation: the SDE variant of DPM-Solver++, whose noise in every step improves shapes."""
     return DPMSolverMultistepScheduler.from_config(
         make_scheduler().config, algorithm_type="sde-dpmsolver++", timestep_spacing="trailing", steps_offset=1
     )

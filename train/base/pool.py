@@ -35,8 +35,12 @@ from train.toyland.layouts import layout_of
 
 @dataclass(frozen=True)
 class Shard:
-    """images (N,3,H,W) uint8; masks (N,2,H,W) bool, one plane a subject; one record a picture:
-    {captions: [{text, nouns}], plain: {text, nouns}, group: int, view: int, labels: {...}, layout: [...]}."""
+    """N rendered pictures with their masks and records.
+
+    images (N,3,H,W) uint8; masks (N,2,H,W) bool, one plane a subject; one record a picture:
+    {captions: [{text, nouns}], plain: [{text, nouns}], group: int, view: int, ids: [...], labels: {...},
+    layout: [...]}.
+    """
 
     images: Tensor
     masks: Tensor
@@ -113,7 +117,7 @@ def _as_json(caption: Caption) -> dict[str, object]:
 
 
 def read_shard(path: Path) -> Shard:
-    """Read one shard back."""
+    """Read one shard that `write_shard` wrote."""
     tensors = load_file(path)
     width = tensors["images"].shape[-1]
     masks = torch.from_numpy(np.unpackbits(tensors["masks"].numpy(), axis=-1)[..., :width].astype(bool))

@@ -26,8 +26,10 @@ from train.base.stage import Stage
 
 
 def start_from(model: nn.Module, checkpoint: Path) -> int:
-    """Copy the averaged weights of an earlier stage's checkpoint wherever name and shape agree: a denoiser that
-    moves to other latents keeps all but its first and last layer. Returns the number of tensors taken over."""
+    """Copy the averaged weights of an earlier checkpoint wherever name and shape agree.
+
+    For a denoiser on new latents these are all but its first and last layer. Returns the number of tensors copied.
+    """
     own, taken = model.state_dict(), 0
     for name, value in load_file(checkpoint).items():
         name = name.removeprefix("ema.") if name.startswith("ema.") else ""
@@ -38,7 +40,10 @@ def start_from(model: nn.Module, checkpoint: Path) -> int:
 
 
 def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
-    """Eq. 1 with the v-target, min-SNR weighted, on latents encoded once; captions through the frozen text tower."""
+    """Train the denoiser by Eq. 1 with the v-target and min-SNR weights.
+
+    Latents are encoded once, captions in each step by the frozen text tower. Returns whether the stage is finished.
+    """
     trainer, tokenizer = clip_trainer(config, run)
     encode_pool(config, run, device, None, FIRST_SHARDS)  # `latents` may be encoding the others meanwhile
     data = Pictures(

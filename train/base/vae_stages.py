@@ -18,7 +18,10 @@ from train.base.stage import Stage
 
 
 def train_vae(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
-    """From the principal components of patches: L1 + squared error on pixels and on their differences (edges)."""
+    """Train the autoencoder by L1 and squared error of pixels, and L1 of their differences (edges).
+
+    It starts from the principal components of 8 × 8 patches. Returns whether the stage is finished.
+    """
     torch.manual_seed(0)
     model = make_vae(config)
     if not (run / "vae.safetensors").exists():
@@ -30,7 +33,7 @@ def train_vae(config: PretrainConfig, run: Path, device: str, minutes: float | N
 
 
 def train_decoder(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
-    """The decoder goes on alone: the latents stay what they are, so the denoiser can be trained meanwhile."""
+    """Continue training the decoder alone: the latents do not change, so the denoiser can be trained meanwhile."""
     model = export_stage("vae", make_vae(config), config, run).to(device)
     model.encoder.requires_grad_(False)
     stage = Stage("decoder", model, config.decoder_stage, run, seed=5, device=device)

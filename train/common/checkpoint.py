@@ -1,6 +1,6 @@
 """Checkpoints of a training run, base or adapter: weights, their average, both AdamW moments, the step.
 
-There is nothing else to carry: the data, the noise and the learning rate are functions of (seed, step). One
+Nothing else is needed to resume: the data, the noise and the learning rate are functions of (seed, step). One
 safetensors file with the tensors `weights.*`, `ema.*`, `exp_avg.*`, `exp_avg_sq.*` and JSON metadata.
 """
 
@@ -36,7 +36,7 @@ def run_tensors(
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write beside `path`, then rename: a kill leaves the last whole one. Raises OSError."""
+    """Write a checkpoint beside `path`, then rename: after a kill the previous one is whole. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
 
@@ -48,7 +48,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(metadata, tensors) of a checkpoint."""
+    """Read a checkpoint: (metadata, tensors on the CPU)."""
     with safe_open(path, "pt") as file:
         about = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
         return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -63,7 +63,11 @@ def restore(
     trained: Iterable[tuple[str, nn.Parameter]],
     step: int,
 ) -> None:
-    """Put the tensors of a checkpoint back in place. A parameter without an average in the file takes its weight."""
+    """Load the tensors of a checkpoint into model, averages and optimiser, in place.
+
+    trained: the optimiser's parameters by name. step: number of optimiser steps so far. A parameter without an average
+    in the file takes its weight for it.
+    """
     for name, value in model.state_dict().items():
         value.copy_(like(tensors[f"weights.{name}"], value))
     for name, p in trained:

@@ -22,7 +22,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """After optimiser step `step` (from 1). With decay 0 the average is the last weights."""
+        """Update the averages after optimiser step `step` (from 1). With decay 0 they are the latest weights."""
         d = min(self.decay, (1 + step) / (10 + step))
         latest = (p.detach() for p in model.parameters() if p.requires_grad)
         torch._foreach_lerp_(own(self.weights.values()), own(latest), 1 - d)

@@ -1,4 +1,4 @@
-"""What watches a training run: its log and its clock."""
+"""The log and the clock of a training run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from customcontrast.errors import ConfigError
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """One JSON object at the end of a log."""
+    """Append one JSON object to a log, as a line."""
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -48,26 +48,26 @@ class Timer:
 
     @property
     def up(self) -> bool:
-        """Whether this session's minutes are used up (pauses count: the limit is a promise to the machine)."""
+        """Whether this session's minutes are used up; pauses count."""
         return self.minutes is not None and time.monotonic() - self.start > 60 * self.minutes
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent here is waiting for data."""
+        """Count the time of this block as waiting for data."""
         begun = time.monotonic()
         yield
         self.waited += time.monotonic() - begun
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent here is not training."""
+        """Count the time of this block as a pause, not as training."""
         begun = time.monotonic()
         yield
         self.out += time.monotonic() - begun
 
 
 class WandB:
-    """Weights & Biases through accelerate's tracker; a run that goes on keeps its id."""
+    """Weights & Biases through accelerate's tracker; a resumed run has the same id."""
 
     def __init__(self, accelerator: Accelerator, output: Path, config: dict[str, object]) -> None:
         """Raises ConfigError where wandb is not installed. The accelerator must be made with log_with="wandb"."""
@@ -80,11 +80,11 @@ class WandB:
         self.tracker = accelerator.get_tracker("wandb")  # does nothing on other processes than the main one
 
     def values(self, line: dict[str, float], step: int) -> None:
-        """Numbers of one step."""
+        """Log the numbers of one step."""
         self.tracker.log(line, step=step)
 
     def picture(self, image: Image.Image, step: int) -> None:
-        """A validation strip."""
+        """Log a validation strip."""
         self.tracker.log_images({"validation": [np.asarray(image)]}, step=step)
 
     def close(self) -> None:
@@ -93,9 +93,9 @@ class WandB:
 
 
 class Log:
-    """log.jsonl, TensorBoard and one line on the terminal, every `every` steps; only the main process writes.
+    """Writes log.jsonl, TensorBoard and one line on the terminal every `every` steps.
 
-    wandb: where the numbers and strips go beside that, or None.
+    active: whether this process writes (the main one alone). wandb: another place for numbers and strips, or None.
     """
 
     def __init__(self, output: Path, every: int, active: bool, wandb: WandB | None = None) -> None:
@@ -111,19 +111,19 @@ class Log:
     def add(
         self, step: int, losses: Mapping[str, Tensor], norm: Tensor | float, rate: float, timer: Timer, samples: int
     ) -> None:
-        """Take in one optimiser step of `samples` samples; norm is the gradient's before clipping."""
+        """Add one optimiser step of `samples` samples; norm is the gradient's before clipping."""
         if not self.active:
             return
         values = {name: value.detach() for name, value in losses.items()}
         values["gradient"] = torch.as_tensor(norm, dtype=torch.float32).detach()
-        for name, value in values.items():  # kept as tensors: no wait for a GPU between lines
+        for name, value in values.items():  # as tensors: no wait for a GPU between lines
             self.sums[name] = self.sums.get(name, 0.0) + value.float()
         self.count += 1
         if step % self.every == 0:
             self.write(step, rate, timer, samples)
 
     def write(self, step: int, rate: float, timer: Timer, samples: int) -> None:
-        """One line: means since the last one."""
+        """Write one line: means over the steps since the last one."""
         if self.board is None or not self.count:
             return
         seconds, waited = timer.here - self.mark[0], timer.waited - self.mark[1]
@@ -144,7 +144,7 @@ class Log:
         self.sums, self.count = {}, 0
 
     def picture(self, step: int, image: Image.Image) -> None:
-        """A validation strip: validation/step-N.png and TensorBoard."""
+        """Write a validation strip: validation/step-N.png, and to TensorBoard."""
         if self.board is None:
             return
         path = self.output / "validation" / f"step-{step:07d}.png"

@@ -1,4 +1,4 @@
-"""Stopping a training run: SIGTERM and Ctrl-C end it after the step, with a checkpoint."""
+"""Graceful shutdown of a training run: SIGTERM and Ctrl-C end it after the step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None 
 
 
 class Stopped(Exception):
-    """A run that others depend on was requested to stop; its checkpoint is written."""
+    """Raised where a run that others depend on was requested to stop; its checkpoint is written."""
 
 
 class StopSignal:
-    """SIGTERM or Ctrl-C requests a clean stop at the end of the step; a second one is obeyed at once."""
+    """Turns SIGTERM or Ctrl-C into a request to stop at the end of the step; a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -31,6 +31,6 @@ class StopSignal:
         self.requested = True
 
     def restore(self) -> None:
-        """Put back the handlers of before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -30,7 +30,7 @@ Option = TypeVar("Option")
 
 @dataclass(frozen=True)
 class Caption:
-    """text, and the character span (start, end) of each subject's class noun, in placement order."""
+    """A caption, and the character span (start, end) of each subject's class noun, in placement order."""
 
     text: str
     nouns: tuple[tuple[int, int], ...]

@@ -1,4 +1,4 @@
-"""The layout of a rendered scene, as the denoiser is told of it."""
+"""The layout of a rendered scene: the denoiser's condition."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from train.toyland.world import ToyScene
 
 
 def layout_of(scene: ToyScene, masks: Tensor) -> Layout:
-    """Boxes of the visible subjects, their views, camera and light.
+    """The layout of a scene: box and view of each subject, camera and light.
 
-    masks (K, H, W) bool: of the scene's subjects, in their order. A subject that is hidden whole has the box it would
-    fill.
+    masks (K, H, W) bool: visible pixels of the scene's subjects, in their order. A subject that is hidden entirely gets
+    the box that it would fill.
     """
     subjects = []
     for p, mask in zip(scene.placements, masks, strict=False):

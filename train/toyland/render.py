@@ -28,7 +28,7 @@ CPU_CHUNK, GPU_CHUNK = 4, 128  # geometries rendered together
 
 @dataclass
 class Rendered:
-    """Pictures and what is where in them."""
+    """A batch of rendered pictures and their exact masks."""
 
     images: Tensor  # uint8 (B, 3, H, W)
     masks: Tensor  # bool (B, K, H, W): visible pixels of placement k with what it wears; disjoint over k
@@ -36,11 +36,11 @@ class Rendered:
 
 
 def render(scenes: Sequence[ToyScene], size: int, device: str | torch.device = "cpu", supersample: int = 2) -> Rendered:
-    """Render a batch. size: height = width in pixels, ≥ 8. supersample: samples per pixel and axis.
+    """Render a batch of scenes.
 
-    Scenes that share placements, camera and light direction are intersected once. A scene's picture does
-    not depend on the others in the batch. Raises ValueError for an empty batch, a size
-    under 8, or a background or style that does not exist.
+    size: height = width in pixels, ≥ 8. supersample: samples per pixel and axis. Scenes that share placements, camera
+    and light direction are intersected once. A scene's picture does not depend on the others in the batch.
+    Raises ValueError for an empty batch, a size under 8, or a background or style that does not exist.
     """
     if not scenes:
         raise ValueError("scenes is empty; pass at least one ToyScene")

@@ -75,7 +75,7 @@ class ToySubject:
 
 
 def is_heldout(subject: ToySubject) -> bool:
-    """True for about 5 % of all subjects, for ever kept out of training (a hash of the id decides)."""
+    """True for about 5 % of all subjects, held out of training for ever (by a hash of the id)."""
     return subject.hash % 20 == 0
 
 

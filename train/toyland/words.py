@@ -1,4 +1,4 @@
-"""Every word of the captions: for each attribute its wordings, the canonical one first."""
+"""All wordings of the captions: for each attribute its synonyms, the canonical one first."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class ToyScene:
 
 @dataclass(frozen=True)
 class World:
-    """A part of Toyland with the odds of everything in it."""
+    """A part of Toyland: its species, colours and places, and the probabilities that scenes are drawn with."""
 
     species: tuple[str, ...]
     colors: tuple[str, ...]
@@ -183,7 +183,10 @@ def _place(rng: random.Random, world: World, subject: ToySubject, index: int, co
 
 
 def keep_inside(p: Placement, count: int = 1) -> Placement:
-    """The placement made small enough and moved so that the toy stays in the picture (or its half of it)."""
+    """The placement scaled down and moved so that the toy is inside the picture.
+
+    count: subjects in the picture; with two, each stays in its half.
+    """
     low, high = extent(assemble(p.subject, p.shape, p.pose, p.accessory, p.accessory_color))
     a = math.radians(p.azimuth)
     wide, deep = np.maximum(-low, high)[[0, 2]]
@@ -195,7 +198,7 @@ def keep_inside(p: Placement, count: int = 1) -> Placement:
 
 
 def fill_frame(rng: random.Random, p: Placement, elevation: float, heights: tuple[float, float]) -> Placement:
-    """The placement at a random share of the picture's height, standing on the ground, whole inside the picture.
+    """The placement scaled to a random share of the picture's height, on the ground and inside the picture.
 
     elevation: of the camera, degrees. heights: least and greatest share. A subject that is too wide for its share
     becomes as large as its width allows: `p.x` other than 0 by more than 0.35 says that it has half the picture.
@@ -256,7 +259,7 @@ def sample_scene(
 
 
 def attributes(scene: ToyScene) -> dict[str, Any]:
-    """Labels for readers: background, style, and for each placement everything a reader could be asked."""
+    """Labels of a scene, for classifiers: background, style, and all attributes of each placement."""
     return {
         "background": scene.background,
         "style": scene.style,

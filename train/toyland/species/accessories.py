@@ -10,11 +10,11 @@ from train.toyland.subjects import COLORS
 ACCESSORIES: tuple[str, ...] = (
     "none", "hat", "crown", "scarf", "glasses", "bow tie", "cape", "party hat", "headphones", "flower",
 )  # fmt: skip
-FRONT_ONLY = frozenset({"glasses", "bow tie"})  # unseen from behind: views are kept to the front
+FRONT_ONLY = frozenset({"glasses", "bow tie"})  # unseen from behind: such views are always from the front
 
 
 def dress(rig: Rig, accessory: str, color: str) -> None:
-    """Add the accessory's primitives to the rig (marked as accessory, unpatterned)."""
+    """Add the accessory's primitives to the rig (marked as accessory, unpatterned). Raises ValueError."""
     if accessory == "none":
         return
     if accessory not in ACCESSORIES:

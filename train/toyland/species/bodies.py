@@ -34,7 +34,7 @@ SPECIES: dict[str, Callable[[Rig], None]] = {
 POSES: tuple[str, ...] = ("standing", "sitting", "walking", "waving")
 SHAPES: tuple[str, ...] = ("normal", "cube shaped", "tall", "chubby", "tiny")
 _STRETCH = {"tall": (0.88, 1.42, 0.88), "chubby": (1.34, 0.97, 1.34)}
-_SMALL = 0.062  # parts with a half-size under this keep their form when the toy becomes cube shaped
+_SMALL = 0.062  # parts with a half-size under this do not change form when the toy becomes cube shaped
 
 
 def extent(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
