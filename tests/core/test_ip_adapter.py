@@ -18,11 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from customcontrast.adapter_files import load_adapter, read_metadata, save_adapter
-from customcontrast.attention import install_processors
+from customcontrast.attention import MapRecorder, aggregate, install_processors, slice_attention, unet_forward
 from customcontrast.attention.layers import layer_scales
 from customcontrast.base_model import BaseModel, load_base
+from customcontrast.conditioning.text_context import TextContext, encode_prompt, subject_state
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import CheckpointError
+from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
 from customcontrast.ip_adapter import (
     BIG_G,
     ROLE_BLOCKS,
@@ -35,6 +37,7 @@ from customcontrast.ip_adapter import (
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.sampling import make_scheduler
 from customcontrast.subject import WholePicture
+from tests.benchmarks.true_models import base_model as true_base
 from tests.benchmarks.true_models import unet as true_unet
 from tests.conftest import Cutout
 from tests.support.ip_files import KINDS, file_shapes, random_ip_file
@@ -346,6 +349,67 @@ def test_one_model_takes_other_image_tokens_of_its_kind_only(models: dict, cutou
     for mine, theirs in ((model, ours), (ours, model)):
         with pytest.raises(ValueError, match="do not fit"):
             mine.generate(PROMPT, theirs.subject(cutout(0), "bear"))
+
+
+def test_attention_a_few_heads_at_a_time(models: dict, cutout: Callable) -> None:
+    model = models["sdxl", "plus"]
+    z, subject = noise(model.base), model.subject(cutout(0), "bear")
+    whole = run(model, subject, z).images
+    slice_attention(model.base.unet, "max")
+    try:
+        assert gap(run(model, subject, z).images, whole) < 1e-4
+    finally:
+        slice_attention(model.base.unet, None)
+
+
+def test_in_half_precision(files: dict, tiny_folder: Path, models: dict, cutout: Callable) -> None:
+    base = load_base("toyland", tiny_folder, "cpu", torch.bfloat16)
+    model = CustomContrast(base, load_adapter(files["toyland", "plus"], base))
+    z, subject = noise(base), model.subject(cutout(0), "bear")
+    found = run(model, [subject, model.subject(cutout(1), "cat")], z.bfloat16(), "a bear and a cat").images
+    assert found.dtype == torch.bfloat16 and found.isfinite().all()
+    alone = run(model, subject, z.bfloat16(), location=OPEN).images.float()
+    full = models["toyland", "plus"]
+    wanted = run(full, full.subject(cutout(0), "bear"), z, location=OPEN).images
+    assert gap(alone, wanted) < 0.1 * float(wanted.abs().max())
+
+
+def test_as_a_diffusers_pipeline(models: dict, cutout: Callable, tmp_path: Path) -> None:
+    """The same pictures; saved and read again, base and adapter are recognised."""
+    model = models["sdxl", "plus"]
+    pipe = CustomContrastPipeline.from_parts(model.base, model.adapter)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 2, "output_type": "latent", "seed": 4}
+    given = [pipe.subject(cutout(0), "bear"), pipe.style(cutout(3).on_plain(), strength=0.7)]
+    images = pipe(PROMPT, given, **options).images
+    assert torch.equal(images, model.generate(PROMPT, given, **options).images)
+    pipe.save_pretrained(tmp_path / "saved")
+    again = CustomContrastPipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    again.set_progress_bar_config(disable=True)
+    given = [again.subject(cutout(0), "bear"), again.style(cutout(3).on_plain(), strength=0.7)]
+    assert again.base_name == "sdxl" and torch.equal(again(PROMPT, given, **options).images, images)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("sd15", {"dim": 768, "heads": 12}), ("sdxl", {"dim": 1280, "heads": 20})])
+@torch.no_grad()
+def test_a_call_at_true_size(name: str, sizes: dict) -> None:
+    """On the meta device: guided, masked, all maps recorded."""
+    base = true_base(name, dtype=torch.float16)
+    shapes = file_shapes("plus", base.unet, VIT_H_CONFIG, **sizes)
+    with torch.device("meta"):
+        adapter = IPAdapter(IPAdapterConfig.from_shapes(shapes, "file"), base.cross_attention_layers, name).half()
+        tokens = torch.empty(1, 32, adapter.config.width, dtype=torch.float16)
+        text = torch.empty(1, 1, 77, adapter.config.width, dtype=torch.float16)
+        context = TextContext(text, text.new_empty(1, 1280) if base.spec.pooled else None)
+        z, masks, t = torch.empty(4, 4, 64, 96, dtype=torch.float16), torch.empty(2, 1, 64, 96), torch.empty(())
+    out, recorder = adapter.at(tokens, nothing=tokens[:, :16]), MapRecorder(normalize="layer")
+    prompt = encode_prompt(base, "a dog on the beach", ["dog"], 0)
+    state = subject_state(
+        base, context, [prompt], [out], size=(64, 96), unconditional=context, repeat=2, masks=masks, recorder=recorder
+    )
+    assert unet_forward(base, z, t, state).shape == z.shape
+    finest = min(layer.level for layer in base.cross_attention_layers)
+    assert aggregate(recorder).shape == (2, 1, 64 >> finest, 96 >> finest)
 
 
 # ---- style and layout ------------------------------------------------------------------------------------
