@@ -1,4 +1,4 @@
-"""Evaluation as in the paper (section 4.1): backbones by name, every prompt, several seeds, Grounded SAM, real views."""
+"""Evaluation as in the paper (section 4.1): backbones by name, every prompt, several seeds, Grounded SAM."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ def test_every_prompt_of_a_file_is_asked_of_every_subject(subjects: Path) -> Non
     ("text", "match"),
     [
         ("style: [a painting]", "must hold {} once"),
-        ("mood: [a sad {}]", "'mood' is no category"),
+        ("mood: ['a sad {}']", "'mood' is no category"),
         ("style: a {}", "must be a list"),
         ("- a {}", "must be a mapping"),
         ("style: [", "cannot be read"),
         ("style: ['a {} {0}']", "must hold {} once"),
+        ("style: ['{0} on a {}']", "must hold {} once"),
     ],
 )
 def test_a_file_of_prompts_that_is_none_is_one_sentence(tmp_path: Path, text: str, match: str) -> None:
