@@ -4,7 +4,8 @@
 
 Makes tables of OpenImages' size (21 columns, as published), a tree of MVImgNet's layout (30 empty files a subject; its
 219,188 subjects are extrapolated from what is made here), and shards of tiny pictures, whose index is then blown up to
-219,188 subjects of 12 views. Each figure is of a fresh process: seconds, seconds of its CPU with its imports, and the most resident memory in MB.
+219,188 subjects of 12 views. Each figure is of a fresh process: seconds, CPU seconds with its imports, and MB resident
+at most.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def list_and_plan(source: str, folder: Path) -> dict[str, object]:
         _ = subjects[i]
     looked = time.monotonic()
     return {
-        "cpu_s": time.process_time(), "subjects": len(subjects), "shards": len(planned), "digest": digest, "left_out": subjects.left_out,
+        "cpu_s": time.process_time(), "subjects": len(subjects), "shards": len(planned), "digest": digest,
+        "left_out": subjects.left_out,
         "list_s": listed - begun, "look_up_1000_s": looked - listed,
     }  # fmt: skip
 
