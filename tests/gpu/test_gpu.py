@@ -87,7 +87,7 @@ def test_models_that_rest_on_the_cpu_make_the_same_picture(tiny_folder: Path, cu
             pipe.enable_model_cpu_offload(device=DEVICE)
         else:
             pipe.to(DEVICE)
-        subject = pipe.subject(cutout(0).picture, "bear")
+        subject = pipe.subject(cutout(0), "bear")
         return pipe("a <bear> on the beach", subject, num_inference_steps=2, seed=0, output_type="np").images
 
     assert np.abs(run(True) - run(False)).max() < 2e-2

@@ -79,7 +79,9 @@ class Validation:
         photographs = [own for _, _, own in self.config.data.parts() if own.source in PHOTOGRAPHS]
         if not found and photographs:
             LOG.warning("validation shows subjects of the training data; set data.holdout=0.01 to keep some from it")
-            whole = make_source(replace(photographs[0], holdout=0.0, sources=[]), self.base, progress=False)
+            whole = make_source(
+                replace(photographs[0], holdout=0.0, sources=[], shard_cache="none"), self.base, progress=False
+            )
             found = [Part("", whole, 1.0)]
         return found
 

@@ -364,7 +364,8 @@ class ShardSource:
                 f"data.path {folder} holds no shard with a subject in it; make some with `python -m train.data prepare`"
                 + (f" (skipped: {'; '.join(self.skipped)})" if self.skipped else "")
             )
-        LOG.log(logging.WARNING if self.skipped else logging.INFO, inventory(folder, self.index))
+        said, left_out = inventory(folder, self.index)
+        LOG.log(logging.WARNING if left_out or self.skipped else logging.INFO, said)
 
     def __len__(self) -> int:
         return len(self.index.subjects)
@@ -457,8 +458,8 @@ class ShardSource:
         return turned(cut, rng) if count == 1 else cut
 
 
-def inventory(folder: Path, index: ShardIndex) -> str:
-    """One line: how many subjects and views a folder of shards holds, and what was left out of it and why."""
+def inventory(folder: Path, index: ShardIndex) -> tuple[str, dict[str, int]]:
+    """One line: how many subjects and views a folder of shards holds, and what was left out of it; that by reason."""
     said = f"{folder}: {len(index.subjects):,} subjects with {len(index.views):,} views in {len(index.tars)} shards"
     try:
         left_out = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["left_out"]
@@ -468,7 +469,7 @@ def inventory(folder: Path, index: ShardIndex) -> str:
         said += "; left out when they were packed: " + ", ".join(f"{n:,} {kind}" for kind, n in left_out.items())
     if index.skipped:
         said += f"; {len(index.skipped)} shards cannot be read: {'; '.join(index.skipped[:5])}"
-    return said
+    return said, left_out
 
 
 def turned(cut: Tensor, rng: random.Random, degrees: float = 20.0) -> Tensor:

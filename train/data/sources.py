@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def held_out_sources(config: DataConfig, base: BaseModel) -> list[Part]:
     found = []
     for name, weight, own in config.parts():
         if own.source in PHOTOGRAPHS and own.holdout:
-            kept = Subset.split(_whole(own, base, False), own.holdout, validation=True)
+            whole = _whole(replace(own, shard_cache="none"), base, False)  # validation wants the pictures themselves
+            kept = Subset.split(whole, own.holdout, validation=True)
             found += [Part(name, kept, weight, own.captions)] if len(kept) else []
     return found
 

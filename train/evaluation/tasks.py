@@ -219,8 +219,7 @@ def read_prompts(path: Path) -> dict[str, tuple[str, ...]]:
             raise ValueError(f"--prompts {path}: {category!r} is no category; choose {', '.join(CATEGORIES)}")
         if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"--prompts {path}: {category} must be a list of prompts")
-        bad = [text for text in texts if text.count("{}") != 1 or text.replace("{}", "").strip("{}") != text.replace(
-            "{}", "")]  # fmt: skip
+        bad = [text for text in texts if text.count("{}") != 1 or set("{}") & set(text.replace("{}", ""))]
         if bad:
             raise ValueError(f"--prompts {path}: {bad[0]!r} must hold {{}} once, where the class noun goes")
     return {category: tuple(texts) for category, texts in values.items()}

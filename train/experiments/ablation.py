@@ -24,7 +24,7 @@ from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
 from train.common.signals import Stopped
 from train.evaluation import evaluate
-from train.evaluation.metrics import COLUMNS, Score, asked, paired, summarise
+from train.evaluation.metrics import CLIP, COLUMNS, DINO, Score, asked, paired, summarise
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
     evaluate.add_references(parser)
     parser.add_argument("--readers", type=Path, default=evaluate.SHIPPED)
     parser.add_argument("--attributes", type=Path, default=evaluate.attribute_reader.SHIPPED)
-    parser.add_argument("--clip", default="openai/clip-vit-large-patch14")
-    parser.add_argument("--dino", default="facebook/dinov2-base")
+    parser.add_argument("--clip", default=CLIP)
+    parser.add_argument("--dino", default=DINO)
     parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     parser.add_argument("--cpu", action="store_true")

@@ -1,0 +1,127 @@
+"""Evaluation as in the paper (section 4.1): backbones by name, every prompt, several seeds, Grounded SAM."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from customcontrast.base_model import BaseModel
+from customcontrast.pipeline import CustomContrast
+from customcontrast.segmentation import Segmentation
+from tests.train.test_data_scale import write_views
+from train.evaluation import atlas, evaluate, metrics, tasks
+from train.evaluation.metrics import CATEGORIES, in_chunks
+
+FACES = Path(tasks.__file__).with_name("prompts") / "faces.yaml"
+
+
+@pytest.fixture
+def subjects(tmp_path: Path) -> Path:
+    for i, name in enumerate(("cat", "dog", "owl")):
+        write_views(tmp_path / "own" / name, i, 3)
+    return tmp_path / "own"
+
+
+def test_every_prompt_of_a_file_is_asked_of_every_subject(subjects: Path) -> None:
+    prompts = tasks.read_prompts(FACES)
+    assert set(prompts) == set(CATEGORIES)
+    cases = tasks.folder_cases(subjects, prompts=prompts)
+    assert len(cases) == 3  # all of the folder, where no number is given
+    for case in cases:
+        assert len(case.tasks) == sum(map(len, prompts.values()))
+        assert all(f"<{case.noun}>" in task.prompt for task in case.tasks)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("style: [a painting]", "must hold {} once"),
+        ("mood: ['a sad {}']", "'mood' is no category"),
+        ("style: a {}", "must be a list"),
+        ("- a {}", "must be a mapping"),
+        ("style: [", "cannot be read"),
+        ("style: ['a {} {0}']", "must hold {} once"),
+        ("style: ['{0} on a {}']", "must hold {} once"),
+    ],
+)
+def test_a_file_of_prompts_that_is_none_is_one_sentence(tmp_path: Path, text: str, match: str) -> None:
+    (tmp_path / "prompts.yaml").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        tasks.read_prompts(tmp_path / "prompts.yaml")
+
+
+def test_references_are_found_as_generated_subjects_are(subjects: Path) -> None:
+    """P9: with Grounded SAM the references are its too, not U²-Net's; one it does not find goes to the next picture."""
+    asked: list[str] = []
+
+    def find(picture: Image.Image, noun: str) -> Segmentation | None:
+        asked.append(noun)
+        if len(asked) == 1:
+            return None
+        mask = np.zeros((picture.height, picture.width), bool)
+        mask[5:20, 5:20] = True
+        return Segmentation(image=picture, mask=mask, score=0.9, method="grounded-sam")
+
+    cases = tasks.folder_cases(subjects, count=2, find=find)
+    assert [case.reference.method for case in cases] == ["grounded-sam"] * 2
+    assert asked == ["cat", "cat", "dog"]
+
+
+def test_pictures_go_through_an_encoder_in_portions() -> None:
+    sizes: list[int] = []
+
+    def encode(rows: list[int]) -> torch.Tensor:
+        sizes.append(len(rows))
+        return torch.tensor(rows)[:, None]
+
+    assert in_chunks(encode, 4)(list(range(10)))[:, 0].tolist() == list(range(10)) and sizes == [4, 4, 2]
+    assert "patch32" in metrics.CLIP and "dinov2" in metrics.DINO
+
+
+def test_several_seeds_are_several_pictures_of_each_prompt(
+    tiny_custom: CustomContrast, tiny_base: BaseModel, subjects: Path, tmp_path: Path
+) -> None:
+    cases = [
+        case.__class__(case.subject, case.noun, case.reference, case.tasks[:1])
+        for case in tasks.folder_cases(subjects, count=1)
+    ]
+    options = argparse.Namespace(steps=1, guidance=None, subject_scale=1.0, seed=7, adapter=None, seeds=[7, 8])
+    find = lambda picture, noun: None  # noqa: E731
+    made = list(evaluate.pictures(tiny_custom, cases, options, tmp_path / "out", find, with_subject=True))
+    assert [m.seed for m in made] == [7, 8] and len(list((tmp_path / "out").iterdir())) == 2
+    assert made[0].picture.tobytes() != made[1].picture.tobytes()
+    one = argparse.Namespace(**vars(options) | {"seeds": None})
+    again = list(evaluate.pictures(tiny_custom, cases, one, tmp_path / "out", find, with_subject=True))
+    assert again[0].picture.tobytes() == made[0].picture.tobytes() and len(list((tmp_path / "out").iterdir())) == 2
+    flat = lambda pictures: torch.tensor([[float(np.asarray(p).mean()), 1.0] for p in pictures])  # noqa: E731
+    backbones = metrics.Backbones(lambda texts: torch.ones(len(texts), 2), flat, flat)
+    assert [score.seed for score in evaluate.score(made, backbones)] == [7, 8]
+
+
+def test_real_views_are_grouped_by_sub_folder_and_file_name(subjects: Path) -> None:
+    """P16: Fig. 7 of photographs: view k has the same name in every sub-folder."""
+    (subjects / "owl" / "002.png").unlink()
+    pictures, names = atlas.from_folder(subjects, 24, 3, 24)
+    assert names == ["cat", "dog"] and pictures.shape == (2, 3, 3, 24, 24)
+    fewer, names = atlas.from_folder(subjects, 24, 2, 24)
+    assert names == ["cat", "dog", "owl"] and fewer.shape[:2] == (3, 2)
+    assert not torch.equal(pictures[0], pictures[1])
+    with pytest.raises(ValueError, match="sub-folders share"):
+        atlas.from_folder(subjects / "cat", 24, 3, 24)
+    assert "subjects of views from 3 views" in atlas.table({}, 2, 3, where="views")
+
+
+@pytest.mark.parametrize("module", ["train.evaluation.readers", "train.evaluation.attribute_reader"])
+def test_a_world_that_is_none_is_one_sentence(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import importlib
+
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main(["--world", "moon"])
+    assert "--world is 'moon'; choose one of" in capsys.readouterr().err
+    assert evaluate.main(["base", "--world", "moon"]) == 2
+    assert "world is 'moon'" in capsys.readouterr().err
