@@ -31,6 +31,7 @@ class RunView:
     result: Result
     index: int = 0  # which of its pictures
     previews: tuple[tuple[int, Image.Image], ...] = ()  # (step, the pictures as it foresaw them, side by side)
+    files: tuple[str, ...] = ()  # PNG of each picture with its recipe
 
     @property
     def names(self) -> list[str]:
