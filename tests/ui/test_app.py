@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import inspect
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -27,7 +28,7 @@ from customcontrast.ui.handlers.messages import Set
 from customcontrast.ui.service.recipe import read_png
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.theme import STATIC
-from customcontrast.ui.wiring import components, read, updates
+from customcontrast.ui.wiring import Wire, components, read, updates
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model
 
 BEAR, CAT = str(EXAMPLES / "bear.png"), str(EXAMPLES / "cat.png")
@@ -79,6 +80,29 @@ def test_every_control_of_a_run_is_read_by_name():
     assert isinstance(read_form, GenerationForm) and read_form.prompt == values[page.sections.prompt.prompt]
     assert read_form.subjects[1].noun == values[page.sections.subjects.slots[2].noun]
     assert set(form.parts) == {field.name for field in dataclasses.fields(GenerationForm)}
+
+
+def test_every_handler_takes_what_the_page_hands_over(monkeypatch: pytest.MonkeyPatch):
+    """Names of inputs are those of the handler's arguments; what an event itself tells comes first."""
+    wired: list[str] = []
+    real_on, real_run = Wire.on, Wire.run_button
+
+    def fits(handler: Callable, inputs: dict, first: bool) -> None:
+        inspect.signature(handler).bind(*[None] * first, **(inputs or {}))
+        wired.append(getattr(handler, "__name__", "partial"))
+
+    def on(self, event, handler, inputs=None, outputs=None, told="", chosen=False, drawn=False, **options):  # noqa: ANN001, ANN003, ANN202
+        fits(handler, inputs, chosen or drawn)
+        return real_on(self, event, handler, inputs, outputs, told, chosen, drawn, **options)
+
+    def run_button(self, button, stop, status, handler, inputs, outputs, over):  # noqa: ANN001, ANN202
+        fits(handler, inputs, False)
+        return real_run(self, button, stop, status, handler, inputs, outputs, over)
+
+    monkeypatch.setattr(Wire, "on", on)
+    monkeypatch.setattr(Wire, "run_button", run_button)
+    app.Page(Service()).build()
+    assert len(wired) > 80 and {"generate", "compare", "grid", "turn", "remember", "back"} <= set(wired)
 
 
 def test_a_change_of_an_unknown_name_is_no_change():

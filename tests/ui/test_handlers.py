@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from customcontrast.adapter_files import save_adapter
-from customcontrast.errors import RequestError
+from customcontrast.errors import RecipeError, RequestError
 from customcontrast.specs import WEIGHTS
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.forms import AREA, SETTINGS, GenerationForm, SubjectForm
@@ -615,3 +615,50 @@ def test_maps_by_name(handlers: Handlers, shown: RunView):
             handlers.viewers.named_map(shown, word, 0, index)
     with pytest.raises(RequestError, match="Generate a picture first"):
         handlers.viewers.named_map(None, "bear", 0, 0)
+
+
+def test_the_history_keeps_each_run_once_and_goes_back(handlers: Handlers, run: list[Changes], tmp_path: Path):
+    last = run[-1]["run"]
+    once = handlers.replay.remember(last, ())
+    assert len(once["past"]) == 1 and once["history_box"]["visible"] and "seed 5" in once["past"][0].caption
+    assert handlers.replay.remember(last, once["past"]) == {} == handlers.replay.remember(None, ())
+    other = dataclasses.replace(last, files=(str(tmp_path / "gone.png"),))
+    twice = handlers.replay.remember(other, once["past"])["past"]
+    back = handlers.replay.back(1, twice)
+    assert back["prompt"] == last.request.prompt and back["gallery"]["value"] == [last.files[0]]
+    assert back["run"] is None and back["slots"][2]["noun"] == "cat" and handlers.replay.back(9, twice) == {}
+    with pytest.raises(RecipeError, match="deleted from the server"):
+        handlers.replay.back(0, twice)
+
+
+def test_the_maps_of_a_picture_are_explained_with_its_numbers(handlers: Handlers, shown: RunView):
+    text = handlers.viewers.show_more(shown)["explained"]
+    assert text.count("<figure>") == 3 and "the bear fills" in text and "the cat fills" in text and "%" in text
+    hover = handlers.viewers.show(shown)["hover"]
+    assert hover.count("<button") == len(shown.result.words) and "S1*" in hover
+
+
+def test_finished_examples_are_shown_with_their_settings(handlers: Handlers):
+    assert len(handlers.replay.finished) == 6 == len(handlers.replay.cards())
+    for index, path in enumerate(handlers.replay.finished):
+        settings, references = recipe.read_png(path)
+        assert path.stat().st_size < 400_000 and settings["base"] in ("toyland", "toyland2")
+        if index == 1:  # one is enough: it starts to load its base
+            changes = handlers.replay.example(index)
+            assert changes["prompt"] == settings["prompt"] and changes["gallery"]["value"] == [str(path)]
+            assert changes["base"] == settings["base"] and changes["slots"][2]["cut"].current is not None
+    assert handlers.replay.example(99) == {}
+
+
+def test_a_surprise_is_a_whole_request(handlers: Handlers):
+    changes = handlers.prompt.surprise()
+    slot = changes["slots"][1]
+    assert slot["noun"] in changes["prompt"] and slot["cut"].current is not None and "{" not in changes["prompt"]
+    assert changes["slots"][2]["cut"] is None and 0 <= changes["seed"] < 2**31
+
+
+def test_a_guessed_noun_never_overwrites_what_was_written(handlers: Handlers, bear: CutOut):
+    guess = handlers.subjects.guess
+    assert guess("/tmp/bear.png", bear, "", "toyland") == {"noun": "bear"}
+    assert guess("/tmp/bear.png", bear, "cat", "toyland") == {} == guess(None, bear, "", "toyland")
+    assert guess("/tmp/IMG_1.png", bear, "", "toyland") == {}

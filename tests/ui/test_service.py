@@ -21,7 +21,7 @@ from customcontrast.specs import BASES, WEIGHTS
 from customcontrast.ui.service import noun_guess
 from customcontrast.ui.service.cutouts import ADD, BOX, MAX_SIDE, CutOut, points_from
 from customcontrast.ui.service.models import ServiceConfig
-from customcontrast.ui.service.noun_guess import Guess, guess_noun_of
+from customcontrast.ui.service.noun_guess import Guess
 from customcontrast.ui.service.phrases import fill, noun_from_name
 from customcontrast.ui.service.prompt_hints import prompt_hints
 from customcontrast.ui.service.request import Request, SubjectRequest, check, place_box, read_place, request_from
@@ -321,13 +321,13 @@ def test_what_cameras_call_a_picture_is_no_noun(name: str, noun: str):
 
 def test_nouns_are_guessed_by_name_then_by_clip(shared: Service, bear: CutOut, monkeypatch: pytest.MonkeyPatch):
     shared.models.model()
-    assert guess_noun_of(shared.models, bear.current, "bear.png") == Guess("bear")
-    assert guess_noun_of(shared.models, bear.current, "IMG_1.png") == Guess()  # this model brings no text projection
+    assert shared.nouns.guess(bear.current, "bear.png") == Guess("bear")
+    assert shared.nouns.guess(bear.current, "IMG_1.png") == Guess()  # this model brings no text projection
     ranked = [("cat", 0.4), ("bear", 0.35), ("dog", 0.25)]
     (Path(shared.config.weights) / noun_guess.HEAD).touch()
-    monkeypatch.setattr(noun_guess, "_ranked", lambda *_: ranked)
-    assert guess_noun_of(shared.models, bear.current, "IMG_1.png") == Guess("cat", False, ("bear", "dog"))
-    assert guess_noun_of(shared.models, None, "IMG_1.png") == Guess()
+    monkeypatch.setattr(shared.nouns, "ranked", lambda *_: ranked)
+    assert shared.nouns.guess(bear.current, "IMG_1.png") == Guess("cat", False, ("bear", "dog"))
+    assert shared.nouns.guess(None, "IMG_1.png") == Guess()
 
 
 @pytest.mark.parametrize("base", ["toyland", "toyland2"])
@@ -338,5 +338,5 @@ def test_clip_tells_the_examples_apart(base: str):
     right = 0
     for path in (EXAMPLES / f"{name}.png" for name in ("bear", "car", "duck", "elephant", "robot")):
         found = service.cutouts.open(path).current
-        right += guess_noun_of(service.models, found, "IMG_1.png").noun == path.stem
+        right += service.nouns.guess(found, "IMG_1.png").noun == path.stem
     assert right >= 4

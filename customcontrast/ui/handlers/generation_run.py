@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,13 @@ class Generation:
 
     def _finished(self, run: RunView, seconds: float) -> Changes:
         request, result = run.request, run.result
+        files = self.save(request, result)
         cut = [f"“{result.truncated}” did not fit into the prompt and was left out."] if result.truncated else []
         messages = note(f"Done in {seconds:.1f} s.", "good")
         messages += "".join(note(text, "warn") for text in [*cut, *result.notes])
         return {
-            "gallery": Set(value=self.save(request, result), selected_index=0),
-            "run": run,
+            "gallery": Set(value=files, selected_index=0),
+            "run": replace(run, files=tuple(files)),
             "status": messages,
             "stop": Set(interactive=False),
         }

@@ -91,14 +91,14 @@ class Replay:
         """One of the finished examples."""
         return self.show(self.finished[index]) if index in range(len(self.finished)) else {}
 
-    def remember(self, run: RunView | None, gallery: Sequence[str], past: Sequence[Past]) -> Changes:
-        """A run has ended: its first picture goes into the history of this session."""
-        if run is None or not gallery:
+    def remember(self, run: RunView | None, past: Sequence[Past] | None) -> Changes:
+        """A run has ended: its first picture goes into the history of this session, once."""
+        if run is None or not run.files or (past and past[0].path == run.files[0]):
             return {}
         thumb = run.result.images[0].copy()
         thumb.thumbnail((THUMB, THUMB))
         caption = f"{run.request.prompt} (seed {run.request.seed})"
-        kept = (Past(gallery[0], thumb, caption), *(past or ()))[:MAX_PAST]
+        kept = (Past(run.files[0], thumb, caption), *(past or ()))[:MAX_PAST]
         pictures = [(one.thumb, one.caption) for one in kept]
         return {"past": kept, "history": Set(value=pictures, selected_index=None), "history_box": Set(visible=True)}
 

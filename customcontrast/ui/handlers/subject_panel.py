@@ -17,7 +17,6 @@ from customcontrast.ui.handlers.forms import AREA, SubjectForm, as_controls
 from customcontrast.ui.handlers.messages import Changes, Set, notice, said
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
-from customcontrast.ui.service.noun_guess import guess_noun_of
 from customcontrast.ui.service.phrases import noun_from_name
 from customcontrast.ui.service.recipe import MAX_REFERENCES
 from customcontrast.ui.service.request import ANYWHERE, PLACES, read_place
@@ -118,7 +117,7 @@ class SubjectPanel:
         """A word for a picture that was just given, where the visitor has not written one."""
         if not path or cut is None or (noun or "").strip():
             return {}
-        guess = guess_noun_of(self.service.models, cut.current, path, base)
+        guess = self.service.nouns.guess(cut.current, path, base)
         if not guess.noun:
             return {}
         changes: Changes = {"noun": guess.noun}

@@ -31,6 +31,7 @@ class RunView:
     result: Result
     index: int = 0  # which of its pictures
     previews: tuple[tuple[int, Image.Image], ...] = ()  # (step, the pictures as it foresaw them, side by side)
+    files: tuple[str, ...] = ()  # PNG of each picture with its recipe
 
     @property
     def names(self) -> list[str]:
@@ -43,6 +44,11 @@ class RunView:
     @property
     def words(self) -> list[str]:
         return [text for text, _ in self.result.words]
+
+    @property
+    def labels(self) -> list[str]:
+        """What people read for each word."""
+        return [labelled(text, self.names) for text in figures.word_names(self.result)]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,7 +85,7 @@ class Viewers:
             return {"viewers": Set(visible=False)}
         result, i = run.result, run.index
         total = len(result.timesteps)
-        words = [(labelled(text, run.names), w) for w, text in enumerate(figures.word_names(result))]
+        words = [(label, w) for w, label in enumerate(run.labels)]
         first = first_word(run.words)
         people = [(name, k) for k, name in enumerate(run.names)]
         strip = figures.strip(result, i, run.references)
@@ -106,7 +112,7 @@ class Viewers:
             "around_note": notice(""),
             "film": seen(None),  # until `show_more` has made them, so that nobody takes those of the run before
             "video": seen(None),
-            "hover": figures.hover_words(result, i, run.names),
+            "hover": figures.hover_words(result, i, run.labels),
             "explained": "",
         }
 
@@ -123,7 +129,7 @@ class Viewers:
         plot = figures.area_plot(run.result, run.index, run.names)
         return {
             "grid": figures.grid(run.result, run.index),
-            "explained": figures.explained(run.result, run.index, run.names, first_word(run.words)),
+            "explained": figures.explained(run.result, run.index, run.names, run.labels, first_word(run.words)),
             "plot": seen(plot),
             "plot_note": Set(visible=plot is not None),
             "film": seen(str(film) if film else None),

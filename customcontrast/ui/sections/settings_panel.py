@@ -60,9 +60,9 @@ def build(handlers: Handlers) -> SettingsSection:
         reuse = gr.Button("Reuse seed", size="sm", min_width=90, elem_id="reuse")
     with gr.Row():
         subject_scale = slider("subject_scale", 1, 0.05, label="Image guidance λ", elem_id="image-guidance",
-                               info="How much of your subject's picture flows in.", min_width=240)
+                               info="How much of your subject's picture flows in.", min_width=300)
         guidance = slider("guidance_scale", spec.guidance, 0.1, label="Text guidance", elem_id="text-guidance",
-                          info="How strictly the words are followed.", min_width=240)
+                          info="How strictly the words are followed.", min_width=300)
     with gr.Row(visible=models.takes_layout(), elem_id="view") as view:
         camera = gr.Dropdown([("any", ""), *((f"{height}°", height) for height in HEIGHTS)], value="",
                              label="Camera height", elem_id="camera", allow_custom_value=True,

@@ -35,7 +35,8 @@ def build(handlers: Handlers) -> ShowcaseSection:
         label="Finished pictures", visible=bool(handlers.replay.finished),
     )  # fmt: skip
     with gr.Row(elem_classes="cc-line"):
-        about = gr.HTML(handlers.prompt.about(handlers.service.config.base), elem_id="about", elem_classes="cc-about")
+        about = gr.HTML(handlers.prompt.about(handlers.service.config.base), elem_id="about", elem_classes="cc-about",
+                        min_width=240)  # fmt: skip
         surprise = gr.Button("Surprise me", size="sm", scale=0, min_width=130, elem_id="surprise",
                              visible=bool(handlers.subjects.examples))  # fmt: skip
     return ShowcaseSection(about, cards, surprise)

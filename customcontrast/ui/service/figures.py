@@ -246,12 +246,15 @@ def grid(result: Result, index: int, step: int = 0) -> Image.Image:
     return visualize.token_grid(result.images[index], maps)
 
 
-def hover_words(result: Result, index: int, names: Sequence[str]) -> str:
-    """The picture and a button for each word, which carries the picture with that word's map over it; as HTML."""
+def hover_words(result: Result, index: int, labels: Sequence[str]) -> str:
+    """The picture and a button for each word, which carries the picture with that word's map over it; as HTML.
+
+    labels: what is written for each word.
+    """
     if not result.words or result.text_maps.size == 0:
         return ""
     buttons = []
-    for word, name in enumerate(word_names(result)[:HOVER_WORDS]):
+    for word, name in enumerate(labels[:HOVER_WORDS]):
         overlaid = data_url(
             visualize.overlay(enlarged(result.images[index], HOVER_SIDE), word_map(result, index, word))
         )
@@ -264,10 +267,11 @@ def hover_words(result: Result, index: int, names: Sequence[str]) -> str:
     )
 
 
-def explained(result: Result, index: int, names: Sequence[str], word: int) -> str:
+def explained(result: Result, index: int, names: Sequence[str], labels: Sequence[str], word: int) -> str:
     """What the maps of this very picture say, in three small figures with a sentence each; as HTML.
 
-    word: whose map is the second figure; the third is that of the prompt's last word.
+    names: of the subjects. labels: of the words. word: whose map is the second figure; the third is that of the
+    prompt's last word.
     """
     if not result.words or result.text_maps.size == 0:
         return ""
@@ -286,10 +290,9 @@ def explained(result: Result, index: int, names: Sequence[str], word: int) -> st
                 "Your subject’s details flow in here alone, and its own words act here alone.",
             )
         )
-    words = word_names(result)
-    for chosen in dict.fromkeys((word, len(words) - 1)):
+    for chosen in dict.fromkeys((word, len(labels) - 1)):
         values = word_map(result, index, chosen)
-        said = f"Word map. Bright is where “{words[chosen]}” acted while this picture was drawn, over all steps."
+        said = f"Word map. Bright is where “{labels[chosen]}” acted while this picture was drawn, over all steps."
         if mask is not None and mask.shape[-2:] == values.shape and values.sum() > 0:
             inside = float((values * mask.max(0)).sum() / values.sum())
             share = float(mask.max(0).mean())

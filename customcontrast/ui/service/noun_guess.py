@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from customcontrast.segmentation import Segmentation
 from customcontrast.specs import BASES
 from customcontrast.ui.service.models import Models
-from customcontrast.ui.service.phrases import noun_from_name
+from customcontrast.ui.service.phrases import noun_from_name, with_article
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,50 +33,55 @@ class Guess:
     others: tuple[str, ...] = ()  # the next likely ones
 
 
-def guess_noun_of(models: Models, found: Segmentation | None, path: str | Path, base: str | None = None) -> Guess:
-    """A noun from the file's name where that says one the base knows; else what CLIP sees in the cut-out.
+class NounGuesser:
+    """Guesses nouns with the models of one server; keeps the text features of each base's nouns."""
 
-    CLIP is consulted only where the model is loaded and its text projection is there. Never raises.
-    """
-    name = base or models.config.base
-    kinds, written = BASES[name].kinds if name in BASES else (), noun_from_name(path)
-    if written and (not kinds or written in kinds):
-        return Guess(written)
-    if found is None or not kinds or not models.ready(name) or not (models.folder(name) / HEAD).is_file():
-        return Guess(written)
-    try:
-        ranked = _ranked(models.model(name).base, models.folder(name) / HEAD, kinds, found)
-    except Exception:  # a guess is a courtesy: the upload goes on without it
-        log.warning("no guess of the noun", exc_info=True)
-        return Guess(written)
-    (best, probability), *rest = ranked
-    return Guess(best, probability >= SURE, tuple(noun for noun, _ in rest[:2]))
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self._texts: dict[Path, tuple[Tensor, float]] = {}  # text projection → text features, CLIP's scale
+
+    def guess(self, found: Segmentation | None, path: str | Path, base: str | None = None) -> Guess:
+        """A noun from the file's name where that says one the base knows; else what CLIP sees in the cut-out.
+
+        CLIP is consulted only where the model is loaded and its text projection is there. Never raises.
+        """
+        name = base or self.models.config.base
+        kinds, written = BASES[name].kinds if name in BASES else (), noun_from_name(path)
+        if written and (not kinds or written in kinds):
+            return Guess(written)
+        head = self.models.folder(name) / HEAD
+        if found is None or not kinds or not self.models.ready(name) or not head.is_file():
+            return Guess(written)
+        try:
+            (best, probability), *rest = self.ranked(self.models.model(name).base, head, kinds, found)
+        except Exception:  # a guess is a courtesy: the upload goes on without it
+            log.warning("no guess of the noun", exc_info=True)
+            return Guess(written)
+        return Guess(best, probability >= SURE, tuple(noun for noun, _ in rest[:2]))
+
+    def ranked(self, base: BaseModel, head: Path, kinds: Sequence[str], found: Segmentation) -> list[tuple[str, float]]:
+        """The kinds with their probability by CLIP, most likely first. head: the file of the text projection."""
+        import torch
+
+        with torch.no_grad():
+            pixels = base.image_processor(images=[found.on_plain()], return_tensors="pt")["pixel_values"]
+            image = base.image_encoder(pixels.to(base.device, base.image_encoder.dtype)).image_embeds.float().cpu()
+            if head not in self._texts:
+                self._texts[head] = text_features(base, head, kinds)
+            text, scale = self._texts[head]
+            image = torch.nn.functional.normalize(image, dim=-1)
+            probabilities = (scale * image @ text.T).softmax(-1)[0]
+        return sorted(zip(kinds, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
 
 
-def _ranked(base: BaseModel, head: Path, kinds: tuple[str, ...], found: Segmentation) -> list[tuple[str, float]]:
-    """The kinds with their probability by CLIP, most likely first."""
-    import torch
-
-    with torch.no_grad():
-        pixels = base.image_processor(images=[found.on_plain()], return_tensors="pt")["pixel_values"]
-        image = base.image_encoder(pixels.to(base.device, base.image_encoder.dtype)).image_embeds.float().cpu()
-        text, scale = _texts(base, head, kinds)
-        image = torch.nn.functional.normalize(image, dim=-1)
-        probabilities = (scale * image @ text.T).softmax(-1)[0]
-    return sorted(zip(kinds, probabilities.tolist(), strict=True), key=lambda pair: -pair[1])
-
-
-@lru_cache(maxsize=4)
-def _texts(base: BaseModel, head: Path, kinds: tuple[str, ...]) -> tuple[Tensor, float]:
-    """Unit text features (kinds, d) of “a photo of a KIND”, and CLIP's logit scale."""
+def text_features(base: BaseModel, head: Path, kinds: Sequence[str]) -> tuple[Tensor, float]:
+    """Unit text features (kinds, d) of “a photo of a KIND”, and CLIP's scale of the logits."""
     import torch
     from safetensors.torch import load_file
 
     weights = load_file(head)
-    ids = base.tokenizers[0](
-        [f"a photo of a {kind}" for kind in kinds], padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
+    texts = [f"a photo of {with_article(kind)}" for kind in kinds]
+    ids = base.tokenizers[0](texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     pooled = base.text_encoders[0](ids.to(base.device)).pooler_output.float().cpu()
     text = torch.nn.functional.normalize(pooled @ weights["text_projection.weight"].float().T, dim=-1)
-    scale = float(weights["logit_scale"].exp()) if "logit_scale" in weights else 100.0
-    return text, scale
+    return text, float(weights["logit_scale"].exp()) if "logit_scale" in weights else 100.0

@@ -22,6 +22,7 @@ from customcontrast.errors import RequestError
 from customcontrast.output import Result, Step
 from customcontrast.ui.service.cutouts import CutOuts
 from customcontrast.ui.service.models import Models, ServiceConfig
+from customcontrast.ui.service.noun_guess import NounGuesser
 from customcontrast.ui.service.phrases import sentence
 from customcontrast.ui.service.request import ANYWHERE, Request, SubjectRequest, check, place_box
 from customcontrast.ui.service.view_layout import chosen_layout
@@ -44,6 +45,7 @@ class Service:
         self.config = config or ServiceConfig()
         self.models = Models(self.config)
         self.cutouts = CutOuts(self.config.sam_checkpoint, self.config.device)
+        self.nouns = NounGuesser(self.models)
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
         self._digests: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
         self._lock = threading.Lock()
