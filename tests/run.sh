@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up everything the tests need (a virtual environment, a browser) and runs them.
+# Sets up everything the tests need (a virtual environment, a browser), then lints, checks types and runs the tests.
+# COVERAGE=1 also prints how much of the code they run. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3.11}
@@ -11,6 +12,10 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
   $as_root apt-get update -qq && $as_root apt-get install -y -qq chromium >/dev/null
 fi
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False
+export REQUIRE_CHROMIUM=1 # a browser test that cannot run is a failure here, not a skip
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-exec .venv/bin/python -m pytest tests -q -n 2 --dist loadfile "$@"
+.venv/bin/mypy
+coverage=()
+[ -z "${COVERAGE:-}" ] || coverage=(--cov --cov-report=term:skip-covered)
+exec .venv/bin/python -m pytest tests -q -n 2 --dist loadfile --durations 15 "${coverage[@]}" "$@"

@@ -13,7 +13,11 @@ from tests.support.serving import server, tiny_model
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install it, or set CHROMIUM")
+REQUIRED = bool(os.environ.get("REQUIRE_CHROMIUM"))  # then a missing Chromium is a failure, not a skip
+needs_chromium = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None and not REQUIRED, reason="no Chromium here; install it, or set CHROMIUM"),
+]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
