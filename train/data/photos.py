@@ -180,6 +180,7 @@ def openimages(folder: Path, left_out: Counter[str], no_subjects: Path | None) -
         np.maximum.at(flagged, at[known], flags[known])
         more = np.bincount(at[known], minlength=len(pairs)) if known.any() else np.zeros(len(pairs), np.int64)
         counts = np.minimum(counts + more, 2).astype(np.uint8)
+    del keys, pairs  # what follows needs the counts alone
     reasons = ("no box of its class", "", "two boxes of one class in the picture")
     found = (row for row in _columns(masks, "ImageID", "LabelName", "MaskPath") if row[2])
     for (image, label, mask), at in zip(found, rows, strict=True):
