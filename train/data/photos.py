@@ -49,7 +49,7 @@ class Subject:
 
 @dataclass
 class Listing(Sequence[Subject]):
-    """Subjects in the order of their ids, a line of text each: "id, tab, noun, tab, place".
+    """Subjects in the order of their ids, a line of text each: "id, tab, noun, tab, place" ("" = its place is its id).
 
     Indexing looks a subject's views up. left_out: how many were not listed, by reason.
     """
@@ -76,7 +76,7 @@ class Listing(Sequence[Subject]):
         index %= len(self)
         line = self.text[self.starts[index] : self.starts[index + 1]].decode()
         name, noun, place = line.split("\t")
-        return Subject(name, noun, VIEWS[self.source](self.folder, place))
+        return Subject(name, noun, VIEWS[self.source](self.folder, place or name))
 
     def digest(self) -> str:
         """The listing in a few letters: another set, or another version of it, has another."""
@@ -177,6 +177,7 @@ def openimages(folder: Path, left_out: Counter[str], no_subjects: Path | None) -
         np.maximum.at(flagged, at[known], flags[known])
         more = np.bincount(at[known], minlength=len(pairs)) if known.any() else np.zeros(len(pairs), np.int64)
         counts = np.minimum(counts + more, 2).astype(np.uint8)
+    del keys, pairs  # what follows needs the counts alone
     reasons = ("no box of its class", "", "two boxes of one class in the picture")
     found = (row for row in _columns(masks, "ImageID", "LabelName", "MaskPath") if row[2])
     for (image, label, mask), at in zip(found, rows, strict=True):
@@ -189,11 +190,13 @@ def openimages(folder: Path, left_out: Counter[str], no_subjects: Path | None) -
         elif flagged[at]:
             left_out["cut off, a group or a depiction"] += 1
         else:
-            yield Path(mask).stem, names[label], f"{image}/{mask}"
+            name = Path(mask).stem
+            usual = mask == f"{name}.png" and "_" not in image and name.startswith(f"{image}_")  # as published
+            yield name, names[label], "" if usual else f"{image}/{mask}"
 
 
 def _openimages_views(folder: Path, place: str) -> tuple[View, ...]:
-    image, _, mask = place.partition("/")
+    image, _, mask = place.partition("/") if "/" in place else (place.partition("_")[0], "", f"{place}.png")
     names = (f"{image}{suffix}" for suffix in (".jpg", *sorted(SUFFIXES - {".jpg"})))
     found = next((folder / "images" / name for name in names if (folder / "images" / name).is_file()), None)
     return () if found is None else (View(found, folder / "masks" / mask),)
