@@ -37,6 +37,7 @@ def main() -> None:
         with server(weights, Path(folder) / "log", arguments=base) as url, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
             for name, size, walk, scheme in (
+                ("first", (1280, 900), walk_first, "light"),
                 ("page", (1280, 900), walk_tabs, "light"),
                 ("dark", (1280, 900), walk_two, "dark"),
                 ("phone", (390, 844), walk_one, "light"),
@@ -80,6 +81,15 @@ def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
     visitor.generate()
     page.wait_for_selector("#film")
     page.wait_for_selector("#plot img")
+
+
+def walk_first(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """What a visitor finds, and one of the finished examples."""
+    shoot(visitor.page, name)
+    visitor.page.locator("#cards button").first.click()
+    visitor.page.wait_for_selector("#status .cc-good")
+    visitor.page.wait_for_selector("#pictures-out img")
+    shoot(visitor.page, f"{name}-example")
 
 
 def walk_one(visitor: Visitor, shoot: Shoot, name: str) -> None:
@@ -145,7 +155,7 @@ def walk_tabs(visitor: Visitor, shoot: Shoot, name: str) -> None:
             page.click("#make-grid")
             page.wait_for_selector("#made-grid img", timeout=180_000)
         if tab == "Features":
-            page.wait_for_selector("#alike img")
+            page.wait_for_selector("#alike img, #around-note .cc-note")  # not every base has known subjects
         shoot(page, f"{name}-{tab.lower()}")
 
 

@@ -11,7 +11,7 @@ import pytest
 from customcontrast.ui.handlers.generation_run import NOT_BEGUN
 from customcontrast.ui.service.recipe import read_png
 from tests.support.browsing import Visitor, browser, needs_chromium, sync_api, url  # noqa: F401
-from tests.support.serving import EXAMPLES
+from tests.support.serving import EXAMPLES, server, tiny_model
 
 pytestmark = needs_chromium
 GALLERY = sorted((EXAMPLES / "gallery").glob("*.png"))
@@ -97,9 +97,13 @@ def test_words_light_up_and_the_maps_are_explained(browser: sync_api.Browser, ur
     visitor.leave()
 
 
-def test_a_run_that_never_reached_the_server_says_so(browser: sync_api.Browser, url: str):
-    """A value beyond its control's range is refused before any handler of ours."""
-    visitor = Visitor(browser, url)
+def test_a_run_that_never_reached_its_handler_says_so(browser: sync_api.Browser, tmp_path: Path):
+    """A value beyond its control's range is refused by gradio, with a traceback in the log: a server of its own."""
+    with server(tiny_model(tmp_path / "tiny"), tmp_path / "server.log") as own:
+        spoiled_run(Visitor(browser, own))
+
+
+def spoiled_run(visitor: Visitor) -> None:
     page = visitor.page
     visitor.write("#prompt", "a red car")
 

@@ -331,12 +331,13 @@ def test_nouns_are_guessed_by_name_then_by_clip(shared: Service, bear: CutOut, m
 
 
 @pytest.mark.parametrize("base", ["toyland", "toyland2"])
-def test_clip_tells_the_examples_apart(base: str):
-    """With the shipped weights: most examples are named rightly without their file's name."""
-    service = Service(ServiceConfig(base=base, device="cpu"))
+def test_clip_offers_the_right_noun_among_three_mostly(base: str):
+    """With the shipped weights, for the examples without their file's name; it is never called sure."""
+    service = Service(ServiceConfig(base, device="cpu"))
     service.models.model()
     right = 0
-    for path in (EXAMPLES / f"{name}.png" for name in ("bear", "car", "duck", "elephant", "robot")):
-        found = service.cutouts.open(path).current
-        right += service.nouns.guess(found, "IMG_1.png").noun == path.stem
-    assert right >= 4
+    for path in sorted(EXAMPLES.glob("*.png")):
+        guess = service.nouns.guess(service.cutouts.open(path).current, "IMG_1.png")
+        assert not guess.sure and guess.noun in BASES[base].kinds
+        right += path.stem in (guess.noun, *guess.others)
+    assert right >= 5

@@ -12,7 +12,7 @@ from PIL import Image
 
 from customcontrast.errors import RequestError
 from customcontrast.ui.handlers import Handlers
-from customcontrast.ui.handlers.forms import GenerationForm, SubjectForm, read_camera, size_like, turn_text
+from customcontrast.ui.handlers.forms import AS_INPUT, GenerationForm, SubjectForm, read_camera, size_like, turn_text
 from customcontrast.ui.service.cutouts import CutOut
 from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.recipe import read_png
@@ -153,7 +153,12 @@ def test_a_subject_is_turned_around(handlers: Handlers, bear: CutOut):
     assert "no subject to turn" in list(handlers.turntable.turn(GenerationForm(prompt="a bear")))[-1]["status"]
 
 
-def test_the_shape_of_a_picture_becomes_a_size():
+def test_the_shape_of_a_picture_becomes_a_size(handlers: Handlers, bear: CutOut):
+    wide = replace(bear, picture=Image.new("RGB", (600, 300)))
+    given = form(wide, base="sd15", size=AS_INPUT)
+    assert given.request().size == size_like((600, 300), "sd15") and given.request().to_config().width > 512
+    assert GenerationForm(prompt="a bear", base="sd15", size=AS_INPUT).request().size == ""
+    assert [AS_INPUT in dict(handlers.prompt.sizes(base)).values() for base in ("sd15", "toyland2")] == [True, False]
     assert size_like((400, 400), "sd15") == "512x512"
     width, height = map(int, size_like((300, 600), "sdxl").split("x"))
     assert width % 64 == 0 == height % 64 and abs(height / width - 2) < 0.15
