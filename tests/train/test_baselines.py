@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from customcontrast.base_model import BaseModel
 from customcontrast.segmentation import Segmentation
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
 from train.evaluation import evaluate, readers
+from train.evaluation.evaluation_config import EvaluationConfig
 from train.experiments import baselines, finetune
 from train.experiments.ablation import Deadline
 from train.experiments.baselines import ENCODERS, method_config
@@ -117,7 +117,7 @@ def test_all_methods_end_in_one_table(
     assert {p: p.stat().st_mtime_ns for p in made} == made
 
 
-def test_a_benchmark_folder_that_is_missing_is_named() -> None:
-    options = argparse.Namespace(benchmark="nowhere", limit=1, world="small", seed=0, clip="", dino="", readers=None)
+def test_a_benchmark_folder_that_is_missing_is_named(tiny_base: BaseModel) -> None:
+    config = EvaluationConfig(benchmark="nowhere", limit=1, clip="", dino="")
     with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
-        evaluate.Bench.of(None, options)
+        evaluate.Bench.of(tiny_base, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from tests.train.test_data_scale import write_views
 from train.evaluation import atlas, evaluate, metrics, tasks
+from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.metrics import CATEGORIES, in_chunks
 
 FACES = Path(tasks.__file__).with_name("prompts") / "faces.yaml"
@@ -90,12 +91,12 @@ def test_several_seeds_are_several_pictures_of_each_prompt(
         case.__class__(case.subject, case.noun, case.reference, case.tasks[:1])
         for case in tasks.folder_cases(subjects, count=1)
     ]
-    options = argparse.Namespace(steps=1, guidance=None, subject_scale=1.0, seed=7, adapter=None, seeds=[7, 8])
+    config = EvaluationConfig(steps=1, seed=7, seeds=(7, 8))
     find = lambda picture, noun: None  # noqa: E731
-    made = list(evaluate.pictures(tiny_custom, cases, options, tmp_path / "out", find, with_subject=True))
+    made = list(evaluate.pictures(tiny_custom, cases, config, tmp_path / "out", find, with_subject=True))
     assert [m.seed for m in made] == [7, 8] and len(list((tmp_path / "out").iterdir())) == 2
     assert made[0].picture.tobytes() != made[1].picture.tobytes()
-    one = argparse.Namespace(**vars(options) | {"seeds": None})
+    one = replace(config, seeds=())
     again = list(evaluate.pictures(tiny_custom, cases, one, tmp_path / "out", find, with_subject=True))
     assert again[0].picture.tobytes() == made[0].picture.tobytes() and len(list((tmp_path / "out").iterdir())) == 2
     flat = lambda pictures: torch.tensor([[float(np.asarray(p).mean()), 1.0] for p in pictures])  # noqa: E731

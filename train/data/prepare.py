@@ -13,11 +13,29 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from train.common.options import from_options
 from train.data import photos, shards
 from train.data.captioning import Captioner
 from train.data.sources import make_source
+
+
+@dataclass(frozen=True)
+class PackingConfig:
+    """How photographs become shards. A field is the option of its name, and its default the option's."""
+
+    source: str  # mvimgnet, openimages or folder
+    input: Path  # root of the data set
+    output: Path  # folder of the shards
+    size: int = shards.ShardConfig.size  # shorter side that is kept, px, at least 32
+    min_side: int = 512  # shorter side that is needed, px
+    views: int | None = None  # usable views that a subject needs; None = 1 of openimages, else 2
+    captions: str | None = None  # hub id or folder of a BLIP that words the views; None = "a photo of a NOUN"
+    workers: int = 0  # processes that pack; 0 = this one
+    part: tuple[int, int] = (1, 1)  # (k, n): the k-th of n parts alone
+    no_subjects: Path = photos.NO_SUBJECTS  # openimages: file of the classes that are left out, one a line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,16 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. data.subjects=500")
     parser.add_argument("--input", type=Path, help="photographs: root of the data set")
     parser.add_argument("--output", type=Path, help="photographs: folder of the shards")
-    parser.add_argument("--size", type=int, default=768, help="photographs: shorter side that is kept, px")
-    parser.add_argument("--min-side", type=int, default=512, help="photographs: shorter side that is needed, px")
+    parser.add_argument(
+        "--size", type=int, default=PackingConfig.size, help="photographs: shorter side that is kept, px"
+    )
+    parser.add_argument(
+        "--min-side", type=int, default=PackingConfig.min_side, help="photographs: shorter side that is needed, px"
+    )
     parser.add_argument("--views", type=int, help="photographs: usable views a subject needs (openimages: 1, else 2)")
     parser.add_argument("--captions", metavar="BLIP", help="photographs: hub id or folder of a BLIP that words them")
-    parser.add_argument("--workers", type=int, default=0, help="photographs: processes that pack; 0 = this one")
-    parser.add_argument("--part", default="1/1", metavar="K/N", help="photographs: the K-th of N parts alone")
+    parser.add_argument(
+        "--workers", type=int, default=PackingConfig.workers, help="photographs: processes that pack; 0 = this one"
+    )
+    parser.add_argument(
+        "--part",
+        default="{}/{}".format(*PackingConfig.part),
+        metavar="K/N",
+        help="photographs: the K-th of N parts alone",
+    )
     parser.add_argument(
         "--no-subjects",
         type=Path,
-        default=photos.NO_SUBJECTS,
+        default=PackingConfig.no_subjects,
         metavar="FILE",
         help="openimages: classes that are left out, one a line; default train/data/openimages_no_subjects.txt",
     )
@@ -57,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--workers {options.workers}: give 0 or more")
         if options.input is None or options.output is None:
             parser.error(f"--source {options.source} needs --input FOLDER and --output FOLDER")
-        return _prepare_shards(options, part_of(options.part))
+        other = ("command", "config", "set")
+        return _prepare_shards(from_options(PackingConfig, options, leave=other, part=part_of(options.part)))
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -83,25 +113,25 @@ def _prepare_config(name: str, settings: list[str]) -> int:
     return 0
 
 
-def _prepare_shards(options: argparse.Namespace, part: tuple[int, int]) -> int:
+def _prepare_shards(config: PackingConfig) -> int:
     begun = time.monotonic()
-    subjects = photos.list_subjects(options.source, options.input, options.no_subjects)
-    print(f"{options.source}: {len(subjects):,} subjects listed in {time.monotonic() - begun:.1f} s", flush=True)
+    subjects = photos.list_subjects(config.source, config.input, config.no_subjects)
+    print(f"{config.source}: {len(subjects):,} subjects listed in {time.monotonic() - begun:.1f} s", flush=True)
     for why, count in sorted(subjects.left_out.items(), key=lambda item: -item[1]):
         print(f"not listed: {count:,} ({why})")
-    views = options.views or (1 if options.source == "openimages" else 2)
-    filters = shards.FilterConfig(views=views, min_side=options.min_side)
-    device = "cpu" if options.workers else None  # a GPU cannot be shared with forked processes
-    captioner = Captioner.load(options.captions, device) if options.captions else None
-    config = shards.ShardConfig(size=options.size)
+    views = config.views or (1 if config.source == "openimages" else 2)
+    filters = shards.FilterConfig(views=views, min_side=config.min_side)
+    device = "cpu" if config.workers else None  # a GPU cannot be shared with forked processes
+    captioner = Captioner.load(config.captions, device) if config.captions else None
+    kept = shards.ShardConfig(size=config.size)
     shards.write_shards(
-        subjects, options.output, filters, config, captioner=captioner, workers=options.workers, part=part
+        subjects, config.output, filters, kept, captioner=captioner, workers=config.workers, part=config.part
     )
-    summary = shards.summarize(options.output)
-    print(f"kept: {summary['subjects']:,} subjects with {summary['views']:,} views in {options.output}")
+    summary = shards.summarize(config.output)
+    print(f"kept: {summary['subjects']:,} subjects with {summary['views']:,} views in {config.output}")
     for why, count in summary["left_out"].items():
         print(f"left out: {count:,} {why}")
-    if not (options.output / shards.SUMMARY).is_file():
+    if not (config.output / shards.SUMMARY).is_file():
         print("other parts are not finished yet; the last one to finish writes the index")
     return 0
 

@@ -35,6 +35,7 @@ from customcontrast.segmentation import Segmenter
 from customcontrast.specs import BASES
 from customcontrast.toyland.feature_atlas import FILE, TIMES, Atlas, encoder_features, unit
 from customcontrast.visualize import tsne, tsne_plot
+from train.common.options import from_options
 from train.data.folder import pictures_in, segment, subject_places
 from train.data.frozen_features import clip_features
 from train.data.references import crop_size
@@ -43,6 +44,23 @@ from train.toyland import World, sample_subject
 
 PLOTTED = 12  # subjects in the picture
 THUMB = 64  # px, side of a subject's picture in an atlas
+
+
+@dataclass(frozen=True)
+class AtlasConfig:
+    """Whose features are compared on what. A field is the option of its name, and its default the option's."""
+
+    adapter: tuple[str, ...] = ()  # "NAME=FILE" of each
+    base: str = "toyland"  # one of customcontrast.specs.BASES
+    weights: str | None = None  # folder or hub id of the base; None = its own
+    world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
+    folder: Path | None = None  # real views, a sub-folder a subject (`from_folder`); None = Toyland's
+    subjects: int = 24  # at least 2
+    views: int = 6  # of each subject, at least 2
+    parts: bool = False  # also v, u, S+ and f_tv apart
+    seed: int = 0  # of subjects, views and t-SNE
+    atlas: Path | None = None  # file for the page, of the first adapter; None = none
+    out: Path = Path("runs/features")  # folder of the report
 
 
 @dataclass(frozen=True)
@@ -203,24 +221,25 @@ def table(reports: dict[str, Report], subjects: int, views: int, where: str = ""
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m train.evaluation.atlas`"""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation.atlas", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", default="toyland", choices=sorted(BASES))
+    given = AtlasConfig()
+    parser.add_argument("--base", default=given.base, choices=sorted(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
     parser.add_argument("--adapter", action="append", required=True, metavar="NAME=FILE")
-    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
+    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument(
         "--folder", type=Path, help="real views instead of Toyland's: a sub-folder a subject, files named by the view"
     )
-    parser.add_argument("--subjects", type=int, default=24)
-    parser.add_argument("--views", type=int, default=6)
+    parser.add_argument("--subjects", type=int, default=given.subjects)
+    parser.add_argument("--views", type=int, default=given.views)
     parser.add_argument("--parts", action="store_true", help="also v, u, S+ and f_tv apart")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=given.seed)
     parser.add_argument(
         "--atlas",
         type=Path,
         metavar="FILE",
         help=f"also write features and places of the first adapter, which the page shows: {FILE} beside the adapter",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/features"))
+    parser.add_argument("--out", type=Path, default=given.out)
     options = parser.parse_args(arguments)
     if options.subjects < 2 or options.views < 2:
         parser.error(f"--subjects {options.subjects} --views {options.views}: both must be 2 or more")
@@ -228,42 +247,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unnamed:
         parser.error(f"--adapter {unnamed[0]!r}: write NAME=FILE")
     try:
-        print(_compare(options))
+        print(compare(from_options(AtlasConfig, options)))
     except (ValueError, OSError) as error:
         print(f"features: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _compare(options: argparse.Namespace) -> str:
-    base = load_base(options.base, options.weights)
-    if options.folder:
-        pictures, ids = from_folder(options.folder, options.subjects, options.views, crop_size(base))
+def compare(config: AtlasConfig) -> str:
+    """Make the features, write table.md, features.json, a picture of each and the atlas; returns the table."""
+    base = load_base(config.base, config.weights)
+    if config.folder:
+        pictures, ids = from_folder(config.folder, config.subjects, config.views, crop_size(base))
     else:
-        world = World.named(options.world)
-        pictures, ids = across_views(options.subjects, options.views, world, crop_size(base), options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
+        world = World.named(config.world)
+        pictures, ids = across_views(config.subjects, config.views, world, crop_size(base), config.seed)
+    config.out.mkdir(parents=True, exist_ok=True)
     sets = {"CLIP image embedding": unit(clip_features(base, pictures.flatten(0, 1))[1]).cpu()}
-    for text in options.adapter:
+    for text in config.adapter:
         name, _, file = text.partition("=")
         adapter = load_adapter(file, base)
         sets[name] = picture_features(base, adapter, pictures.flatten(0, 1))
-        if options.parts:
+        if config.parts:
             made = part_features(base, adapter, pictures.flatten(0, 1))
             sets |= {f"{name}, {part}": features for part, features in made.items()}
     shape = (pictures.shape[0], pictures.shape[1])
     reports = {name: report(features.unflatten(0, shape)) for name, features in sets.items()}
     for name, features in sets.items():
-        _plot(features, shape, name).save(options.out / f"{name.lower().replace(', ', '-').replace(' ', '-')}.png")
-    if options.atlas:
-        options.atlas.parent.mkdir(parents=True, exist_ok=True)
-        first = options.adapter[0].partition("=")[0]
-        make_atlas(sets[first], pictures, ids, options.seed).write(options.atlas)
-    text = table(reports, *shape, where=str(options.folder.name) if options.folder else "")
-    (options.out / "table.md").write_text(text, encoding="utf-8")
-    about = {"subjects": ids, "views": shape[1], "seed": options.seed}
+        _plot(features, shape, name).save(config.out / f"{name.lower().replace(', ', '-').replace(' ', '-')}.png")
+    if config.atlas:
+        config.atlas.parent.mkdir(parents=True, exist_ok=True)
+        first = config.adapter[0].partition("=")[0]
+        make_atlas(sets[first], pictures, ids, config.seed).write(config.atlas)
+    text = table(reports, *shape, where=str(config.folder.name) if config.folder else "")
+    (config.out / "table.md").write_text(text, encoding="utf-8")
+    about = {"subjects": ids, "views": shape[1], "seed": config.seed}
     numbers = {name: asdict(r) for name, r in reports.items()}
-    (options.out / "features.json").write_text(json.dumps(about | {"reports": numbers}, indent=1), encoding="utf-8")
+    (config.out / "features.json").write_text(json.dumps(about | {"reports": numbers}, indent=1), encoding="utf-8")
     return text
 
 

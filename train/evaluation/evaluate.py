@@ -34,11 +34,11 @@ from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, Segmenter
 from customcontrast.specs import BASES
 from customcontrast.visualize.drawing import label
+from train.common.options import from_options
 from train.evaluation import attribute_reader
+from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
-    CLIP,
-    DINO,
     Backbones,
     Edits,
     Score,
@@ -50,7 +50,7 @@ from train.evaluation.metrics import (
     toyland_backbones,
 )
 from train.evaluation.paired_renders import paired_command
-from train.evaluation.readers import SHIPPED, Readers, load_readers
+from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import (
     DISTRACTORS,
     Case,
@@ -96,34 +96,24 @@ class Bench:
     notes: list[str]
 
     @classmethod
-    def of(cls, base: BaseModel, options: argparse.Namespace) -> Bench:
-        """options: benchmark, limit, world, readers, attributes, clip, dino, weights, seed, as `adapter` has them."""
-        if options.limit is not None and options.limit < 1:
-            raise ValueError(f"--limit {options.limit}: give 1 subject or more")
-        world = World.named(options.world)
-        edited = getattr(options, "references", "plain") == "edited"
-        if options.benchmark != "toyland":
-            if edited:
-                raise ValueError(f"--references edited needs --benchmark toyland, not {options.benchmark}")
-            grounding, prompts = getattr(options, "grounding", None) or (), getattr(options, "prompts", None)
-            find = finder(None, grounding, base.device)
-            asked = read_prompts(prompts) if prompts else None
-            own = find if grounding else None  # else a reference keeps the mask that lies beside it
-            cases = folder_cases(Path(options.benchmark), options.limit, prompts=asked, find=own)
-            backbones = pretrained_backbones(options.clip, options.dino, base.device, getattr(options, "reward", None))
-            found = " and ".join(grounding) or "our segmentation"
-            notes = [_asked(cases, seeds_of(options)), f"references and generated subjects found by: {found}"]
-            return cls(cases, backbones, find, [], notes)
-        if getattr(options, "prompts", None):
+    def of(cls, base: BaseModel, config: EvaluationConfig) -> Bench:
+        """The benchmark that `config` names, with its judges on the device of `base`."""
+        if config.limit is not None and config.limit < 1:
+            raise ValueError(f"--limit {config.limit}: give 1 subject or more")
+        world = World.named(config.world)
+        if config.benchmark != "toyland":
+            return cls._of_folder(base, config)
+        if config.prompts:
             raise ValueError("--prompts needs --benchmark FOLDER: Toyland's prompts come with renders of what they ask")
-        readers = load_readers(options.readers)
-        attributes = attribute_reader.load_reader(options.attributes)
-        cases = toyland_cases(options.limit or TOYLAND, world, options.seed, edited)
+        edited = config.references == "edited"
+        readers = load_readers(config.readers)
+        attributes = attribute_reader.load_reader(config.attributes)
+        cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
         edits = functools.partial(attribute_reader.shows, attributes)
-        backbones = toyland_backbones(base, Path(options.weights or base.spec.weights), readers.identity, edits)
+        backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, edits)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
-            _asked(cases, seeds_of(options)),
+            _asked(cases, config.picture_seeds),
             f"retrieval: the subject found first among {DISTRACTORS} others, by the identity reader",
             *(f"readers on held-out subjects: {name} {value:.3f}" for name, value in readers.quality.items()),
             "edits: the share of edits seen by the attribute reader, which on held-out renders reads rightly: "
@@ -132,12 +122,20 @@ class Bench:
         if edited:
             notes.append(f"{EDITED_REFERENCES}; leaks: the share of it that is read off the picture")
             notes.append("CI, DI and retrieval: against a portrait of the subject")
-        return cls(cases, backbones, finder(readers), toy_distractors(world, options.seed, DISTRACTORS), notes)
+        return cls(cases, backbones, finder(readers), toy_distractors(world, config.seed, DISTRACTORS), notes)
 
-
-def seeds_of(options: argparse.Namespace) -> list[int]:
-    """The seeds of the pictures: `seeds`, where there are several, else `seed`."""
-    return list(dict.fromkeys(getattr(options, "seeds", None) or [options.seed]))
+    @classmethod
+    def _of_folder(cls, base: BaseModel, config: EvaluationConfig) -> Bench:
+        if config.references == "edited":
+            raise ValueError(f"--references edited needs --benchmark toyland, not {config.benchmark}")
+        find = finder(None, config.grounding, base.device)
+        asked = read_prompts(config.prompts) if config.prompts else None
+        own = find if config.grounding else None  # else a reference keeps the mask that lies beside it
+        cases = folder_cases(Path(config.benchmark), config.limit, prompts=asked, find=own)
+        backbones = pretrained_backbones(config.clip, config.dino, base.device, config.reward)
+        found = " and ".join(config.grounding) or "our segmentation"
+        notes = [_asked(cases, config.picture_seeds), f"references and generated subjects found by: {found}"]
+        return cls(cases, backbones, find, [], notes)
 
 
 def _asked(cases: Sequence[Case], seeds: Sequence[int]) -> str:
@@ -148,25 +146,30 @@ def _asked(cases: Sequence[Case], seeds: Sequence[int]) -> str:
 def adapter_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation adapter …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation adapter", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", default="toyland", choices=sorted(BASES))
+    given = EvaluationConfig()
+    parser.add_argument("--base", default=given.base, choices=sorted(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
-    parser.add_argument("--benchmark", default="toyland", help="toyland, or a folder with a sub-folder per subject")
+    parser.add_argument(
+        "--benchmark", default=given.benchmark, help="toyland, or a folder with a sub-folder per subject"
+    )
     parser.add_argument("--limit", type=int, help=f"subjects; default all of a folder, {TOYLAND} of Toyland")
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="a folder's: YAML {category: [prompts with {}]}, all asked of each"
     )
-    add_references(parser)
-    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
-    parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.evaluation.readers)")
+    add_references(parser, given.references)
+    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
+    parser.add_argument(
+        "--readers", type=Path, default=given.readers, help="Toyland's judges (train.evaluation.readers)"
+    )
     parser.add_argument(
         "--attributes",
         type=Path,
-        default=attribute_reader.SHIPPED,
+        default=given.attributes,
         help="who sees edits (train.evaluation.attribute_reader)",
     )
-    parser.add_argument("--clip", default=CLIP, help=f"CT and CI of real pictures; default {CLIP}")
-    parser.add_argument("--dino", default=DINO, help=f"DI of real pictures; default {DINO}")
+    parser.add_argument("--clip", default=given.clip, help=f"CT and CI of real pictures; default {given.clip}")
+    parser.add_argument("--dino", default=given.dino, help=f"DI of real pictures; default {given.dino}")
     parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")
     parser.add_argument(
         "--grounding",
@@ -176,40 +179,42 @@ def adapter_command(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
-    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of Eq. 3")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, nargs="+", help="several pictures of each prompt, one a seed")
+    parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="λ of Eq. 3")
+    parser.add_argument("--seed", type=int, default=given.seed)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=given.seeds, help="several pictures of each prompt, one a seed"
+    )
     parser.add_argument("--floor", type=Path, help="where the pictures from text alone are; several runs can share it")
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"))
+    parser.add_argument("--out", type=Path, default=given.out)
     options = parser.parse_args(arguments)
-    if options.grounding is not None and len(options.grounding) < 2:
-        options.grounding = [*options.grounding, *(DETECTOR, SAM)[len(options.grounding) :]]
-    return evaluate_adapter(options)
+    grounding = options.grounding  # None: not asked for; fewer than two names: the paper's models for the others
+    models = () if grounding is None else (*grounding, *(DETECTOR, SAM)[len(grounding) :])
+    return evaluate_adapter(from_options(EvaluationConfig, options, grounding=models))
 
 
-def add_references(parser: argparse.ArgumentParser) -> None:
+def add_references(parser: argparse.ArgumentParser, default: str) -> None:
     """The option --references."""
     parser.add_argument(
         "--references",
         choices=["plain", "edited"],
-        default="plain",
+        default=default,
         help="Toyland's: portraits, or subjects in another style and shape and wearing something (what of it leaks?)",
     )
 
 
-def evaluate_adapter(options: argparse.Namespace) -> str:
+def evaluate_adapter(config: EvaluationConfig) -> str:
     """Make the pictures, score them, write the report; returns its Markdown."""
-    custom = CustomContrast.load(options.base, options.weights, options.adapter)
+    custom = CustomContrast.load(config.base, config.weights, config.adapter)
     if custom.adapter is None:
-        raise ValueError(f"there is no adapter beside the weights of {options.base!r}; pass --adapter FILE")
-    bench = Bench.of(custom.base, options)
-    out, cases, find = options.out, bench.cases, bench.find
-    floor = getattr(options, "floor", None) or out / "pictures" / "text"
+        raise ValueError(f"there is no adapter beside the weights of {config.base!r}; pass --adapter FILE")
+    bench = Bench.of(custom.base, config)
+    out, cases, find = config.out, bench.cases, bench.find
+    floor = config.floor or out / "pictures" / "text"
     making: dict[str, Iterator[Made]] = {
-        RUNS[0]: pictures(custom, cases, options, out / "pictures" / "adapter", find, with_subject=True),
-        RUNS[1]: pictures(custom, cases, options, floor, find, with_subject=False),
+        RUNS[0]: pictures(custom, cases, config, out / "pictures" / "adapter", find, with_subject=True),
+        RUNS[1]: pictures(custom, cases, config, floor, find, with_subject=False),
     }
-    if options.benchmark == "toyland":
+    if config.benchmark == "toyland":
         making[RUNS[2]] = (real(case, task, custom.base.default_size) for case in cases for task in case.tasks)
     backbones, notes = bench.backbones, bench.notes
     runs: dict[str, list[Score]] = {}
@@ -235,17 +240,17 @@ def evaluate_adapter(options: argparse.Namespace) -> str:
 def pictures(
     custom: CustomContrast,
     cases: Sequence[Case],
-    options: argparse.Namespace,
+    config: EvaluationConfig,
     folder: Path,
     find: Find,
     with_subject: bool,
 ) -> Iterator[Made]:
     """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = (digest(options.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
-    rows = [(seed, case, task) for seed in seeds_of(options) for case in cases for task in case.tasks]
+    weights = (digest(config.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
+    rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
     for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
-        settings = (options.steps, options.guidance, options.subject_scale if with_subject else 0, seed)
+        settings = (config.steps, config.guidance, config.subject_scale if with_subject else 0, seed)
         shown = case.key if with_subject else case.subject
         key = hashlib.sha256(repr((settings, weights, task.prompt, shown)).encode()).hexdigest()[:10]
         path = folder / f"{case.subject}-{task.category}-{key}.png"
@@ -254,9 +259,9 @@ def pictures(
             result = custom.generate(
                 task.prompt if with_subject else task.text,
                 subjects,
-                num_inference_steps=options.steps,
-                guidance_scale=options.guidance,
-                subject_scale=options.subject_scale,
+                num_inference_steps=config.steps,
+                guidance_scale=config.guidance,
+                subject_scale=config.subject_scale,
                 seed=seed,
                 record=RecordConfig(maps=False),
             )
@@ -294,7 +299,8 @@ def finder(readers: Readers | None, grounding: Sequence[str] = (), device: torch
     if readers is not None:
         return lambda picture, noun: readers.segment(picture)
     if grounding:
-        return GroundedSAM.load(*grounding, device=device).segment
+        detector, sam = grounding
+        return GroundedSAM.load(detector, sam, device=device).segment
     segmenter = Segmenter()
 
     def find(picture: Image.Image, noun: str) -> Segmentation | None:

@@ -24,9 +24,10 @@ from sklearn.preprocessing import StandardScaler
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
-from customcontrast import CustomContrast
 from customcontrast.config import RecordConfig
+from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
+from train.common.options import from_options
 from train.evaluation.readers import SHIPPED, load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
@@ -34,6 +35,21 @@ from train.toyland.layouts import layout_of
 SHOWN = 24  # pairs on the sheet
 _WHITE = (0.95047, 1.0, 1.08883)  # D65
 _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
+
+
+@dataclass(frozen=True)
+class PairedConfig:
+    """How pictures are held to renders. A field is the option of its name, and its default the option's."""
+
+    base: str = "toyland2"  # one that takes layouts
+    weights: str | None = None  # folder of the base; None = the shipped one
+    world: str = "demo"  # part of Toyland: a classmethod of train.toyland.World
+    readers: Path = SHIPPED  # who finds subjects (`train.evaluation.readers`)
+    count: int = 300  # scenes
+    steps: int | None = None  # denoising steps; None = the base's own
+    guidance: float | None = None  # guidance scale; None = the base's own
+    seed: int = 0  # of the scenes; picture i has the noise of seed + i
+    out: Path = Path("runs/paired")  # folder of the report
 
 
 @dataclass(frozen=True)
@@ -116,43 +132,46 @@ def clip_features(custom: CustomContrast, pictures: Sequence[Image.Image]) -> np
 def paired_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation paired …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation paired", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", default="toyland2")
+    given = PairedConfig()
+    parser.add_argument("--base", default=given.base)
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
-    parser.add_argument("--world", default="demo", help="part of Toyland: small, demo or full")
-    parser.add_argument("--readers", type=Path, default=SHIPPED, help="who finds subjects (train.evaluation.readers)")
-    parser.add_argument("--count", type=int, default=300, help="scenes")
+    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
+    parser.add_argument(
+        "--readers", type=Path, default=given.readers, help="who finds subjects (train.evaluation.readers)"
+    )
+    parser.add_argument("--count", type=int, default=given.count, help="scenes")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/paired"))
-    return evaluate_paired(parser.parse_args(arguments))
+    parser.add_argument("--seed", type=int, default=given.seed)
+    parser.add_argument("--out", type=Path, default=given.out)
+    return evaluate_paired(from_options(PairedConfig, parser.parse_args(arguments)))
 
 
-def evaluate_paired(options: argparse.Namespace) -> str:
+def evaluate_paired(config: PairedConfig) -> str:
     """Make the pictures, compare them, write scores.json, table.md and sheet.png; returns the table.
 
     Raises ValueError for a base that takes no layout.
     """
-    custom = CustomContrast.load(options.base, options.weights)
+    custom = CustomContrast.load(config.base, config.weights)
     if not custom.base.layout_channels:
-        raise ValueError(f"--base {options.base}: it takes no layout, so its pictures cannot be paired with renders")
-    readers, side = load_readers(options.readers), custom.base.default_size
-    scenes = heldout(World.named(options.world), options.seed, options.count)
+        raise ValueError(f"--base {config.base}: it takes no layout, so its pictures cannot be paired with renders")
+    readers, side = load_readers(config.readers), custom.base.default_size
+    scenes = heldout(World.named(config.world), config.seed, config.count)
     pairs, made, real = [], [], []
     for i, scene in enumerate(tqdm(scenes, desc="pairs", unit="scene")):
         rendered = render([scene], side)
         prompt, mask = describe(scene).text, rendered.masks[0, 0].numpy()
         real.append(Image.fromarray(rendered.images[0].permute(1, 2, 0).numpy()))
         result = custom.generate(
-            prompt, (), layout=layout_of(scene, rendered.masks[0]), seed=options.seed + i,
-            num_inference_steps=options.steps, guidance_scale=options.guidance, record=RecordConfig(maps=False),
+            prompt, (), layout=layout_of(scene, rendered.masks[0]), seed=config.seed + i,
+            num_inference_steps=config.steps, guidance_scale=config.guidance, record=RecordConfig(maps=False),
         )  # fmt: skip
         made.append(result.images[0])
         found, read = (readers.segment(picture).mask for picture in (made[-1], real[-1]))
         pairs.append(compare(prompt, np.asarray(made[-1]), np.asarray(real[-1]), found, read, mask))
     other = [
         Image.fromarray(render([scene], side).images[0].permute(1, 2, 0).numpy())
-        for scene in heldout(World.named(options.world), options.seed + 1, options.count)
+        for scene in heldout(World.named(config.world), config.seed + 1, config.count)
     ]
     features = [clip_features(custom, pictures) for pictures in (made, real, other)]
     scores = {
@@ -167,12 +186,12 @@ def evaluate_paired(options: argparse.Namespace) -> str:
         "critic's accuracy": critic(features[0], features[2]),
         "critic's accuracy on two sets of renders": critic(features[1], features[2]),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
+    config.out.mkdir(parents=True, exist_ok=True)
     report = {"scores": scores, "pairs": [asdict(p) for p in pairs]}
-    (options.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (config.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in scores.items())])
-    (options.out / "table.md").write_text(table + "\n", encoding="utf-8")
-    sheet(made, real).save(options.out / "sheet.png")
+    (config.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    sheet(made, real).save(config.out / "sheet.png")
     return table
 
 

@@ -32,6 +32,7 @@ from customcontrast.config import RecordConfig
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
+from train.common.options import from_options
 from train.evaluation.attribute_reader import SHIPPED, AttributeReader, heldout_scenes, load_reader, read, rendered
 from train.evaluation.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
@@ -94,6 +95,21 @@ SHEET = (  # the 32 fixed prompts of the contact sheet
 
 
 @dataclass(frozen=True)
+class BaseEvaluationConfig:
+    """How a base is judged from text alone. A field is the option of its name, and its default the option's."""
+
+    base: str = "toyland"  # toyland or toyland2
+    weights: str | None = None  # folder of the base; None = the shipped one
+    reader: Path = SHIPPED  # file of train.evaluation.attribute_reader
+    count: int = 500  # prompts
+    world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
+    steps: int | None = None  # denoising steps; None = the base's own
+    guidance: float | None = None  # guidance scale; None = the base's own
+    seed: int = 0  # of the prompts; picture i has the noise of seed + i
+    out: Path = Path("runs/base-evaluation")  # folder of pictures and report
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table. generated and real in [0, 1]; ratio with its 95 % bootstrap interval over prompts."""
 
@@ -109,49 +125,52 @@ class Row:
 def options_parser() -> argparse.ArgumentParser:
     """The command line of `python -m train.evaluation base`."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation base", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", default="toyland", choices=("toyland", "toyland2"))
+    given = BaseEvaluationConfig()
+    parser.add_argument("--base", default=given.base, choices=("toyland", "toyland2"))
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
-    parser.add_argument("--reader", type=Path, default=SHIPPED, help="another of train.evaluation.attribute_reader")
-    parser.add_argument("--count", type=int, default=500, help="prompts")
-    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
+    parser.add_argument(
+        "--reader", type=Path, default=given.reader, help="another of train.evaluation.attribute_reader"
+    )
+    parser.add_argument("--count", type=int, default=given.count, help="prompts")
+    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/base-evaluation"))
+    parser.add_argument("--seed", type=int, default=given.seed)
+    parser.add_argument("--out", type=Path, default=given.out)
     return parser
 
 
-def evaluate_base(options: argparse.Namespace) -> str:
+def evaluate_base(config: BaseEvaluationConfig) -> str:
     """Make the pictures, score them, write table.md, scores.json and sheet.png; returns the table."""
-    base = CustomContrast.load(options.base, options.weights).base
+    base = CustomContrast.load(config.base, config.weights).base
     custom = CustomContrast(base)
-    reader = load_reader(options.reader)
-    scenes = heldout_scenes(World.named(options.world), f"base evaluation {options.seed}", options.count)
+    reader = load_reader(config.reader)
+    scenes = heldout_scenes(World.named(config.world), f"base evaluation {config.seed}", config.count)
     prompts = [describe(scene).text for scene in scenes]
-    folder = options.out / "pictures"
-    made = pictures(custom, prompts, folder, options, "prompts")
-    sheet = pictures(custom, SHEET, folder, options, "contact sheet")
+    folder = config.out / "pictures"
+    made = pictures(custom, prompts, folder, config, "prompts")
+    sheet = pictures(custom, SHEET, folder, config, "contact sheet")
     real = rendered(scenes, base.default_size)
     generated = torch.stack([pixels(picture) for picture in made])
 
     rows = attribute_rows(reader, generated, real, scenes)
-    rows.append(clip_row(base, Path(options.weights or base.spec.weights), prompts, made, real))
+    rows.append(clip_row(base, Path(config.weights or base.spec.weights), prompts, made, real))
     facts = {
         "kernel distance": kernel_distance(reader, real, generated),
-        "kernel distance of other renders": kernel_distance(reader, real, other_renders(options, base.default_size)),
-        "autoencoder": {side: autoencoder_quality(base, options.world, side) for side in (base.default_size, 128)},
-        "seconds": seconds(custom, options),
+        "kernel distance of other renders": kernel_distance(reader, real, other_renders(config, base.default_size)),
+        "autoencoder": {side: autoencoder_quality(base, config.world, side) for side in (base.default_size, 128)},
+        "seconds": seconds(custom, config),
     }
     about = {
-        "prompts": len(prompts), "seed": options.seed, "steps": options.steps or base.default_steps,
-        "guidance": options.guidance or base.default_guidance, "world": options.world,
+        "prompts": len(prompts), "seed": config.seed, "steps": config.steps or base.default_steps,
+        "guidance": config.guidance or base.default_guidance, "world": config.world,
         "weights": digest(base), "reader on held-out renders": reader.quality,
     }  # fmt: skip
     table = markdown(rows, facts, about)
-    (options.out / "table.md").write_text(table, encoding="utf-8")
+    (config.out / "table.md").write_text(table, encoding="utf-8")
     report = {"about": about, "rows": [asdict(row) for row in rows], **facts}
-    (options.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    contact_sheet(sheet, [textwrap.fill(p, 28) for p in SHEET], columns=8, tile=192).save(options.out / "sheet.png")
+    (config.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    contact_sheet(sheet, [textwrap.fill(p, 28) for p in SHEET], columns=8, tile=192).save(config.out / "sheet.png")
     return table
 
 
@@ -174,24 +193,24 @@ def sampler(base: BaseModel) -> tuple[str, list[tuple[str, object]]]:
 
 
 def pictures(
-    custom: CustomContrast, prompts: Sequence[str], folder: Path, options: argparse.Namespace, what: str
+    custom: CustomContrast, prompts: Sequence[str], folder: Path, config: BaseEvaluationConfig, what: str
 ) -> list[Image.Image]:
-    """One picture a prompt, seed options.seed + its number; those in `folder` made the same way are read instead."""
+    """One picture a prompt, seed config.seed + its number; those in `folder` made the same way are read instead."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings, made = (digest(custom.base), sampler(custom.base), options.steps, options.guidance, options.seed), []
+    settings, made = (digest(custom.base), sampler(custom.base), config.steps, config.guidance, config.seed), []
     for number, prompt in enumerate(tqdm(prompts, desc=what, unit="picture")):
         key = hashlib.sha256(repr((settings, number, prompt)).encode()).hexdigest()[:12]
         path = folder / f"{key}.png"
         if not path.exists():
-            draw(custom, prompt, options.seed + number, options).save(path)
+            draw(custom, prompt, config.seed + number, config).save(path)
         made.append(load_picture(path))
     return made
 
 
-def draw(custom: CustomContrast, prompt: str, seed: int, options: argparse.Namespace) -> Image.Image:
+def draw(custom: CustomContrast, prompt: str, seed: int, config: BaseEvaluationConfig) -> Image.Image:
     """One picture from text alone, as the page makes it."""
     result = custom.generate(
-        prompt, (), num_inference_steps=options.steps, guidance_scale=options.guidance, seed=seed,
+        prompt, (), num_inference_steps=config.steps, guidance_scale=config.guidance, seed=seed,
         record=RecordConfig(maps=False),
     )  # fmt: skip
     return result.images[0]
@@ -202,10 +221,10 @@ def pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
-def other_renders(options: argparse.Namespace, side: int) -> Tensor:
+def other_renders(config: BaseEvaluationConfig, side: int) -> Tensor:
     """Renders of other held-out subjects: the distance that two sets of renders have."""
-    world = World.named(options.world)
-    return rendered(heldout_scenes(world, f"other renders {options.seed}", options.count), side)
+    world = World.named(config.world)
+    return rendered(heldout_scenes(world, f"other renders {config.seed}", config.count), side)
 
 
 # --------------------------------------------------------------------------------------------------- scores
@@ -285,14 +304,14 @@ def autoencoder_quality(base: BaseModel, world: str, side: int, count: int = 64)
     return {"PSNR": float((-10 * error.log10()).mean()), "SSIM": float(similarity)}
 
 
-def seconds(custom: CustomContrast, options: argparse.Namespace, rounds: int = 5) -> dict[str, float]:
+def seconds(custom: CustomContrast, config: BaseEvaluationConfig, rounds: int = 5) -> dict[str, float]:
     """Medians over `rounds`, in seconds: from the call to the first preview and to the picture; threads used."""
     first, whole = [], []
     for number in range(rounds + 1):
         start, seen = time.perf_counter(), None
         stream = custom.stream(
-            "a red and white bear on the beach", (), num_inference_steps=options.steps,
-            guidance_scale=options.guidance, seed=number, preview_every=2, record=RecordConfig(maps=False),
+            "a red and white bear on the beach", (), num_inference_steps=config.steps,
+            guidance_scale=config.guidance, seed=number, preview_every=2, record=RecordConfig(maps=False),
         )  # fmt: skip
         for event in stream:
             if seen is None and getattr(event, "preview", None) is not None:
@@ -345,4 +364,4 @@ def reached(ratio: float, goal: tuple[float, float]) -> str:
 
 def base_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation base …`: the table."""
-    return evaluate_base(options_parser().parse_args(arguments))
+    return evaluate_base(from_options(BaseEvaluationConfig, options_parser().parse_args(arguments)))

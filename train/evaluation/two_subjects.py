@@ -23,9 +23,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from customcontrast import CustomContrast
 from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
+from train.common.options import from_options
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
 from train.evaluation.readers import SHIPPED, Readers, load_readers
 from train.evaluation.tasks import DISTRACTORS, portrait, toy_distractors
@@ -34,6 +35,20 @@ from train.toyland import World, describe, render, sample_scene, sample_subject
 RUNS = {"in one pass": False, "in passes of their own": True}
 CEILING = "real renders"
 CELL = 112  # px of a picture on the sheet
+
+
+@dataclass(frozen=True)
+class TwoSubjectsConfig:
+    """How pairs of subjects are judged. A field is the option of its name, and its default the option's."""
+
+    base: str = "toyland"  # toyland or toyland2
+    weights: str | None = None  # folder of the base; None = the shipped one
+    adapter: Path | None = None  # adapter file; None = the one beside the base's weights
+    limit: int = 20  # pairs of subjects, 1 or more
+    seeds: int = 2  # pictures of each pair, 1 or more
+    world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
+    readers: Path = SHIPPED  # Toyland's judges (`train.evaluation.readers`)
+    out: Path = Path("runs/pairs")  # folder of the report
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +76,11 @@ def _pair(rng: random.Random, world: World, side: int) -> Pair:
     scene = sample_scene(rng, world, subjects=(first, second), style=world.styles[0], **bare)
     scene = replace(scene, placements=tuple(sorted(scene.placements, key=lambda p: p.x)))
     caption = describe(scene, subject_words="noun")
-    nouns = tuple(caption.text[start:end] for start, end in caption.nouns)
+    left, right = (caption.text[start:end] for start, end in caption.nouns)
     shown = render([scene], side)
     picture = Image.fromarray(shown.images[0].permute(1, 2, 0).numpy())
-    references = tuple(portrait(rng, world, p.subject) for p in scene.placements)
-    return Pair(references, nouns, caption.marked, picture, shown.masks[0].numpy())
+    one, other = (portrait(rng, world, p.subject) for p in scene.placements)
+    return Pair((one, other), (left, right), caption.marked, picture, shown.masks[0].numpy())
 
 
 def halves(picture: Image.Image, readers: Readers) -> tuple[Segmentation, Segmentation]:
@@ -102,30 +117,31 @@ def pictures(custom: CustomContrast, pairs: Sequence[Pair], apart: bool, seeds: 
     subjects = [
         [custom.subject(r, noun) for r, noun in zip(pair.references, pair.nouns, strict=True)] for pair in pairs
     ]
-    options = {"location": LocationConfig(apart=apart), "record": RecordConfig(maps=False)}
+    location, record = LocationConfig(apart=apart), RecordConfig(maps=False)
     rows = [(seed, pair, two) for seed in range(seeds) for pair, two in zip(pairs, subjects, strict=True)]
     for seed, pair, two in tqdm(rows, desc="apart" if apart else "together", unit="picture"):
-        yield custom.generate(pair.prompt, two, seed=seed, **options).images[0]
+        yield custom.generate(pair.prompt, two, seed=seed, location=location, record=record).images[0]
 
 
-def evaluate_pairs(options: argparse.Namespace) -> str:
+def evaluate_pairs(config: TwoSubjectsConfig) -> str:
     """Make the pictures, read them, write table.md, scores.json and grid.png; returns the table."""
-    if options.limit < 1 or options.seeds < 1:
-        raise ValueError(f"--limit {options.limit} --seeds {options.seeds}: give 1 pair and 1 seed or more")
-    custom = CustomContrast.load(options.base, options.weights, options.adapter)
+    if config.limit < 1 or config.seeds < 1:
+        raise ValueError(f"--limit {config.limit} --seeds {config.seeds}: give 1 pair and 1 seed or more")
+    custom = CustomContrast.load(config.base, config.weights, config.adapter)
     if custom.adapter is None:
-        raise ValueError(f"there is no adapter beside {options.weights}; give one with --adapter FILE")
-    readers, world = load_readers(options.readers), World.named(options.world)
-    pairs = toyland_pairs(options.limit, world, custom.base.default_size)
-    made = {name: list(pictures(custom, pairs, apart, options.seeds)) for name, apart in RUNS.items()}
-    found = {name: [halves(picture, readers) for picture in run] for name, run in made.items()}
+        raise ValueError(f"there is no adapter beside {config.weights}; give one with --adapter FILE")
+    readers, world = load_readers(config.readers), World.named(config.world)
+    pairs = toyland_pairs(config.limit, world, custom.base.default_size)
+    made = {name: list(pictures(custom, pairs, apart, config.seeds)) for name, apart in RUNS.items()}
+    found: dict[str, list[Sequence[Segmentation]]] = {}
+    found |= {name: [halves(picture, readers) for picture in run] for name, run in made.items()}
     found[CEILING] = [
         tuple(Segmentation(image=p.picture, mask=m, score=1.0, method="exact") for m in p.masks) for p in pairs
     ]
     others = readers.identity(toy_distractors(world, 0))
     right = {name: hits(pairs, two, readers, others) for name, two in found.items()}
-    options.out.mkdir(parents=True, exist_ok=True)
-    sheet(pairs, made).save(options.out / "grid.png")
+    config.out.mkdir(parents=True, exist_ok=True)
+    sheet(pairs, made).save(config.out / "grid.png")
     lines = ["| run | each subject found | both found |", "|---|---|---|"]
     scores = {}
     for name, hit in right.items():
@@ -136,12 +152,12 @@ def evaluate_pairs(options: argparse.Namespace) -> str:
         scores[name] = {"each": vars(each), "both": vars(both)}
     quality = ", ".join(f"{name} {value:.3f}" for name, value in readers.quality.items())
     notes = [
-        f"{len(pairs)} pairs of held-out subjects, {options.seeds} seeds; 95 % bootstrap intervals over pairs",
+        f"{len(pairs)} pairs of held-out subjects, {config.seeds} seeds; 95 % bootstrap intervals over pairs",
         f"found first among {DISTRACTORS} others and the partner by the identity reader ({quality})",
     ]
     table = "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
-    (options.out / "table.md").write_text(table, encoding="utf-8")
-    (options.out / "scores.json").write_text(json.dumps({"notes": notes, "scores": scores}, indent=1) + "\n")
+    (config.out / "table.md").write_text(table, encoding="utf-8")
+    (config.out / "scores.json").write_text(json.dumps({"notes": notes, "scores": scores}, indent=1) + "\n")
     return table
 
 
@@ -166,12 +182,15 @@ def sheet(pairs: Sequence[Pair], made: dict[str, list[Image.Image]], rows: int =
 def pairs_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation pairs …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation pairs", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", default="toyland", choices=("toyland", "toyland2"))
+    given = TwoSubjectsConfig()
+    parser.add_argument("--base", default=given.base, choices=("toyland", "toyland2"))
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
-    parser.add_argument("--limit", type=int, default=20, help="pairs of subjects")
-    parser.add_argument("--seeds", type=int, default=2, help="pictures of each pair")
-    parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
-    parser.add_argument("--readers", type=Path, default=SHIPPED, help="Toyland's judges (train.evaluation.readers)")
-    parser.add_argument("--out", type=Path, default=Path("runs/pairs"))
-    return evaluate_pairs(parser.parse_args(arguments))
+    parser.add_argument("--limit", type=int, default=given.limit, help="pairs of subjects")
+    parser.add_argument("--seeds", type=int, default=given.seeds, help="pictures of each pair")
+    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
+    parser.add_argument(
+        "--readers", type=Path, default=given.readers, help="Toyland's judges (train.evaluation.readers)"
+    )
+    parser.add_argument("--out", type=Path, default=given.out)
+    return evaluate_pairs(from_options(TwoSubjectsConfig, parser.parse_args(arguments)))

@@ -22,9 +22,11 @@ from typing import Any
 from customcontrast.errors import ConfigError, ResumeError
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
+from train.common.options import from_options
 from train.common.signals import Stopped
 from train.evaluation import evaluate
-from train.evaluation.metrics import CLIP, COLUMNS, DINO, Score, asked, paired, summarise
+from train.evaluation.evaluation_config import EvaluationConfig
+from train.evaluation.metrics import COLUMNS, Score, asked, paired, summarise
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,51 @@ VARIANTS: dict[int, Variant] = {
 BASELINE = 2  # the method without its contrastive losses
 
 
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What this command and `baselines` share. A field is the option of its name, and its default the option's."""
+
+    out: Path  # folder of the trained adapters, their pictures and the tables
+    config: str = "toyland"  # preset or YAML file of the adapter's training
+    overrides: tuple[str, ...] = ()  # of that file, each "KEY=VALUE" (the option --set)
+    steps: int = 1500  # training steps of each adapter
+    denoising: int | None = None  # denoising steps of a picture; None = the base's own
+    benchmark: str = EvaluationConfig.benchmark
+    limit: int = 20  # subjects of the benchmark
+    references: str = EvaluationConfig.references
+    readers: Path = EvaluationConfig.readers
+    attributes: Path = EvaluationConfig.attributes
+    clip: str = EvaluationConfig.clip
+    dino: str = EvaluationConfig.dino
+    minutes: float | None = None  # of this sitting; None = no limit
+    cpu: bool = False  # even where there is a GPU
+
+    def evaluation(self, trained: AdapterTrainConfig) -> EvaluationConfig:
+        """What is asked of a method that was trained as `trained`, and who judges."""
+        return EvaluationConfig(
+            base=trained.base,
+            weights=trained.weights,
+            benchmark=self.benchmark,
+            limit=self.limit,
+            references=self.references,
+            world=trained.data.world,
+            readers=self.readers,
+            attributes=self.attributes,
+            clip=self.clip,
+            dino=self.dino,
+            steps=self.denoising,
+        )
+
+
+@dataclass(frozen=True)
+class AblationConfig(ExperimentConfig):
+    """Which rows of Tables 3 and 4 are made."""
+
+    out: Path = Path("runs/ablation")
+    ids: tuple[int, ...] = tuple(VARIANTS)  # keys of VARIANTS
+    seeds: tuple[int, ...] = (0, 1, 2)  # each row is trained once with each
+
+
 def variant_config(config: AdapterTrainConfig, variant: Variant, seed: int, steps: int) -> AdapterTrainConfig:
     """`config` as this variant trains it. Data order and noise depend on the seed alone, so all variants share them."""
     return replace(
@@ -75,58 +122,46 @@ class Deadline:
         return None if self.end is None else max(0.0, (self.end - time.monotonic()) / 60)
 
 
-def run(options: argparse.Namespace) -> str:
+def run(config: AblationConfig) -> str:
     """Train, evaluate, and write the table; returns its Markdown."""
-    config = load_config(options.config, options.set)
+    trained = load_config(config.config, config.overrides)
     scores: dict[int, list[Score]] = {}
-    deadline = Deadline(options.minutes)
-    for seed in options.seeds:
-        for number in options.ids:
-            folder = options.out / f"id{number}-seed{seed}"
+    deadline = Deadline(config.minutes)
+    for seed in config.seeds:
+        for number in config.ids:
+            folder = config.out / f"id{number}-seed{seed}"
             if deadline.left == 0.0:
                 raise Stopped
-            wanted = variant_config(config, VARIANTS[number], seed, options.steps)
-            if train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
+            wanted = variant_config(trained, VARIANTS[number], seed, config.steps)
+            if train(wanted, folder, deadline.left, cpu=config.cpu).step < config.steps:
                 raise Stopped  # asked to stop: the checkpoint is written
-            scores.setdefault(number, []).extend(evaluated(folder, config, options))
-            (options.out / f"{named('table', options)}.md").write_text(table(scores, options), encoding="utf-8")
-    return table(scores, options)
+            scores.setdefault(number, []).extend(evaluated(folder, trained, config))
+            (config.out / f"{named('table', config)}.md").write_text(table(scores, config), encoding="utf-8")
+    return table(scores, config)
 
 
-def named(stem: str, options: argparse.Namespace) -> str:
+def named(stem: str, config: ExperimentConfig) -> str:
     """The name of what is about these references: of an evaluation's folder, of a table."""
-    return stem if options.references == "plain" else f"{stem}-{options.references}"
+    return stem if config.references == "plain" else f"{stem}-{config.references}"
 
 
 def evaluated(
-    folder: Path, config: AdapterTrainConfig, options: argparse.Namespace, subject_scale: float = 1.0
+    folder: Path, trained: AdapterTrainConfig, config: ExperimentConfig, subject_scale: float = 1.0
 ) -> list[Score]:
     """The scores of one trained variant; subject_scale is λ of Eq. 3.
 
     A subject keeps its name over the seeds: it is one group of the bootstrap.
     """
-    arguments = argparse.Namespace(
-        base=config.base,
-        weights=config.weights,
+    asked_of = replace(
+        config.evaluation(trained),
         adapter=folder / "adapter.safetensors",
-        benchmark=options.benchmark,
-        limit=options.limit,
-        references=options.references,
-        world=config.data.world,
-        readers=options.readers,
-        attributes=options.attributes,
-        clip=options.clip,
-        dino=options.dino,
-        steps=options.denoising,
-        guidance=None,
         subject_scale=subject_scale,
-        seed=0,
-        floor=options.out / "floor",
-        out=folder / named("evaluation", options),
+        floor=config.out / "floor",
+        out=folder / named("evaluation", config),
     )
-    done = arguments.out / "scores.json"
-    if not done.exists() or json.loads(done.read_text())["about"].get("step") != options.steps:
-        evaluate.evaluate_adapter(arguments)
+    done = asked_of.out / "scores.json"
+    if not done.exists() or json.loads(done.read_text())["about"].get("step") != config.steps:
+        evaluate.evaluate_adapter(asked_of)
     rows = json.loads(done.read_text())["scores"][evaluate.RUNS[0]]
     return [Score(**row) for row in rows]
 
@@ -163,7 +198,7 @@ def _value_of(column: str) -> Callable[[Score], float]:
     return value
 
 
-def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
+def table(scores: dict[int, list[Score]], config: AblationConfig) -> str:
     """Markdown: ours with intervals, the paper's beside."""
     heads = shown(scores)
     lines = [f"| ID | what | {' | '.join(heads.values())} | paper: E-CI | E-DI | CT |", "|---" * (len(heads) + 5) + "|"]
@@ -174,29 +209,29 @@ def table(scores: dict[int, list[Score]], options: argparse.Namespace) -> str:
         paper = " | ".join(f"{value:.3f}" for value in variant.paper)
         lines.append(f"| {number} | {variant.name} | {ours} | {paper} |")
     lines += differences(scores)
-    seeds = " ".join(map(str, options.seeds))
+    seeds = " ".join(map(str, config.seeds))
     lines += [
         "",
-        f"- {options.steps} steps, seeds {seeds}, {options.limit} subjects; 95 % bootstrap intervals over subjects",
+        f"- {config.steps} steps, seeds {seeds}, {config.limit} subjects; 95 % bootstrap intervals over subjects",
     ]
-    lines += [f"- {evaluate.EDITED_REFERENCES}"] * (options.references == "edited")
+    lines += [f"- {evaluate.EDITED_REFERENCES}"] * (config.references == "edited")
     lines += ["- the paper's numbers are on real pictures with SD-1.5: compare the order, not the size"]
     return "\n".join(lines) + "\n"
 
 
-def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
+def add_common(parser: argparse.ArgumentParser, given: ExperimentConfig) -> None:
     """Options of this command and of `baselines`: what is trained on, how it is judged, where and how long."""
-    parser.add_argument("--config", default="toyland")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--config", default=given.config)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--denoising", type=int, help="denoising steps of a picture; default the base's own")
-    parser.add_argument("--benchmark", default="toyland")
-    parser.add_argument("--limit", type=int, default=20, help="subjects of the benchmark")
-    evaluate.add_references(parser)
-    parser.add_argument("--readers", type=Path, default=evaluate.SHIPPED)
-    parser.add_argument("--attributes", type=Path, default=evaluate.attribute_reader.SHIPPED)
-    parser.add_argument("--clip", default=CLIP)
-    parser.add_argument("--dino", default=DINO)
-    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--benchmark", default=given.benchmark)
+    parser.add_argument("--limit", type=int, default=given.limit, help="subjects of the benchmark")
+    evaluate.add_references(parser, given.references)
+    parser.add_argument("--readers", type=Path, default=given.readers)
+    parser.add_argument("--attributes", type=Path, default=given.attributes)
+    parser.add_argument("--clip", default=given.clip)
+    parser.add_argument("--dino", default=given.dino)
+    parser.add_argument("--out", type=Path, default=given.out)
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")
     parser.add_argument("--cpu", action="store_true")
 
@@ -204,13 +239,14 @@ def add_common(parser: argparse.ArgumentParser, out: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m train.experiments.ablation", description=__doc__.split("\n\n")[0])
-    add_common(parser, Path("runs/ablation"))
-    parser.add_argument("--ids", type=int, nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500)
+    given = AblationConfig()
+    add_common(parser, given)
+    parser.add_argument("--ids", type=int, nargs="+", default=given.ids, choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=given.seeds)
+    parser.add_argument("--steps", type=int, default=given.steps)
     options = parser.parse_args(arguments)
     try:
-        print(run(options))
+        print(run(from_options(AblationConfig, options)))
     except (ConfigError, ResumeError, FileNotFoundError, ValueError) as error:
         print(f"ablate: {error}", file=sys.stderr)
         return 2

@@ -31,12 +31,13 @@ from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.images.loading import load_picture
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
+from train.common.options import from_options
 from train.common.signals import Stopped
 from train.evaluation import evaluate
 from train.evaluation.evaluate import Bench, Made, base_digest
 from train.evaluation.metrics import Score, markdown, to_json
 from train.experiments import finetune
-from train.experiments.ablation import Deadline, add_common, evaluated, named
+from train.experiments.ablation import Deadline, ExperimentConfig, add_common, evaluated, named
 from train.experiments.finetune import FineTuneConfig
 
 
@@ -58,6 +59,15 @@ ENCODERS: dict[str, Method] = {
 RATES = {"textual-inversion": 5e-3, "dreambooth-lora": 1e-3}
 
 
+@dataclass(frozen=True)
+class BaselinesConfig(ExperimentConfig):
+    """Which methods are compared."""
+
+    out: Path = Path("runs/baselines")
+    methods: tuple[str, ...] = (*ENCODERS, *finetune.METHODS)  # of ENCODERS and finetune.METHODS
+    subject_steps: int = 200  # training steps of a fine-tuned method on each subject
+
+
 def method_config(config: AdapterTrainConfig, method: Method, steps: int) -> AdapterTrainConfig:
     """`config` as this method trains: the same data, order, noise and steps for all."""
     return replace(
@@ -69,67 +79,62 @@ def method_config(config: AdapterTrainConfig, method: Method, steps: int) -> Ada
     )
 
 
-def run(options: argparse.Namespace) -> str:
+def run(config: BaselinesConfig) -> str:
     """Train, make and score what is missing; returns the table."""
-    config = load_config(options.config, options.set)
-    deadline, scores = Deadline(options.minutes), {}
-    for name in (m for m in options.methods if m in ENCODERS):
-        method, folder = ENCODERS[name], options.out / name
-        wanted = method_config(config, method, options.steps)
-        if deadline.left == 0.0 or train(wanted, folder, deadline.left, cpu=options.cpu).step < options.steps:
+    trained = load_config(config.config, config.overrides)
+    deadline, scores = Deadline(config.minutes), dict[str, list[Score]]()
+    for name in (m for m in config.methods if m in ENCODERS):
+        method, folder = ENCODERS[name], config.out / name
+        wanted = method_config(trained, method, config.steps)
+        if deadline.left == 0.0 or train(wanted, folder, deadline.left, cpu=config.cpu).step < config.steps:
             raise Stopped
-        scores[name] = evaluated(folder, config, options, method.subject_scale)
-        report(scores, {}, [], options)
-    tuned = [m for m in options.methods if m not in ENCODERS]
+        scores[name] = evaluated(folder, trained, config, method.subject_scale)
+        report(scores, {}, [], config)
+    tuned = [m for m in config.methods if m not in ENCODERS]
     if not tuned:
-        return (options.out / f"{named('table', options)}.md").read_text(encoding="utf-8")
-    base = load_base(config.base, config.weights, "cpu" if options.cpu else None)
-    asked = argparse.Namespace(**vars(options), world=config.data.world, weights=config.weights, seed=config.seed)
-    bench = Bench.of(base, asked)
+        return (config.out / f"{named('table', config)}.md").read_text(encoding="utf-8")
+    base = load_base(trained.base, trained.weights, "cpu" if config.cpu else None)
+    bench = Bench.of(base, replace(config.evaluation(trained), seed=trained.seed))
     for name in tuned:
-        settings = FineTuneConfig(name, options.subject_steps, learning_rate=RATES[name])
-        made = fine_tuned_pictures(base, bench, settings, options, deadline)
+        settings = FineTuneConfig(name, config.subject_steps, learning_rate=RATES[name])
+        made = fine_tuned_pictures(base, bench, settings, config, deadline)
         scores[name] = evaluate.score(made, bench.backbones, bench.distractors)
-    return report(scores, bench.backbones.names, bench.notes, options)
+    return report(scores, bench.backbones.names, bench.notes, config)
 
 
 def fine_tuned_pictures(
-    base: BaseModel, bench: Bench, config: FineTuneConfig, options: argparse.Namespace, deadline: Deadline
+    base: BaseModel, bench: Bench, method: FineTuneConfig, config: BaselinesConfig, deadline: Deadline
 ) -> list[Made]:
     """Every task of every subject; a subject whose pictures are all there is not learned again."""
-    folder = options.out / config.method / "pictures"
+    folder = config.out / method.method / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    settings, made = (config, options.denoising, base_digest(base)), []
-    for case in tqdm(bench.cases, desc=config.method, unit="subject"):
+    settings, made = (method, config.denoising, base_digest(base)), []
+    for case in tqdm(bench.cases, desc=method.method, unit="subject"):
         keys = [hashlib.sha256(repr((settings, t.prompt)).encode()).hexdigest()[:10] for t in case.tasks]
         paths = [folder / f"{case.key}-{t.category}-{k}.png" for t, k in zip(case.tasks, keys, strict=True)]
         if not all(path.exists() for path in paths):
             if deadline.left == 0.0:
                 raise Stopped
-            learned = finetune.fine_tune(base, case.reference, case.noun, config)
+            learned = finetune.fine_tune(base, case.reference, case.noun, method)
             for task, path in zip(case.tasks, paths, strict=True):
-                finetune.generate(learned, task.prompt, options.denoising).save(path)
+                finetune.generate(learned, task.prompt, config.denoising).save(path)
         pictures = [load_picture(path) for path in paths]
         made += [Made(case, t, p, bench.find(p, case.noun)) for t, p in zip(case.tasks, pictures, strict=True)]
     return made
 
 
-def report(
-    scores: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str], options: argparse.Namespace
-) -> str:
+def report(scores: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str], config: BaselinesConfig) -> str:
     """table.md and scores.json of the methods that are done."""
     if not names:  # the encoders' own reports say who judged
-        about = json.loads(
-            (options.out / next(iter(scores)) / named("evaluation", options) / "scores.json").read_text()
-        )
+        about = json.loads((config.out / next(iter(scores)) / named("evaluation", config) / "scores.json").read_text())
         names, notes = about["backbones"], about["about"]["notes"]
     notes = [
         *notes,
-        f"encoders: {options.steps} steps on the same data; fine-tuned: {options.subject_steps} steps on one picture",
+        f"encoders: {config.steps} steps on the same data; fine-tuned: {config.subject_steps} steps on one picture",
     ]
     table = markdown(scores, names, notes)
-    (options.out / f"{named('table', options)}.md").write_text(table, encoding="utf-8")
-    (options.out / f"{named('scores', options)}.json").write_text(
+    (config.out / f"{named('table', config)}.md").write_text(table, encoding="utf-8")
+    (config.out / f"{named('scores', config)}.json").write_text(
         to_json(scores, names, {"notes": notes}), encoding="utf-8"
     )
     return table
@@ -137,20 +142,20 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
-    every = [*ENCODERS, *finetune.METHODS]
+    given = BaselinesConfig()
     parser = argparse.ArgumentParser(
         prog="python -m train.experiments.baselines",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_common(parser, Path("runs/baselines"))
-    parser.add_argument("--methods", nargs="+", default=every, choices=every)
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of an encoder")
-    parser.add_argument("--subject-steps", type=int, default=200, help="training steps on each subject")
+    add_common(parser, given)
+    parser.add_argument("--methods", nargs="+", default=given.methods, choices=given.methods)
+    parser.add_argument("--steps", type=int, default=given.steps, help="training steps of an encoder")
+    parser.add_argument("--subject-steps", type=int, default=given.subject_steps, help="training steps on each subject")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        print(run(options))
+        print(run(from_options(BaselinesConfig, options)))
     except (ConfigError, ResumeError, BaseModelError, FileNotFoundError, FloatingPointError, ValueError) as error:
         print(f"baselines: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,27 @@
+"""From a command line's parsed options to the frozen dataclass that everything below `main` takes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+
+def from_options(
+    kind: type[Config], options: argparse.Namespace, leave: Collection[str] = (), **changes: Any
+) -> Config:
+    """A `kind` with the values of `options`, but for `changes`; lists become tuples.
+
+    leave: options that are not about `kind`. Raises TypeError for any other that is no field of it.
+    """
+    given = {name: value for name, value in vars(options).items() if name not in leave} | changes
+    strange = sorted(set(given) - {field.name for field in fields(kind)})
+    if strange:
+        raise TypeError(f"{kind.__name__} has no field {strange[0]!r}; add one, or name it in `leave`")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})

@@ -1,0 +1,45 @@
+"""Settings of `python -m train.evaluation adapter`: what is asked of an adapter, and who judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.evaluation import attribute_reader, readers
+from train.evaluation.metrics import CLIP, DINO
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """One evaluation. A field is the option of its name, and its default the option's."""
+
+    base: str = "toyland"  # one of customcontrast.specs.BASES
+    weights: str | None = None  # folder or hub id of the base; None = its own
+    adapter: Path | None = None  # adapter file; None = the one beside the base's weights
+    benchmark: str = "toyland"  # toyland, or a folder with a sub-folder per subject
+    limit: int | None = None  # subjects, 1 or more; None = all of a folder, `evaluate.TOYLAND` of Toyland
+    prompts: Path | None = None  # a folder's prompts (`tasks.read_prompts`); None = one of each category of tasks.EDITS
+    references: str = "plain"  # Toyland's: plain = portraits; edited = in a style and shape and wearing something
+    world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
+    readers: Path = readers.SHIPPED  # Toyland's judges (`train.evaluation.readers`)
+    attributes: Path = attribute_reader.SHIPPED  # who sees edits (`train.evaluation.attribute_reader`)
+    clip: str = CLIP  # CT and CI of real pictures: hub id or folder
+    dino: str = DINO  # DI of real pictures: hub id or folder
+    reward: str | None = None  # IR of real pictures: ImageReward-v1.0 or a checkpoint file; None = not asked
+    grounding: tuple[str, ...] = ()  # a Grounding DINO and a SAM that find subjects in real pictures; () = Segmenter
+    steps: int | None = None  # denoising steps; None = the base's own
+    guidance: float | None = None  # guidance scale; None = the base's own
+    subject_scale: float = 1.0  # λ of Eq. 3
+    seed: int = 0  # of the benchmark and, without `seeds`, of every picture's noise
+    seeds: tuple[int, ...] = ()  # several pictures of each prompt, one a seed; () = `seed` alone
+    floor: Path | None = None  # folder of the pictures from text alone, which runs can share; None = one in `out`
+    out: Path = Path("runs/evaluation")  # folder of the report
+
+    def __post_init__(self) -> None:
+        if len(self.grounding) not in (0, 2):
+            raise ValueError(f"--grounding {' '.join(self.grounding)}: give a Grounding DINO and a SAM, or neither")
+
+    @property
+    def picture_seeds(self) -> list[int]:
+        """The seeds of the pictures' noise: `seeds`, each once, where there are several, else `seed`."""
+        return list(dict.fromkeys(self.seeds or (self.seed,)))
