@@ -22,6 +22,7 @@ from customcontrast.ui.sections import (  # noqa: E402
     subject_slots,
     turntable_panel,
 )
+from customcontrast.ui.service.gpu_time import gpu_seconds  # noqa: E402
 from customcontrast.ui.service.service import Service  # noqa: E402
 from customcontrast.ui.theme import TOGGLE  # noqa: E402
 from customcontrast.ui.wiring import QUIET, Wire  # noqa: E402
@@ -38,7 +39,7 @@ class Page:
     """One page over one service."""
 
     def __init__(self, service: Service) -> None:
-        stream = spaces.GPU(duration=120)(service.stream) if spaces else service.stream
+        stream = spaces.GPU(duration=gpu_seconds)(service.stream) if spaces else service.stream
         self.handlers = Handlers(service, EXAMPLES, self._folder, stream)
         self.sections: Sections | None = None
 
