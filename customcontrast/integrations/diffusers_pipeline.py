@@ -7,9 +7,12 @@ pipe("a <bear> on the beach", bear, generator=torch.Generator().manual_seed(0)).
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,6 +65,17 @@ class CustomContrastOutput(BaseOutput):
     visual_maps: list[np.ndarray]  # float16 (T', K, h, w)
     subject_maps: list[np.ndarray]  # float16 (T', K, h, w)
     results: list[Result]  # one per prompt, with tokens, words, recipe and everything else
+
+
+EXTRAS = (  # names of the constructor beside the modules that diffusers registers, and the attributes that hold them
+    ("adapter", "adapter"),
+    ("base", "base_name"),
+    ("vocabulary", "vocabulary"),
+    ("zero_empty_prompt", "zero_empty_prompt"),
+    ("masks_padding", "masks_padding"),
+    ("layout_prior", "layout_prior"),
+    ("encoder_name", "encoder_name"),
+)
 
 
 class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
@@ -118,6 +132,54 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self._interrupt = False
         self._num_timesteps = 0
         self._model: CustomContrast | None = None
+        self._modules_alone = False
+
+    # ---- sharing parts -------------------------------------------------------------------------------
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Every part under its constructor's name, the adapter and the base's facts too: `Class(**pipe.components)`
+        is the same pipeline over the same modules."""
+        own = super().components
+        return own if self._modules_alone else own | {name: getattr(self, attribute) for name, attribute in EXTRAS}
+
+    @contextmanager
+    def _only_modules(self) -> Iterator[None]:
+        """For diffusers' own offloading, which would hook whatever `components` names."""
+        self._modules_alone = True
+        try:
+            yield
+        finally:
+            self._modules_alone = False
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **parts: Any) -> CustomContrastPipeline:
+        """Another pipeline's parts in this kind of pipeline, shared, not copied; `parts` replaces or adds some.
+
+        pipeline: a `CustomContrastPipeline`, or diffusers' own for SD-1.5 or SDXL; the latter needs `image_encoder` and
+        `feature_extractor` in `parts` where it has none. parts: names of the constructor; `adapter` may be a file, and
+        `torch_dtype` converts all modules. Raises ValueError with one sentence.
+        """
+        known = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        dtype = parts.pop("torch_dtype", None)
+        unknown = sorted(set(parts) - known)
+        if unknown:
+            raise wrong("from_pipe", unknown, f"must be names of parts: {', '.join(sorted(known))}")
+        taken = {name: part for name, part in pipeline.components.items() if name in known and part is not None}
+        taken |= parts
+        pooled = "text_encoder_2" in taken
+        taken.setdefault("base", "sdxl" if pooled else "sd15")
+        missing = [name for name in ("image_encoder", "feature_extractor") if taken.get(name) is None]
+        if missing:
+            raise ValueError(f"from_pipe: this pipeline has no {' and no '.join(missing)}; pass them by these names.")
+        adapter = taken.pop("adapter", None)
+        made = (CustomContrastXLPipeline if pooled else CustomContrastPipeline)(**taken)
+        made.adapter = load_adapter(adapter, made.model.base) if isinstance(adapter, str | Path) else adapter
+        return made.to(dtype) if dtype is not None else made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CustomContrastPipeline:
+        """A pipeline over copies of all modules; what is cached is not copied."""
+        return type(self)(**{name: copy.deepcopy(part, memo) for name, part in self.components.items()})
 
     # ---- loading and saving --------------------------------------------------------------------------
 
@@ -458,7 +520,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         hooks with the CPU as the execution device, so that no weight really travels.
         """
         self._exclude_from_cpu_offload: list[str] = []
-        super().enable_model_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
+        with self._only_modules():
+            super().enable_model_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
@@ -470,7 +533,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """
         rest = [text.encoder for text in BASES[self.base_name].text_parts]
         self._exclude_from_cpu_offload = rest
-        super().enable_sequential_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
+        with self._only_modules():
+            super().enable_sequential_cpu_offload(gpu_id, self._offload_target(gpu_id, device))
         for model in (*self._text_encoders, self.adapter):
             if model is not None:
                 model.to("cpu")

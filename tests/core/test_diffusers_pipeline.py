@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, EulerDiscreteScheduler
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
 from PIL import Image
 from torch import Tensor, nn
 
 from customcontrast import CustomContrast, CustomContrastPipeline
+from customcontrast.adapter_files import save_adapter
 from customcontrast.attention import SubjectProcessor
 from customcontrast.base_model import load_base
 from customcontrast.config import RecordConfig
@@ -509,3 +511,36 @@ def test_bfloat16_with_slicing_tiling_and_lora(folders: dict[str, Path], name: s
     assert np.abs(out.images - without.images).max() > 0.01, "the subjects show"
     assert all(np.isfinite(maps).all() and maps.shape[1] == 2 for maps in (*out.visual_maps, *out.location_masks))
     assert kinds(pipe) == {"SubjectProcessor"} and pipe.unet.dtype == torch.bfloat16
+
+
+# ---- sharing parts ------------------------------------------------------------------------------------
+
+
+def latents_as(pipe: CustomContrastPipeline) -> Tensor:
+    """Latents of a subject that this very pipeline looked at."""
+    pipe.set_progress_bar_config(disable=True)
+    return latents_of(pipe, subjects=[pipe.subject(blob(1), "bear")])
+
+
+def test_parts_are_shared_in_diffusers_three_ways(pipe: CustomContrastPipeline) -> None:
+    """S1: `Class(**pipe.components)`, `from_pipe` and deepcopy give the same picture; only the last copies modules."""
+    wanted = latents_as(pipe)
+    for again in (type(pipe)(**pipe.components), CustomContrastPipeline.from_pipe(pipe)):
+        assert again.unet is pipe.unet and again.adapter is pipe.adapter and type(again) is type(pipe)
+        assert again.base_name == pipe.base_name and torch.equal(latents_as(again), wanted)
+    copied = copy.deepcopy(pipe)
+    assert copied.unet is not pipe.unet and copied.adapter is not pipe.adapter
+    assert torch.equal(latents_as(copied), wanted)
+
+
+def test_a_stock_pipeline_becomes_ours(folders: dict[str, Path], tmp_path: Path) -> None:
+    pipe = make(folders, "sd15")
+    save_adapter(pipe.adapter, tmp_path / "adapter.safetensors")
+    stock = StableDiffusionPipeline.from_pretrained(folders["sd15"], safety_checker=None)
+    again = CustomContrastPipeline.from_pipe(stock, adapter=tmp_path / "adapter.safetensors")
+    assert again.unet is stock.unet and torch.equal(latents_as(again), latents_as(pipe))
+    plain = StableDiffusionPipeline(**{**stock.components, "image_encoder": None}, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="from_pipe: this pipeline has no image_encoder; pass them by these names"):
+        CustomContrastPipeline.from_pipe(plain)
+    with pytest.raises(ValueError, match="must be names of parts"):
+        CustomContrastPipeline.from_pipe(pipe, nothing=1)
