@@ -72,6 +72,12 @@ class Visitor:
         self.page.wait_for_selector(f"#cutout-{k} img")
         return self.page.get_attribute(f"#cutout-{k} img", "src") or ""
 
+    def see(self, selector: str, timeout: int = PATIENCE) -> None:
+        """Scrolls to a picture and waits for it: a browser loads what is far below later."""
+        self.page.wait_for_selector(selector, timeout=timeout)
+        self.page.locator(selector).scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"{selector} img", timeout=timeout)
+
     def cutout_after(self, before: str, k: int = 1) -> str:
         changed = (
             "([k, before]) => { const i = document.querySelector(`#cutout-${k} img`); return i && i.src !== before }"
