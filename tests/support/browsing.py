@@ -71,10 +71,16 @@ class Visitor:
         self.page.set_input_files(f"#upload-{k} input[type=file]", str(file))
 
     def cutout(self, k: int = 1) -> str:
-        """Waits for the cut-out, its slot in view (a browser loads what is far below later). Returns its address."""
+        """Waits for the cut-out, its slot in view (a browser loads what is far below later); returns its address."""
         self.page.locator(f"#cutout-{k}").scroll_into_view_if_needed()
         self.page.wait_for_selector(f"#cutout-{k} img")
         return self.page.get_attribute(f"#cutout-{k} img", "src") or ""
+
+    def see(self, selector: str, timeout: int = PATIENCE) -> None:
+        """Scrolls to a picture and waits for it: a browser loads what is far below later."""
+        self.page.wait_for_selector(selector, timeout=timeout)
+        self.page.locator(selector).scroll_into_view_if_needed()
+        self.page.wait_for_selector(f"{selector} img", timeout=timeout)
 
     def cutout_after(self, before: str, k: int = 1) -> str:
         changed = (

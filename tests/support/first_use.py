@@ -45,7 +45,7 @@ def first_use(url: str, photo: Path, noun: str) -> tuple[list[str], dict[str, fl
         note("first preview")
         visitor.ended()
         note("picture")
-        visitor.page.wait_for_selector("#strip img")
+        visitor.see("#strip")
         note("location masks")
         visitor.leave()
         browser.close()

@@ -80,7 +80,7 @@ def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
     visitor.write("#prompt", prompt)
     visitor.generate()
     page.wait_for_selector("#film")
-    page.wait_for_selector("#plot img")
+    visitor.see("#plot")
 
 
 def walk_first(visitor: Visitor, shoot: Shoot, name: str) -> None:
@@ -141,19 +141,19 @@ def walk_tabs(visitor: Visitor, shoot: Shoot, name: str) -> None:
     for tab in TABS:
         page.get_by_role("tab", name=tab, exact=True).click()
         if tab == "Words":
-            page.wait_for_selector("#grid img")
+            visitor.see("#grid")
             shoot(page, f"{name}-words")
             page.locator("#branch").get_by_text("Subject's picture").click()
-            page.wait_for_selector("#looked img")
+            visitor.see("#looked")
             page.locator("#map img").click(position={"x": 190, "y": 120})
             page.wait_for_timeout(500)
             shoot(page, f"{name}-looked")
             continue
         if tab == "Compare":
             page.click("#compare")
-            page.wait_for_selector("#sheet img", timeout=120_000)
+            visitor.see("#sheet", 120_000)
             page.click("#make-grid")
-            page.wait_for_selector("#made-grid img", timeout=180_000)
+            visitor.see("#made-grid", 180_000)
         if tab == "Features":
             page.wait_for_selector("#alike img, #around-note .cc-note")  # not every base has known subjects
         shoot(page, f"{name}-{tab.lower()}")

@@ -60,7 +60,7 @@ def test_ctrl_enter_generates_and_the_session_goes_back(browser: sync_api.Browse
         page.focus("#prompt textarea")
         page.keyboard.press("Control+Enter")
         assert "Done" in visitor.ended()
-        page.wait_for_selector("#hover img")
+        visitor.see("#hover")
     page.wait_for_function("document.querySelectorAll('#history button.thumbnail-item').length === 2")
     page.locator("#history button.thumbnail-item").nth(1).click()
     page.wait_for_function("document.querySelector('#prompt textarea').value === 'a red car in the city'")

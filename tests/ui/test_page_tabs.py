@@ -44,7 +44,7 @@ def test_compare_grid_and_features(browser: sync_api.Browser, url: str):
     assert page.locator("#sheet img").count() == 0
     visitor.set_steps(3)
     page.click("#compare")
-    page.wait_for_selector("#sheet img")
+    visitor.see("#sheet")
     assert page.locator("#slider img").count() >= 2
     before = page.locator("#slider img").first.get_attribute("src")
     page.locator("#left input").click()
@@ -56,7 +56,7 @@ def test_compare_grid_and_features(browser: sync_api.Browser, url: str):
         "document.querySelector('#grid-x-values textarea, #grid-x-values input').value === '0, 1, 2'"
     )
     page.click("#make-grid")
-    page.wait_for_selector("#made-grid img")
+    visitor.see("#made-grid")
     page.get_by_role("tab", name="Features").click()
     page.wait_for_selector("#around-note .cc-note")
     assert "train.evaluation.atlas" in page.inner_text("#around-note")
@@ -67,7 +67,7 @@ def test_the_steps_play_and_stop_at_the_last(browser: sync_api.Browser, url: str
     visitor = Visitor(browser, url)
     page = visitor.page
     with_a_picture(visitor, steps=4)
-    page.wait_for_selector("#overlay img")
+    visitor.see("#overlay")
     last = page.get_attribute("#overlay img", "src")
     page.click("#play")
     page.wait_for_function("document.querySelector('#play').innerText.includes('Pause')")
@@ -84,7 +84,7 @@ def test_a_click_on_the_map_shows_what_was_looked_at(browser: sync_api.Browser, 
     page.get_by_role("tab", name="Words").click()
     assert page.locator("#looked img").count() == 0
     page.locator("#branch").get_by_text("Subject's picture").click()
-    page.wait_for_selector("#looked img")
+    visitor.see("#looked")
     before = page.get_attribute("#looked img", "src")
     page.locator("#map img").click(position={"x": 8, "y": 8})
     changed(visitor, "#looked img", before)
@@ -117,7 +117,7 @@ def test_wide_figures_scroll_on_a_phone(browser: sync_api.Browser, url: str):
     visitor = Visitor(browser, url, 390, 844)
     page = visitor.page
     with_a_picture(visitor)
-    page.wait_for_selector("#plot img")
+    visitor.see("#plot")
     measure = """name => { const box = document.querySelector(name + ' .image-container');
       const image = box.querySelector('img'); box.scrollLeft = 0;
       return [image.getBoundingClientRect().left - box.getBoundingClientRect().left, image.clientWidth,
@@ -142,7 +142,7 @@ def test_axe_finds_nothing_serious(browser: sync_api.Browser, url: str, scheme: 
     page = visitor.page
     found = violations(visitor, "empty")
     with_a_picture(visitor)
-    page.wait_for_selector("#overlay img")
+    visitor.see("#overlay")
     page.locator("#brushing-1 button").first.click()
     page.locator("#placing-1 button").first.click()
     page.locator("#place-1 label", has_text="A box").click()

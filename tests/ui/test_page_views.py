@@ -51,7 +51,7 @@ def test_a_view_is_chosen_drawn_and_kept(browser: sync_api.Browser, url: str, tm
     if width > 1000:
         page.locator("#turntable button").first.click()
         page.click("#turn")
-        page.wait_for_selector("#turn-sheet img")
+        visitor.see("#turn-sheet")
         with page.expect_download() as saved:
             page.click("#turn-gif")
         assert Image.open(saved.value.path()).n_frames == 8
