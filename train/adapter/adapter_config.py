@@ -259,7 +259,7 @@ def _build(cls: type, values: Any, where: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _build(kind, value, where)
     if typing.get_origin(kind) is dict and not isinstance(value, dict):
         raise ConfigError(f"config: {where} is {value!r}; it must be a mapping")

@@ -48,7 +48,9 @@ def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[di
     first = index * SHARD
     count = min(SHARD, config.subjects - first)
     subjects = [sample_subject(random.Random(f"adapter-{config.world}-{first + g}"), world) for g in range(count)]
-    targets, references, records = [], [], []
+    targets: list[ToyScene] = []
+    references: list[ToyScene] = []
+    records: list[dict[str, Any]] = []
     for g, subject in enumerate(subjects):
         rng = random.Random(f"pool-{config.world}-{first + g}")
         mine = [target_scene(rng, world, subject) for _ in range(config.targets)]

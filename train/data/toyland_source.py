@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def target_scene(rng: random.Random, world: World, subject: ToySubject) -> ToySc
 def reference_scene(rng: random.Random, world: World, subject: ToySubject) -> ToyScene:
     """A scene for r or r⁺: a photograph in any place, light, pose and view, mostly in plain shape and bare."""
     scene = sample_scene(rng, world, subjects=(subject,), style=world.styles[0])
-    plain: dict[str, str] = {}
+    plain: dict[str, Any] = {}
     if rng.random() < PLAIN_SHARE:
         plain["shape"] = world.shapes[0]
     if rng.random() < PLAIN_SHARE:
