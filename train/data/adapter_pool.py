@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from customcontrast.errors import ConfigError
 from customcontrast.tensor_files import write_tensors
+from train.data.data_config import DataConfig
 from train.data.frozen_features import clip_features, latents_of
 from train.data.references import segmented
 from train.data.samples import Sample, as_pair, keys_of
@@ -30,7 +31,6 @@ from train.toyland.layouts import layout_of
 
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
-    from train.adapter.adapter_config import DataConfig
 
 
 SHARD = 32  # subjects in a shard of the pool

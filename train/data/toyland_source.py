@@ -5,21 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from train.data.augment import photographic, with_rim
+from train.data.data_config import DataConfig
 from train.data.references import segmented
 from train.data.samples import Sample, as_pair, keys_of
 from train.toyland import ToyScene, ToySubject, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
-
-if TYPE_CHECKING:
-    from train.adapter.adapter_config import DataConfig
-
 
 PLAIN_SHARE = 0.85  # share of reference frames without a shape edit, and of those without an accessory
 
