@@ -85,9 +85,9 @@ class Batch:
 
 
 def required(value: Value | None, name: str) -> Value:
-    """`value`, the field `name` of a batch or of its noise. Raises ValueError where it is None."""
+    """`value`, the field `name` of a sample, a batch or its noise. Raises ValueError where it is None."""
     if value is None:
-        raise ValueError(f"{name} is None, but it is needed here; give the batch its features by `with_features` first")
+        raise ValueError(f"{name} is None, but it is needed here; take a source that gives it, or call `with_features`")
     return value
 
 
