@@ -146,6 +146,11 @@ def test_the_core_knows_neither_gradio_nor_training(module: str) -> None:
         assert not [name for name in imports(module) if name.startswith("customcontrast.ui")]
 
 
+def test_data_knows_no_training_not_even_for_types() -> None:
+    modules = [m for m in FILES if m.startswith("train.data") and m != "train.data.prepare"]  # that one is a command
+    assert not {m: found for m in modules if (found := [n for n in imports(m) if n.startswith("train.adapter")])}
+
+
 def test_picture_modules_know_no_model() -> None:
     files = [m for m in FILES if m.startswith("customcontrast.") and m.split(".")[1] in PICTURES]
     modules = set().union(*(imports(m) for m in files))

@@ -12,6 +12,7 @@ compares it with one.
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from customcontrast.adapter import Adapter
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
@@ -187,13 +189,14 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory:
     def positives(n: int, t: Tensor) -> Tensor:
         encoder = adapter.encoder
         f_t, _ = encoder.textual(encoder.encode_image(states(n)), t)
-        return sum(x.float().sum() for x in encoder.text_tokens(f_t))
+        return functools.reduce(torch.add, (x.float().sum() for x in encoder.text_tokens(f_t)))
 
     def pairs() -> Tensor:
         n, encoder = loss.contrast_batch, adapter.encoder
         times = torch.zeros(n, dtype=torch.long, **on)
         out = encoder(encoder.encode_image(states(n)), times)
-        total = sum(x.float().sum() for x in (*out.text_tokens, out.text_cls, out.visual_cls))
+        heads = [out.visual_cls] if out.text_cls is None else [out.text_cls, out.visual_cls]
+        total = functools.reduce(torch.add, (x.float().sum() for x in (*out.text_tokens, *heads)))
         return total + positives(n, times) if loss.macl else total
 
     def texts() -> Tensor:
@@ -233,7 +236,8 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory:
                               strengths=[torch.ones(B, **on)], recorder=recorder)  # fmt: skip
         z = torch.empty(B, base.unet.config.in_channels, *latent, dtype=base.dtype, **on)
         total = unet_forward(here, z, t, state).float().square().mean()
-        return total + aggregate(recorder).float().mean() if recorder else total
+        A = aggregate(recorder) if recorder else None
+        return total if A is None else total + A.float().mean()
 
     steps: list[tuple[str, Callable[[], Tensor]]] = [
         ("autoencoder (z of x)", vae),
@@ -276,17 +280,25 @@ class _Fused(torch.autograd.Function):
         return torch.empty_like(Q), torch.empty_like(K), torch.empty_like(V)
 
 
-def _fused(Q: Tensor, K: Tensor, V: Tensor, *args: Any, **options: Any) -> Tensor:
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     """Stands for F.scaled_dot_product_attention on the meta device, where torch would write the probabilities out."""
-    return _Fused.apply(Q, K, V)
+    return _Fused.apply(query, key, value)
 
 
-class _NoModules:
+class _NoModules(ModuleTracker):
     """FlopCounterMode's view of modules: none, only the sum."""
 
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> _NoModules:
+        return self
 
     def __exit__(self, *error: object) -> None: ...
 

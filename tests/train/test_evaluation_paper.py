@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import (
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    Dinov2Config,
+    Dinov2Model,
+)
 
 from customcontrast.base_model import BaseModel
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
+from tests.support.tiny_models import make_tokenizer
 from tests.train.test_data_scale import write_views
 from train.evaluation import atlas, evaluate, metrics, tasks
 from train.evaluation.evaluation_config import EvaluationConfig
@@ -102,6 +112,41 @@ def test_several_seeds_are_several_pictures_of_each_prompt(
     flat = lambda pictures: torch.tensor([[float(np.asarray(p).mean()), 1.0] for p in pictures])  # noqa: E731
     backbones = metrics.Backbones(lambda texts: torch.ones(len(texts), 2), flat, flat)
     assert [score.seed for score in evaluate.score(made, backbones)] == [7, 8]
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> dict[str, str]:
+    """A CLIP and a DINOv2 as they are published, at toy width: {field of EvaluationConfig: folder}."""
+    tokenizer = make_tokenizer()
+    towers = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size = {"height": 24, "width": 24}
+    text = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "max_position_embeddings": 32}
+    vision = {"image_size": 24, "patch_size": 8}
+    clip = CLIPConfig(text_config=towers | text, vision_config=towers | vision, projection_dim=16)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=size)
+    CLIPModel(clip).save_pretrained(tmp_path / "clip")
+    CLIPProcessor(pictures, tokenizer).save_pretrained(tmp_path / "clip")
+    dino = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=24, patch_size=8)
+    Dinov2Model(dino).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": 24}, crop_size=size).save_pretrained(tmp_path / "dino")
+    return {"clip": str(tmp_path / "clip"), "dino": str(tmp_path / "dino")}
+
+
+def test_real_pictures_are_scored_by_published_backbones(
+    tiny_base: BaseModel, subjects: Path, published: dict[str, str]
+) -> None:
+    """A reference shown again is its own likeness; nobody reads edits off real pictures, and the judges are named."""
+    bench = evaluate.Bench.of(tiny_base, EvaluationConfig(benchmark=str(subjects), limit=2, **published))
+    made = [
+        evaluate.Made(case, task, case.reference.image, case.reference) for case in bench.cases for task in case.tasks
+    ]
+    scores = evaluate.score(made, bench.backbones, bench.distractors)
+    assert [score.ci for score in scores] == pytest.approx([1.0] * len(made), abs=1e-5)
+    assert [score.di for score in scores] == pytest.approx([1.0] * len(made), abs=1e-5)
+    assert len({round(score.ct, 6) for score in scores}) > 1
+    assert {(score.edit, score.leaks, score.ir, score.rank) for score in scores} == {(None, None, None, -1)}
+    table = metrics.markdown({"adapter": scores}, bench.backbones.names, bench.notes)
+    assert f"- DI: {published['dino']}, segmented" in table and f"- CT: {published['clip']}\n" in table
 
 
 def test_real_views_are_grouped_by_sub_folder_and_file_name(subjects: Path) -> None:

@@ -25,7 +25,7 @@ from customcontrast.layout_channels import channels
 from train.adapter import losses
 from train.adapter.adapter_config import LossConfig
 from train.adapter.losses import Losses
-from train.data.samples import Batch
+from train.data.samples import Batch, required
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Noise:
         t = torch.randint(timesteps, (shape[0],), generator=generator)
         epsilon = torch.randn(tuple(shape), generator=generator)
         t_pairs = torch.randint(timesteps, (pairs,), generator=generator) if pairs else None
-        return cls(*(None if x is None else _sent(x, device) for x in (t, epsilon, t_pairs)))
+        return cls(_sent(t, device), _sent(epsilon, device), None if t_pairs is None else _sent(t_pairs, device))
 
 
 def _sent(x: Tensor, device: torch.device) -> Tensor:
@@ -113,7 +113,8 @@ def contexts_of(
 def _zero_empty(context: TextContext, empty: Sequence[bool]) -> TextContext:
     """Zeros for the empty prompt, where the base's own pipeline has them (SDXL)."""
     keep = context.hidden.new_tensor([not e for e in empty])
-    return replace(context, hidden=context.hidden * keep[:, None, None, None], pooled=context.pooled * keep[:, None])
+    pooled = None if context.pooled is None else context.pooled * keep[:, None]
+    return replace(context, hidden=context.hidden * keep[:, None, None, None], pooled=pooled)
 
 
 def _float32(recorder: MapRecorder) -> MapRecorder:
@@ -150,15 +151,15 @@ class AdapterLoss(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise) -> Losses:
         """batch: with its frozen features (`data.with_features`), on the base's device. Returns scalars with graphs."""
-        with attention_kernel(batch.latents.device):
+        with attention_kernel(required(batch.latents, "Batch.latents").device):
             return self._losses(batch, noise)
 
     def _losses(self, batch: Batch, noise: Noise) -> Losses:
         base, c, adapter = self.base, self.config, self.adapter
-        z, t = batch.latents, noise.t
+        z, t = required(batch.latents, "Batch.latents"), noise.t
         size = (z.shape[-2], z.shape[-1])
 
-        out = adapter(batch.reference_states, t)
+        out = adapter(required(batch.reference_states, "Batch.reference_states"), t)
         prompts = prompts_of(base, batch, adapter.config.placeholder_tokens)
         context = contexts_of(base, prompts, out.mfi.text_tokens, self.text_rows)
         if base.zero_empty_prompt:
@@ -193,8 +194,9 @@ class AdapterLoss(nn.Module):
         pairs = batch.contrast
         if pairs is None:
             return batch, noise.t, mfi
-        encoder = self.adapter.encoder
-        return pairs, noise.t_pairs, encoder(encoder.encode_image(pairs.reference_states), noise.t_pairs)
+        encoder, t = self.adapter.encoder, required(noise.t_pairs, "Noise.t_pairs")
+        states = required(pairs.reference_states, "Batch.contrast.reference_states")
+        return pairs, t, encoder(encoder.encode_image(states), t)
 
     def contrast(self, batch: Batch, t: Tensor, mfi: MFIOutput) -> tuple[Tensor, Tensor]:
         """(L_CSCL, L_MACL); a term that is off is 0 and costs nothing."""
@@ -202,8 +204,11 @@ class AdapterLoss(nn.Module):
         cscl = losses.cscl_loss(mfi.visual_cls, mfi.text_cls, batch.subjects, c.temperature) if c.cscl else zero
         if not c.macl:
             return cscl, zero
-        s, s_positive = torch.cat(mfi.text_tokens, dim=-1), self.s_plus(batch.positive_states, t)
-        S = losses.appearance_similarity(batch.embeddings, c.similarity_floor) if c.alpha else None
+        s = torch.cat(mfi.text_tokens, dim=-1)
+        s_positive = self.s_plus(required(batch.positive_states, "Batch.positive_states"), t)
+        S = None
+        if c.alpha:
+            S = losses.appearance_similarity(required(batch.embeddings, "Batch.embeddings"), c.similarity_floor)
         return cscl, losses.macl_loss(s, s_positive, S, batch.subjects, c.macl_temperature)
 
     def s_plus(self, states: tuple[Tensor, ...], t: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from train.common.signals import StopSignal
 from train.data.frozen_features import with_features
 from train.data.mixture import Mixture
 from train.data.sampler import Samples, StepSampler, in_order, make_loader
-from train.data.samples import Batch, Source
+from train.data.samples import Batch, Source, required
 from train.data.sources import make_source
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,8 @@ def train(
             if step == progress.step and micro == 0:
                 warn_of_small_batch(config, batch, world)
             pairs = len(batch.contrast) if batch.contrast is not None else 0
-            noise = Noise.draw(batch.latents.shape, base.scheduler.config.num_train_timesteps, seed, device, pairs)
+            shape = required(batch.latents, "Batch.latents").shape
+            noise = Noise.draw(shape, base.scheduler.config.num_train_timesteps, seed, device, pairs)
             with accelerator.accumulate(model):  # averages the micro-steps; synchronises processes at the last
                 with accelerator.autocast():
                     losses: Losses = model(batch, noise)

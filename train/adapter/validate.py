@@ -30,6 +30,7 @@ from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
 from customcontrast.errors import ConfigError
 from customcontrast.pipeline import CustomContrast
+from customcontrast.segmentation import Segmentation
 from customcontrast.ui.service.figures import stack
 from train.adapter.adapter_config import AdapterTrainConfig
 from train.adapter.step import AdapterLoss, Noise
@@ -37,7 +38,7 @@ from train.common.log import Log
 from train.data.frozen_features import clip_features, with_features
 from train.data.mixture import Mixture, Part
 from train.data.sampler import Samples
-from train.data.samples import collate
+from train.data.samples import collate, required
 from train.data.sources import PHOTOGRAPHS, held_out_sources, make_source
 from train.evaluation.metrics import ClipSpaces, clip_spaces, cosine, toyland_spaces
 from train.evaluation.tasks import Case, Task, photograph_tasks, toyland_cases
@@ -49,13 +50,18 @@ CELL, TEXT = 128, 16  # px
 
 
 @dataclass(frozen=True, eq=False)
-class Cutout:
-    """A segmented subject on white, as a source gives it."""
+class Cutout(Segmentation):
+    """A segmented subject on white, as a source gives it: it is not cut out again."""
 
-    picture: Image.Image
+    @classmethod
+    def of(cls, picture: Image.Image) -> Cutout:
+        return cls(image=picture, mask=np.ones((picture.height, picture.width), bool), method="given")
 
-    def on_plain(self, size: int | None = None) -> Image.Image:
-        return self.picture if size is None else self.picture.resize((size, size))
+    def on_plain(
+        self, color: tuple[int, int, int] = (255, 255, 255), margin: float = 0.1, size: int | None = None
+    ) -> Image.Image:
+        """The picture as it is, in white and with its own margin whatever is asked for; size: px, None = its own."""
+        return self.image if size is None else self.image.resize((size, size))
 
 
 class Validation:
@@ -82,6 +88,7 @@ class Validation:
             whole = make_source(
                 replace(photographs[0], holdout=0.0, sources=[], shard_cache="none"), self.base, progress=False
             )
+            assert not isinstance(whole, Mixture)  # it is of one set
             found = [Part("", whole, 1.0)]
         return found
 
@@ -99,8 +106,9 @@ class Validation:
                 rng = random.Random(f"validation-{i}")
                 sample = part.named(part.source.pair(row, rng))
                 noun = sample.caption[slice(*sample.noun)]
-                picture = Image.fromarray(sample.reference.permute(1, 2, 0).numpy())
-                found.append(Case(sample.subject, noun, Cutout(picture), photograph_tasks(noun, rng)))
+                reference = required(sample.reference, "Sample.reference")
+                picture = Image.fromarray(reference.permute(1, 2, 0).numpy())
+                found.append(Case(sample.subject, noun, Cutout.of(picture), photograph_tasks(noun, rng)))
         return found
 
     @functools.cached_property
@@ -164,7 +172,7 @@ class Validation:
         for k in range(-(-count // batch)):
             rows = with_features(self.base, collate([samples[i] for i in range(k * batch, (k + 1) * batch)]))
             timesteps = self.base.scheduler.config.num_train_timesteps
-            noise = Noise.draw(rows.latents.shape, timesteps, (1, k), self.base.device)
+            noise = Noise.draw(required(rows.latents, "Batch.latents").shape, timesteps, (1, k), self.base.device)
             with torch.autocast(self.base.device.type, self.base.dtype, enabled=self.base.dtype != torch.float32):
                 found = model(rows, noise)
             for name in ("diffusion", "location"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -52,7 +53,8 @@ class Agreement:
     """
 
     def __init__(self, processes: int, timeout: timedelta) -> None:
-        self.group = dist.new_group(backend="gloo", timeout=timeout) if processes > 1 else None
+        made = dist.new_group(backend="gloo", timeout=timeout) if processes > 1 else None
+        self.group = cast("dist.ProcessGroup | None", made)  # a number only where this process is not in the group
 
     def __call__(self, wish: bool) -> bool:
         if self.group is None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from customcontrast.errors import ConfigError
 from customcontrast.tensor_files import write_tensors
+from train.data.data_config import DataConfig
 from train.data.frozen_features import clip_features, latents_of
 from train.data.references import segmented
 from train.data.samples import Sample, as_pair, keys_of
@@ -30,7 +31,6 @@ from train.toyland.layouts import layout_of
 
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
-    from train.adapter.adapter_config import DataConfig
 
 
 SHARD = 32  # subjects in a shard of the pool
@@ -48,7 +48,9 @@ def pool_shard(index: int, config: DataConfig, size: int, crop: int) -> tuple[di
     first = index * SHARD
     count = min(SHARD, config.subjects - first)
     subjects = [sample_subject(random.Random(f"adapter-{config.world}-{first + g}"), world) for g in range(count)]
-    targets, references, records = [], [], []
+    targets: list[ToyScene] = []
+    references: list[ToyScene] = []
+    records: list[dict[str, Any]] = []
     for g, subject in enumerate(subjects):
         rng = random.Random(f"pool-{config.world}-{first + g}")
         mine = [target_scene(rng, world, subject) for _ in range(config.targets)]

@@ -9,13 +9,15 @@ for what an edit should be free to change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from torch import nn
 
 from train.toyland.captions import article
+
+if TYPE_CHECKING:
+    from transformers import BlipForConditionalGeneration, BlipProcessor
 
 LENGTH = 24  # tokens BLIP may add; "a photo of a NOUN", these and S* stay within CLIP's 77
 
@@ -23,7 +25,7 @@ LENGTH = 24  # tokens BLIP may add; "a photo of a NOUN", these and S* stay withi
 class Captioner:
     """Writes captions around a given noun. The model is transformers' BLIP, frozen; no sampling."""
 
-    def __init__(self, model: nn.Module, processor: Any, name: str = "") -> None:
+    def __init__(self, model: BlipForConditionalGeneration, processor: BlipProcessor, name: str = "") -> None:
         self.model, self.processor, self.name = model.eval(), processor, name
 
     @classmethod

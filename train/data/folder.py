@@ -170,13 +170,13 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
         if abs(mask.width * size[1] - size[0] * mask.height) > 0.02 * mask.width * size[1]:
             raise PictureError(f"mask {path.name} is {mask.width} x {mask.height}, of another shape than its picture")
         alpha = mask.getchannel("A") if "A" in mask.getbands() else None
-        if alpha is not None and alpha.getextrema()[0] < 255:
+        if alpha is not None and np.asarray(alpha).min() < 255:
             grey, least = alpha, 127
         elif mask.mode == "P":
             grey, least = Image.fromarray(np.asarray(mask)), 0
         else:
             grey = mask.convert("L")
-            least = 0 if grey.getextrema()[1] <= 1 else 127
+            least = 0 if np.asarray(grey).max() <= 1 else 127
         return np.asarray(grey.resize(size, Image.Resampling.NEAREST)) > least
 
 
@@ -207,8 +207,7 @@ def caption_of(path: Path, noun: str) -> tuple[str, tuple[int, int]]:
     text = " ".join(without_tags(text, []).split())
     marked = re.search(r"<([^<>]+)>", text) or re.search(rf"\b({re.escape(noun)})\b", text, re.IGNORECASE)
     if marked is None:
-        text = f"<{noun}>, {text}"
-        marked = re.search(r"<([^<>]+)>", text)
+        return f"{noun}, {text}", (0, len(noun))
     start, word = marked.start(), marked[1]
     return text[:start] + word + text[marked.end() :], (start, start + len(word))
 

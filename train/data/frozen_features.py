@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
-from train.data.samples import Batch
+from train.data.samples import Batch, required
 
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
@@ -76,13 +76,14 @@ def latents_of(base: BaseModel, pictures: Tensor) -> Tensor:
 def with_features(base: BaseModel, batch: Batch) -> Batch:
     """Fill in what the frozen VAE and CLIP say, where the source had no cache."""
     batch = batch.to(base.device)
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     if batch.latents is None and batch.images is not None:
         found["latents"] = latents_of(base, batch.images)
     if batch.reference_states is None:
-        found["reference_states"], found["embeddings"] = clip_features(base, batch.references)
+        references = required(batch.references, "Batch.references")
+        found["reference_states"], found["embeddings"] = clip_features(base, references)
         if batch.contrast is None:  # else the pairs have positives of their own
-            found["positive_states"], _ = clip_features(base, batch.positives)
+            found["positive_states"], _ = clip_features(base, required(batch.positives, "Batch.positives"))
     if batch.contrast is not None:
         found["contrast"] = with_features(base, batch.contrast)
     return replace(batch, **found)

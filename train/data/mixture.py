@@ -78,7 +78,7 @@ def held_out(keys: np.ndarray, share: float) -> np.ndarray:
 class Subset:
     """Some subjects of a source."""
 
-    def __init__(self, source: Source, rows: Sequence[int]) -> None:
+    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray) -> None:
         self.source, self.rows = source, np.asarray(rows, np.uint32)
 
     @classmethod

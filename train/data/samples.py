@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 ON_CPU = ("drop_text", "drop_subject", "drop_token", "drop_visual")  # fields of a Batch that stay on the CPU
+Value = TypeVar("Value")
 DROPS = ("none", "text", "subject", "both", "token", "visual")
 
 
@@ -81,6 +82,13 @@ class Batch:
         """These rows, in this order."""
         index = torch.as_tensor(list(rows), dtype=torch.long)
         return replace(self, **{f.name: _pick(getattr(self, f.name), index) for f in fields(self)})
+
+
+def required(value: Value | None, name: str) -> Value:
+    """`value`, the field `name` of a sample, a batch or its noise. Raises ValueError where it is None."""
+    if value is None:
+        raise ValueError(f"{name} is None, but it is needed here; take a source that gives it, or call `with_features`")
+    return value
 
 
 class Source(Protocol):
@@ -158,7 +166,7 @@ def _whole(sample: Sample) -> Tensor:
     return torch.tensor([*sample.mask.shape[-2:], 0, 0])
 
 
-def _pin(value: object) -> object:
+def _pin(value: Any) -> Any:
     if isinstance(value, Tensor | Batch):
         return value.pin_memory()
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
@@ -166,7 +174,7 @@ def _pin(value: object) -> object:
     return value
 
 
-def _move(value: object, device: torch.device) -> object:
+def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Batch):
         return value.to(device)
     if isinstance(value, Tensor):
@@ -176,7 +184,7 @@ def _move(value: object, device: torch.device) -> object:
     return value
 
 
-def _pick(value: object, index: Tensor) -> object:
+def _pick(value: Any, index: Tensor) -> Any:
     if isinstance(value, Tensor):
         return value[index.to(value.device)]
     if isinstance(value, list):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from train.data.adapter_pool import Cache
 from train.data.frozen_features import clip_features, latents_of
+from train.data.samples import required
 from train.data.shard_index import ShardIndex
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class ShardCache:
         """z_0 of a view's crop, (c, h, w), float32."""
         row = self.index.subjects[subject]
         first = int(self.index.subjects["first"][self._first_subject(int(row["tar"]))])
-        values = _mapped(self.latents / f"{self.index.tars[int(row['tar'])].stem}.npy")[
+        values = _mapped(required(self.latents, "ShardCache.latents") / f"{self.index.tars[int(row['tar'])].stem}.npy")[
             int(row["first"]) - first + view
         ]
         return torch.from_numpy(np.array(values, np.float32))
@@ -79,7 +80,7 @@ class ShardCache:
         """Three CLIP layers, each (N, d_I), and the embedding (e,) of a subject's `reference`-th R, float32."""
         tar = int(self.index.subjects[subject]["tar"])
         place = int(self.rows[subject] - self.rows[self._first_subject(tar)]) + reference
-        values = _mapped(self.states / f"{self.index.tars[tar].stem}.npy")[place]
+        values = _mapped(required(self.states, "ShardCache.states") / f"{self.index.tars[tar].stem}.npy")[place]
         layers, tokens, width, embedding = (int(v) for v in values[:4])
         flat = torch.from_numpy(np.array(values[4:], np.float32))
         size = layers * tokens * width

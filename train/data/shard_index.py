@@ -68,6 +68,7 @@ def open_index(folder: Path, workers: int = 0) -> ShardIndex:
         if built is not None:
             return ShardIndex(tuple(tars), *built)
         about = _about(folder)
+        assert about is not None  # `_build` has just written it
     subjects, views = (np.load(_array(folder, name, about["digest"]), mmap_mode="r") for name in ("subjects", "views"))
     return ShardIndex(tuple(tars), subjects, views, tuple(about["skipped"]))
 
@@ -94,14 +95,15 @@ def _build(
     """Walk through the tars that are new and write the index; returns it where it could not be written."""
     known = {} if about is None else {tuple(stamp): i for i, stamp in enumerate(about["tars"])}
     old_subjects, old_views = (
-        (None, None)
+        (np.zeros(0, SUBJECT), np.zeros(0, VIEW))
         if about is None
         else (np.load(_array(folder, name, about["digest"]), mmap_mode="r") for name in ("subjects", "views"))
     )
     new = [tar for tar, stamp in zip(tars, stamps, strict=True) if tuple(stamp) not in known]
     walked = dict(zip(new, _walk_all(new, workers), strict=True))
     subjects, views, skipped, rows = [], [], [], 0
-    bounds = None if old_subjects is None else np.searchsorted(old_subjects["tar"], np.arange(len(known) + 1))
+    said = [] if about is None else about["skipped"]
+    bounds = np.searchsorted(old_subjects["tar"], np.arange(len(known) + 1))
     for i, (tar, stamp) in enumerate(zip(tars, stamps, strict=True)):
         if tar in walked:
             s, v, fault = walked[tar]
@@ -113,7 +115,7 @@ def _build(
             first, end = (int(s["first"][0]), int(s["first"][-1] + s["views"][-1])) if len(s) else (0, 0)
             v = np.array(old_views[first:end])
             s["first"] -= first
-            skipped += [text for text in about["skipped"] if text.startswith(f"{tar.name}: ")]
+            skipped += [text for text in said if text.startswith(f"{tar.name}: ")]
         s = s.copy()
         s["tar"], s["first"] = i, s["first"] + rows
         subjects.append(s)
@@ -156,14 +158,15 @@ def walk(tar: Path) -> tuple[np.ndarray, np.ndarray, str]:
             for member in file:
                 key, _, suffix = member.name.partition(".")
                 found.setdefault(key, {})[suffix] = member.offset_data, member.size
-                file.members.clear()  # else it remembers every header
+                vars(file)["members"].clear()  # else it remembers every header
     except (tarfile.TarError, OSError) as error:
         return np.zeros(0, SUBJECT), np.zeros(0, VIEW), str(error).splitlines()[0] if str(error) else "damaged"
-    subjects, views = [], []
+    subjects: list[tuple[int, ...]] = []
+    views: list[tuple[int, ...]] = []
     for key, parts in found.items():
         if "json" not in parts:
             continue
-        mine = []
+        mine: list[tuple[int, ...]] = []
         while (picture := parts.get(f"{len(mine):03d}.jpg")) and (mask := parts.get(f"{len(mine):03d}.mask.png")):
             mine.append((*picture, *mask))
         subjects.append((0, *parts["json"], len(views), len(mine), key_of(key)))

@@ -323,7 +323,8 @@ def sample_key(subject: str) -> str:
 def _segmentation(view: View, segmenter: list[Segmenter]) -> Segmentation:
     picture = load_picture(view.picture, argument=view.picture.name, max_side=MAX_SIDE)
     if view.mask is None:
-        segmenter or segmenter.append(Segmenter())
+        if not segmenter:
+            segmenter.append(Segmenter())
         return segmenter[0].auto(picture)
     inside = read_mask(view.mask, picture.size)
     return Segmentation(image=picture, mask=inside, score=1.0, method="given")
@@ -406,12 +407,12 @@ class ShardSource:
         caption, noun = record["captions"][target]
         if self.cache is not None and self.cache.latents is not None:
             _, inside, origin = self.cropped(index, record, target)
-            x = {"latent": self.cache.latent(index, target)}
+            x: dict[str, Tensor] = {"latent": self.cache.latent(index, target)}
         else:
             image, inside, origin = square(self.frame(index, record, target), self.size, rng)
             x = {"image": image}
         shown = self._references(index, reference, positive, count, rng)
-        return Sample(record["subject"], caption, tuple(noun), inside, origin=origin, **x, **shown)
+        return Sample(record["subject"], caption, tuple(noun), inside, origin=origin, **(x | shown))
 
     def _references(self, index: int, reference: int, positive: int, count: int, rng: random.Random) -> dict[str, Any]:
         """R and R⁺ as pictures, or what CLIP says of them: fields of a Sample."""

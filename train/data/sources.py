@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from customcontrast.errors import ConfigError
 from train.data.adapter_pool import Cache, PoolSource, build_pool, cache_features
+from train.data.data_config import DataConfig
 from train.data.folder import FolderSource
 from train.data.mixture import Mixture, Part, Subset
 from train.data.references import crop_size
@@ -18,7 +19,6 @@ from train.data.toyland_source import ToylandSource
 
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
-    from train.adapter.adapter_config import DataConfig
 
 PHOTOGRAPHS = ("folder", "shards")  # sources of which some subjects can be held out; Toyland has subjects of its own
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from train.data.augment import photographic, with_rim
+from train.data.data_config import DataConfig
 from train.data.references import segmented
 from train.data.samples import Sample, as_pair, keys_of
 from train.toyland import ToyScene, ToySubject, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
-
-if TYPE_CHECKING:
-    from train.adapter.adapter_config import DataConfig
-
 
 PLAIN_SHARE = 0.85  # share of reference frames without a shape edit, and of those without an accessory
 
@@ -32,7 +29,7 @@ def target_scene(rng: random.Random, world: World, subject: ToySubject) -> ToySc
 def reference_scene(rng: random.Random, world: World, subject: ToySubject) -> ToyScene:
     """A scene for r or r⁺: a photograph in any place, light, pose and view, mostly in plain shape and bare."""
     scene = sample_scene(rng, world, subjects=(subject,), style=world.styles[0])
-    plain: dict[str, str] = {}
+    plain: dict[str, Any] = {}
     if rng.random() < PLAIN_SHARE:
         plain["shape"] = world.shapes[0]
     if rng.random() < PLAIN_SHARE:

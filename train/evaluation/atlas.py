@@ -89,12 +89,12 @@ def across_views(subjects: int, views: int, world: World, crop: int, seed: int =
     """
     rng = random.Random(f"features-{seed}")
     found = [sample_subject(rng, world, heldout=True) for _ in range(subjects)]
-    plain = {"shape": world.shapes[0], "accessory": world.accessories[0]}
+    shape, bare = world.shapes[0], world.accessories[0]
     seen = [reference_scene(random.Random(f"view-{seed}-{k}"), world, found[0]) for k in range(views)]
     scenes = []
     for subject in found:
         for scene in seen:
-            placement = replace(scene.placements[0], subject=subject, **plain)
+            placement = replace(scene.placements[0], subject=subject, shape=shape, accessory=bare)
             scenes.append(replace(scene, placements=(placement,)))
     pictures = render_references(scenes, 160, crop)
     return pictures.unflatten(0, (subjects, views)), [subject.id for subject in found]
@@ -111,7 +111,9 @@ def from_folder(folder: Path, subjects: int, views: int, crop: int) -> tuple[Ten
     names = Counter(path.stem for place in places for path in pictures_in(place))
     shared = sorted(name for name, count in names.items() if count >= 2)
     shared = sorted(sorted(shared, key=lambda name: -names[name])[:views])
-    segmenter, rows, found = Segmenter(), [], []
+    segmenter = Segmenter()
+    rows: list[Tensor] = []
+    found: list[str] = []
     for place in places:
         paths = {path.stem: path for path in pictures_in(place)}
         if len(found) == subjects or not all(name in paths for name in shared):
@@ -267,6 +269,8 @@ def compare(config: AtlasConfig) -> str:
     for text in config.adapter:
         name, _, file = text.partition("=")
         adapter = load_adapter(file, base)
+        if not isinstance(adapter, Adapter):
+            raise ValueError(f"--adapter {text}: an IP-Adapter has no encoder to take features from; give one of ours")
         sets[name] = picture_features(base, adapter, pictures.flatten(0, 1))
         if config.parts:
             made = part_features(base, adapter, pictures.flatten(0, 1))

@@ -286,7 +286,8 @@ def base_digest(base: BaseModel) -> str:
 def digest(path: object, custom: CustomContrast) -> str:
     """The adapter's weights in a few letters."""
     total = hashlib.sha256(repr(path).encode())
-    for name, tensor in sorted(custom.adapter.state_dict().items()):
+    weights = {} if custom.adapter is None else custom.adapter.state_dict()
+    for name, tensor in sorted(weights.items()):
         total.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return total.hexdigest()[:12]
 
@@ -314,7 +315,10 @@ def finder(readers: Readers | None, grounding: Sequence[str] = (), device: torch
 
 def real(case: Case, task: Task, side: int) -> Made:
     """The ceiling: the real render, with its exact mask."""
-    picture, mask = ceiling(case, task, side)
+    truth = ceiling(case, task, side)
+    if truth is None:
+        raise ValueError(f"{task.prompt!r} comes with no scene, so there is nothing to render; ask for a Toyland task")
+    picture, mask = truth
     return Made(case, task, picture, Segmentation(image=picture, mask=mask, score=1.0, method="exact"))
 
 
@@ -336,14 +340,20 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
     rows = []
     for i, m in enumerate(made):
         rank = identity_rank(found[i], true[i], others) if others is not None else -1
-        cosines = float(ct[i]), float(ci[i]), float(di[i])
-        told = {
-            "ir": None if ir is None else float(ir[i]),
-            "edit": None if edits is None else edits[i],
-            "leaks": leaked[i],
-            "seed": m.seed,
-        }
-        rows.append(Score(m.case.subject, m.task.category, m.task.text, *cosines, rank=rank, **told))
+        score = Score(
+            m.case.subject,
+            m.task.category,
+            m.task.text,
+            ct=float(ct[i]),
+            ci=float(ci[i]),
+            di=float(di[i]),
+            rank=rank,
+            ir=None if ir is None else float(ir[i]),
+            edit=None if edits is None else edits[i],
+            leaks=leaked[i],
+            seed=m.seed,
+        )
+        rows.append(score)
     return rows
 
 
@@ -351,7 +361,8 @@ def leaks(made: Sequence[Made], sees: Edits) -> list[dict[str, float] | None]:
     """Which of `Case.leaks` is seen in each picture, {attribute: 1.0 or 0.0}; None where there is nothing to leak."""
     unasked = [m.case.leaks(m.task) for m in made]
     rows = [(m.picture, {name: value}) for m, row in zip(made, unasked, strict=True) for name, value in row.items()]
-    seen = iter(sees(*zip(*rows, strict=True)) if rows else ())
+    told = sees(*zip(*rows, strict=True)) if rows else []
+    seen = iter([value for value in told if value is not None])  # None is said of {} alone, which no row is
     return [{name: next(seen) for name in row} or None for row in unasked]
 
 

@@ -196,9 +196,9 @@ def summarise(scores: Iterable[Score]) -> dict[str, Interval]:
     scores = list(scores)
     table: dict[str, Interval] = {}
     for column, (_, value) in COLUMNS.items():
-        rows = asked(scores, column)
+        rows = [(x, s.subject) for s in asked(scores, column) if (x := value(s)) is not None]
         if rows:
-            table[column] = bootstrap([value(s) for s in rows], [s.subject for s in rows])
+            table[column] = bootstrap([x for x, _ in rows], [subject for _, subject in rows])
     return table
 
 
@@ -214,8 +214,9 @@ def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
                 "CI": bootstrap([s.ci for s in rows], subjects),
                 "DI": bootstrap([s.di for s in rows], subjects),
             }
-            if all(s.edit is not None for s in rows):
-                table[category]["edits"] = bootstrap([s.edit for s in rows], subjects)
+            edits = [s.edit for s in rows if s.edit is not None]
+            if len(edits) == len(rows):
+                table[category]["edits"] = bootstrap(edits, subjects)
     return table
 
 
@@ -354,4 +355,4 @@ def pretrained_backbones(
 
     names = {"CT": clip, "CI": f"{clip}, segmented", "DI": f"{dino}, segmented"} | ({"IR": reward} if reward else {})
     ir = image_reward(reward, torch.device(device)) if reward else None
-    return Backbones(spaces.text, spaces.image, in_chunks(identity), ir, names)
+    return Backbones(spaces.text, spaces.image, in_chunks(identity), ir, names=names)

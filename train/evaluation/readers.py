@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class Readers(nn.Module):
 
 def look_alike(rng: random.Random, world: World, subject: ToySubject) -> ToySubject:
     """Another subject that differs in one to three traits: what makes identity more than a class and a colour."""
-    options = {
+    options: dict[str, Sequence[Any]] = {
         "color_1": [c for c in world.colors if c not in (subject.color_1, subject.color_2)],
         "color_2": [c for c in world.colors if c not in (subject.color_1, subject.color_2)],
         "pattern": [p for p in world.patterns if p != subject.pattern],
@@ -225,7 +226,8 @@ class Stock:
     """A growing stock of rendered frames; once `limit` chunks are there, they are used again and again."""
 
     def __init__(self, make: Callable[[int], tuple[Tensor, Tensor]], limit: int) -> None:
-        self.make, self.limit, self.chunks = make, limit, []
+        self.make, self.limit = make, limit
+        self.chunks: list[tuple[Tensor, Tensor]] = []
 
     def chunk(self, step: int) -> tuple[Tensor, Tensor]:
         """The chunk of this step."""
@@ -250,6 +252,8 @@ def train_readers(
     """
     torch.manual_seed(0)
     readers = Readers().train()
+    frames: Fresh | Stock
+    pictures: Fresh | Stock
     if pool is not None:
         ready = PoolFrames(pool)
         frames = Fresh(lambda i: ready.identity(random.Random(f"identity-{i}"), 12, 3))

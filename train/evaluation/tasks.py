@@ -136,22 +136,24 @@ def portrait(rng: random.Random, world: World, subject: ToySubject) -> Segmentat
     return exact(_faced(rng, scene, **bare))
 
 
-def _faced(rng: random.Random, scene: ToyScene, **changes: str) -> ToyScene:
-    """The scene with its subjects turned so that a reference shows their faces, and these changes of them."""
+def _faced(rng: random.Random, scene: ToyScene, shape: str, accessory: str) -> ToyScene:
+    """The scene with its subjects turned so that a reference shows their faces, in this shape and wearing this."""
     azimuth = rng.uniform(-45.0, 45.0)
-    return replace(scene, placements=tuple(replace(p, azimuth=azimuth, **changes) for p in scene.placements))
+    turned = (replace(p, azimuth=azimuth, shape=shape, accessory=accessory) for p in scene.placements)
+    return replace(scene, placements=tuple(turned))
 
 
 def _edited(rng: random.Random, world: World, case: Case) -> Case:
     """The case with a reference in a style that shows colours, a shape and a thing to wear, none of them asked for."""
     asked = [value for task in case.tasks for value in task.edit.values()]
+    assert case.toy is not None  # cases of Toyland have one
 
     def another(values: Sequence[str]) -> str:
         return rng.choice([value for value in values[1:] if value not in asked and value not in COLORLESS])
 
     style = another(world.styles)
     worn = {"shape": another(world.shapes), "accessory": another(world.accessories)}
-    scene = _faced(rng, sample_scene(rng, world, subjects=(case.toy,), style=style, **worn))
+    scene = _faced(rng, sample_scene(rng, world, subjects=(case.toy,), style=style, **worn), **worn)
     incidental = {name: labels_of(scene)[name] for name in INCIDENTAL}
     return replace(case, reference=exact(scene), portrait=case.reference, incidental=incidental)
 

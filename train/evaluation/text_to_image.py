@@ -306,7 +306,8 @@ def autoencoder_quality(base: BaseModel, world: str, side: int, count: int = 64)
 
 def seconds(custom: CustomContrast, config: BaseEvaluationConfig, rounds: int = 5) -> dict[str, float]:
     """Medians over `rounds`, in seconds: from the call to the first preview and to the picture; threads used."""
-    first, whole = [], []
+    first: list[float] = []
+    whole: list[float] = []
     for number in range(rounds + 1):
         start, seen = time.perf_counter(), None
         stream = custom.stream(
@@ -316,9 +317,10 @@ def seconds(custom: CustomContrast, config: BaseEvaluationConfig, rounds: int = 
         for event in stream:
             if seen is None and getattr(event, "preview", None) is not None:
                 seen = time.perf_counter() - start
+        done = time.perf_counter() - start
         if number:
-            first.append(seen)
-            whole.append(time.perf_counter() - start)
+            first.append(done if seen is None else seen)
+            whole.append(done)
     return {
         "first preview": float(np.median(first)),
         "picture": float(np.median(whole)),
