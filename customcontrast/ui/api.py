@@ -13,7 +13,7 @@ from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.forms import read_camera
 from customcontrast.ui.handlers.generation_run import ProgramCall
 from customcontrast.ui.handlers.messages import said
-from customcontrast.ui.sections.picture_results import ResultsSection
+from customcontrast.ui.sections.controls import ResultsSection
 from customcontrast.ui.service import figures
 
 TEXTS = ("nouns", "prompt", "negative_prompt")

@@ -14,7 +14,6 @@ import gradio as gr  # noqa: E402
 from customcontrast.ui.api import Endpoints  # noqa: E402
 from customcontrast.ui.handlers import Handlers  # noqa: E402
 from customcontrast.ui.sections import (  # noqa: E402
-    Sections,
     picture_results,
     prompt_box,
     settings_panel,
@@ -22,6 +21,7 @@ from customcontrast.ui.sections import (  # noqa: E402
     subject_slots,
     turntable_panel,
 )
+from customcontrast.ui.sections.controls import Sections  # noqa: E402
 from customcontrast.ui.service.gpu_time import gpu_seconds  # noqa: E402
 from customcontrast.ui.service.service import Service  # noqa: E402
 from customcontrast.ui.theme import TOGGLE  # noqa: E402

@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -29,10 +29,24 @@ from train.data.shard_index import ShardIndex
 
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
-    from train.data.shards import ShardSource
 
 TURNS = 4  # of a subject of one view
 CHUNK = 32  # pictures that are encoded at once
+
+
+class Frames(Protocol):
+    """What the cache reads of a folder of shards (`shards.ShardSource`)."""
+
+    index: ShardIndex
+
+    def record(self, index: int) -> dict[str, Any]:
+        """What is known of a subject."""
+
+    def cropped(self, index: int, record: dict[str, Any], view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A view as a target frame: picture first."""
+
+    def reference(self, index: int, view: int, count: int, rng: random.Random) -> Tensor:
+        """A view as a segmented reference."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class ShardCache:
         states = names.states if kinds in ("clip", "both") else None
         return cls(index, latents, states, np.concatenate([[0], np.cumsum(references(index))]))
 
-    def fill(self, source: ShardSource, base: BaseModel, progress: bool = True) -> None:
+    def fill(self, source: Frames, base: BaseModel, progress: bool = True) -> None:
         """Make what is missing, tar by tar; a killed run goes on."""
         jobs = [(self.latents, _crops, _latent)] if self.latents else []
         jobs += [(self.states, _cuts, _state)] if self.states else []
@@ -101,14 +115,14 @@ def crop_rng(key: int, view: int) -> random.Random:
     return random.Random(f"cached-{int(key):016x}-{view}")
 
 
-def _crops(source: ShardSource, subjects: np.ndarray) -> Iterator[Tensor]:
+def _crops(source: Frames, subjects: np.ndarray) -> Iterator[Tensor]:
     for subject in subjects.tolist():
         record = source.record(subject)
         for view in range(len(record["captions"])):
             yield source.cropped(subject, record, view)[0]
 
 
-def _cuts(source: ShardSource, subjects: np.ndarray) -> Iterator[Tensor]:
+def _cuts(source: Frames, subjects: np.ndarray) -> Iterator[Tensor]:
     for subject in subjects.tolist():
         count = int(source.index.subjects[subject]["views"])
         key = source.index.subjects[subject]["key"]

@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.ui.components import info, view
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.comparison import AXES, WAYS, axis_hint
+from customcontrast.ui.sections.controls import Axis, CompareTab, Sections
 from customcontrast.ui.wiring import LIVELY, QUIET, Wire
-
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
 
 COMPARE = (
     "The same prompt and seed in several ways: the text alone; your picture brought in the way IP-Adapter does it (the "
     "visual branch only, with this model's weights); everything, but trained without the paper's contrastive losses; "
     "both branches without location masks; and everything together."
 )
+
+
 GRID = (
     "One picture for each pair of values, all with the settings of the left side. "
     "The result is one labelled picture to download."
 )
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One parameter of the grid, and its values."""
-
-    parameter: gr.Dropdown
-    values: gr.Textbox
-
-
-@dataclass(frozen=True)
-class CompareTab:
-    """Components of the tab."""
-
-    compared: gr.State
-    compare: gr.Button
-    stop: gr.Button
-    status: gr.HTML
-    sides: gr.Row
-    left: gr.Dropdown
-    right: gr.Dropdown
-    slider: gr.ImageSlider
-    sheet: gr.Image
-    columns: Axis
-    rows: Axis
-    make_grid: gr.Button
-    grid_stop: gr.Button
-    grid_status: gr.HTML
-    made_grid: gr.Image
 
 
 # fmt: off
@@ -90,7 +58,6 @@ def _axis(name: str, title: str, parameter: str) -> Axis:
         values = gr.Textbox(hint["value"], label=f"Values of the {title.lower()}", info=hint["info"],
                             lines=1, max_lines=8, elem_id=f"grid-{name}-values", scale=2)
     return Axis(chosen, values)
-# fmt: on
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:

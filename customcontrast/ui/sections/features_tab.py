@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.ui.components import info, view
 from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.sections.controls import FeaturesTab, Sections
 from customcontrast.ui.wiring import Wire
-
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
 
 AROUND = (
     "What the encoder makes of your subject, among known ones. Their places come from t-SNE; yours is the "
     "mean of its nearest neighbours' places, since t-SNE cannot place a new point."
 )
+
+
 ALIKE = (
     "Subjects that the model was trained with, nearest first; the number is the cosine of their features, at most 1."
 )
-
-
-@dataclass(frozen=True)
-class FeaturesTab:
-    """Components of the tab."""
-
-    tab: gr.Tab
-    around_note: gr.HTML
-    around: gr.Image
-    alike_note: gr.HTML
-    alike: gr.Image
 
 
 def build() -> FeaturesTab:

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.ui.components import UploadButton, heading, info
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.sections import compare_tab, features_tab, where_tab, words_tab
+from customcontrast.ui.sections.controls import ResultsSection, Sections
 from customcontrast.ui.theme import static
-from customcontrast.ui.wiring import QUIET, Structure, Wire
-
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
+from customcontrast.ui.wiring import QUIET, Wire
 
 RECIPE = (
     "Every setting of this run. The downloaded PNG carries it together with your cut-out, so that whoever has the "
     "file can load it here and make the same picture again."
 )
+
+
 HOVER = "Point at a word, or tap it, to see where in the picture it acted."
+
+
 EXPLAINED = "What the maps say about this very picture, with its own numbers."
+
+
 HOVER_SCRIPT = static("hover.js")
-
-
-@dataclass(frozen=True)
-class ResultsSection:
-    """Components of the results."""
-
-    run: gr.State  # RunView on view
-    gallery: gr.Gallery
-    recipe_file: UploadButton
-    history_box: gr.Column
-    history: gr.Gallery
-    past: gr.State  # what the history shows
-    viewers: gr.Column
-    hover: gr.HTML
-    explained: gr.HTML
-    where: where_tab.WhereTab
-    words: words_tab.WordsTab
-    compare: compare_tab.CompareTab
-    features: features_tab.FeaturesTab
-    recipe: gr.JSON
-
-    @property
-    def shown(self) -> dict[str, Structure]:
-        """What a run fills in: see `Viewers.show` and `Viewers.show_more`."""
-        mine = {name: getattr(self, name) for name in ("run", "viewers", "hover", "explained", "recipe")}
-        tabs = [vars(self.where), vars(self.words), {k: v for k, v in vars(self.features).items() if k != "tab"}]
-        return mine | {name: part for tab in tabs for name, part in tab.items() if not isinstance(part, gr.State)}
 
 
 def build() -> ResultsSection:

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from customcontrast.ui.components import heading
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.subject_panel import SLOTS
+from customcontrast.ui.sections.controls import PromptSection, Sections
 from customcontrast.ui.wiring import LIVELY, QUIET, Wire
 
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
-
 EDITS = {"scene": "Scene", "style": "Style", "shape": "Shape", "accessorisation": "Accessories"}
-
-
-@dataclass(frozen=True)
-class PromptSection:
-    """Components of the prompt."""
-
-    prompt: gr.Textbox
-    chip_row: gr.Row
-    chips: dict[int, gr.Button]  # the words of the subjects
-    notes: gr.HTML
-    presets: dict[str, gr.Dataset]
-    generate: gr.Button
-    stop: gr.Button
-    status: gr.HTML
 
 
 # fmt: off
@@ -57,7 +39,6 @@ def build(handlers: Handlers) -> PromptSection:
         stop = gr.Button("Stop", elem_id="stop", scale=1, interactive=False)
     status = gr.HTML(elem_id="status", padding=False)
     return PromptSection(prompt, chip_row, chips, notes, presets, generate, stop, status)
-# fmt: on
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:

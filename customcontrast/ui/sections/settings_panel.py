@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.config import LIMITS
 from customcontrast.specs import BASES, SCHEDULERS
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.messages import note
+from customcontrast.ui.sections.controls import Sections, SettingsSection
 from customcontrast.ui.wiring import QUIET, Wire
 
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
-
 HEIGHTS = ("5", "15", "25", "35")  # degrees of the camera that are offered
-
-
-@dataclass(frozen=True)
-class SettingsSection:
-    """Components of the settings; those with a name of `forms.SETTINGS` are read by a run."""
-
-    seed: gr.Number
-    dice: gr.Button
-    reuse: gr.Button
-    guidance: gr.Slider
-    subject_scale: gr.Slider
-    pictures: gr.Slider
-    view: gr.Row
-    camera: gr.Dropdown
-    negative_prompt: gr.Textbox
-    steps: gr.Slider
-    size: gr.Dropdown
-    scheduler: gr.Dropdown
-    location_masks: gr.Checkbox
-    text_tokens: gr.Checkbox
-    apart: gr.Checkbox
-    base: gr.Dropdown
-    base_note: gr.HTML
 
 
 def slider(limit: str, value: float, step: float, **options: object) -> gr.Slider:
@@ -94,7 +66,6 @@ def build(handlers: Handlers) -> SettingsSection:
         camera=camera, negative_prompt=negative_prompt, steps=steps, size=size, scheduler=scheduler,
         location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
     )
-# fmt: on
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:

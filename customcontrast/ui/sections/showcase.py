@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import gradio as gr
 
 from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.sections.controls import Sections, ShowcaseSection
 from customcontrast.ui.theme import static
 from customcontrast.ui.wiring import QUIET, Wire
 
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
-
 CARDS_SCRIPT = static("cards.js")
+
+
 PRESS = "() => { setTimeout(() => document.querySelector('#generate').click(), 150); }"
-
-
-@dataclass(frozen=True)
-class ShowcaseSection:
-    """Components of the showcase."""
-
-    about: gr.HTML  # what the base can draw
-    cards: gr.HTML  # finished examples; its event `card` tells which was chosen
-    surprise: gr.Button
 
 
 def build(handlers: Handlers) -> ShowcaseSection:

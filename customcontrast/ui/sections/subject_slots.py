@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -12,82 +10,30 @@ from customcontrast.config import LIMITS
 from customcontrast.layout import POSES
 from customcontrast.ui.components import Picture, heading, hint
 from customcontrast.ui.handlers import Handlers
-from customcontrast.ui.handlers.forms import SubjectForm
 from customcontrast.ui.handlers.subject_panel import PLACE_TITLES, SLOTS, place_title
 from customcontrast.ui.sections import pads
+from customcontrast.ui.sections.controls import Sections, SubjectSlot, SubjectsSection
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE
 from customcontrast.ui.service.request import MAX_NOUN
 from customcontrast.ui.service.view_layout import DIRECTIONS
-from customcontrast.ui.wiring import QUIET, Form, Wire
-
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
+from customcontrast.ui.wiring import QUIET, Wire
 
 PAINT = (
     "Paint over what belongs to your subject; with “Remove” chosen above, over what does not. Undo takes a stroke back."
 )
+
+
 PLACE = (
     "Automatic: the model finds the place while it draws. A place that you give is kept from the first step on. "
     "Anywhere: nothing keeps the subject to a place."
 )
+
+
 MODES = [("Add", ADD), ("Remove", REMOVE), ("Box", BOX)]
+
+
 TURN = "Which side it shows; degrees from -180 to 180 may be typed."
-
-
-@dataclass(frozen=True)
-class SubjectSlot:
-    """Components of one subject."""
-
-    box: gr.Column
-    cut: gr.State  # CutOut in hand
-    others: gr.State  # further CutOuts
-    upload: Picture
-    cutout: gr.Image
-    note: gr.HTML
-    mode: gr.Radio
-    undo: gr.Button
-    reset: gr.Button
-    brushing: gr.Accordion
-    brush: gr.HTML
-    noun: gr.Textbox
-    strength: gr.Slider
-    placing: gr.Accordion
-    place: gr.Radio
-    frame: gr.HTML
-    area: gr.Textbox
-    view: gr.Row
-    turn: gr.Dropdown
-    pose: gr.Dropdown
-    album: gr.Gallery
-    another: gr.Button
-    remove: gr.Button
-
-    @property
-    def form(self) -> Form:
-        """What a run reads."""
-        fields = SubjectForm.__dataclass_fields__
-        return Form(SubjectForm, {name: getattr(self, name) for name in fields})
-
-
-@dataclass(frozen=True)
-class SubjectsSection:
-    """Components of all subjects."""
-
-    count: gr.State
-    slots: dict[int, SubjectSlot]
-    add: gr.Button
-    examples: gr.Gallery
-
-    @property
-    def forms(self) -> list[Form]:
-        """What a run reads of each slot."""
-        return [slot.form for slot in self.slots.values()]
-
-    @property
-    def nouns(self) -> list[gr.Textbox]:
-        """The words of all slots."""
-        return [slot.noun for slot in self.slots.values()]
 
 
 def build(handlers: Handlers) -> SubjectsSection:
@@ -156,7 +102,6 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
         brushing=brushing, brush=brush, noun=noun, strength=strength, placing=placing, place=place, frame=frame,
         area=area, view=view, turn=turn, pose=pose, album=album, another=another, remove=remove,
     )
-# fmt: on
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:

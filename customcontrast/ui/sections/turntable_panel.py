@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.ui.components import hint, view
 from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.sections.controls import Sections, TurntableSection
 from customcontrast.ui.wiring import Wire
 
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
-
 TURN = "Your first subject with the same prompt and seed, drawn eight times: an eighth of a turn further each time."
-
-
-@dataclass(frozen=True)
-class TurntableSection:
-    """Components of “Turn it around”."""
-
-    box: gr.Accordion
-    turn: gr.Button
-    stop: gr.Button
-    status: gr.HTML
-    turn_sheet: gr.Image
-    turn_film: gr.Image
-    turn_gif: gr.DownloadButton
 
 
 def build(handlers: Handlers) -> TurntableSection:

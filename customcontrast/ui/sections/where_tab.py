@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.ui.components import info, view
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.messages import note
+from customcontrast.ui.sections.controls import Sections, WhereTab
 from customcontrast.ui.wiring import LIVELY, QUIET, Wire
-
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
 
 STRIP = (
     "From left to right: your subject, where the model placed it at some of the steps, and the picture. "
     "White means that the subject is here; each mask steers the next step."
 )
+
+
 FORMING = (
     "The picture as the model foresaw it at this step, with the place of each subject in a colour of its own. "
     "Move the slider, or play all steps."
 )
+
+
 SIZES = (
     "Left: which part of the picture each mask fills, step by step. Right: where its centre goes, from the hollow dot "
     "of the first step to the full dot of the last. What comes to rest has found its place."
 )
-
-
-@dataclass(frozen=True)
-class WhereTab:
-    """Components of the tab."""
-
-    no_place: gr.HTML
-    strip: gr.Image
-    running: gr.State
-    clock: gr.Timer
-    play: gr.Button
-    step: gr.Slider
-    overlay_note: gr.HTML
-    overlay: gr.Image
-    plot_note: gr.HTML
-    plot: gr.Image
-    film: gr.DownloadButton
-    video: gr.DownloadButton
 
 
 def build() -> WhereTab:

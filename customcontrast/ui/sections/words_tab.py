@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import gradio as gr
 
 from customcontrast.ui.components import info, view
 from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.sections.controls import Sections, WordsTab
 from customcontrast.ui.wiring import LIVELY, Wire
-
-if TYPE_CHECKING:
-    from customcontrast.ui.sections import Sections
 
 ATTENTION = (
     "Bright places listened to the chosen word, or took details from the subject's picture. "
     "It is the attention that really drew the picture, averaged over layers and heads."
 )
+
+
 LOOKED = (
     "Click a place of the map above to see which parts of your picture it looked at while it was drawn. "
     "Before a click it is the mean over all places; bright parts were looked at most."
 )
+
+
 WORDS = "The same map for every word of the prompt; S* stands for your subject's own tokens."
-
-
-@dataclass(frozen=True)
-class WordsTab:
-    """Components of the tab."""
-
-    branch: gr.Radio
-    word: gr.Radio
-    who: gr.Radio
-    map_step: gr.Slider
-    layers: gr.Dropdown
-    map: gr.Image
-    looked_note: gr.HTML
-    looked: gr.Image
-    grid: gr.Image
 
 
 # fmt: off
@@ -57,7 +41,6 @@ def build() -> WordsTab:
     info("All words at once", WORDS)
     grid = view("The maps of all words", "grid", figure=True)
     return WordsTab(branch, word, who, map_step, layers, overlay, looked_note, looked, grid)
-# fmt: on
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
