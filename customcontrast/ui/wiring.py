@@ -151,9 +151,12 @@ class Wire:
             press, set(components(inputs)), components(outputs), concurrency_limit=1, concurrency_id="model",
             show_progress_on=over, api_visibility="private",
         )  # fmt: skip
-        off = gr.update(interactive=False)
-        at_once = f"() => {json.dumps([note(STOPPING), off, off])}"
+        off, flag = gr.update(interactive=False), f"(window.ccStopped ??= {{}})[{json.dumps(button.elem_id)}]"
+        at_once = f"() => {{ {flag} = true; return {json.dumps([note(STOPPING), off, off])}; }}"
+        button.click(None, None, None, js=f"() => {{ {flag} = false; }}", **QUIET)
         stop.click(None, None, [status, stop, button], js=at_once, cancels=[run], **QUIET)
+        # Progress that is on its way may still write over “Stopping …”, hence the browser's own flag.
+        stopped = f"() => [{flag} ? {json.dumps(STOPPING)} : '']"
         after = {"status": status, "stop": stop, "button": button}
-        self.on(run.failure, ended, {"status": status}, after, queue=False, **QUIET)
+        self.on(run.failure, ended, {"status": status}, after, queue=False, js=stopped, **QUIET)
         return run

@@ -114,7 +114,7 @@ class Generation:
 
 
 def ended(status: str | None) -> Changes:
-    """A run did not end by itself: it was stopped, or it never reached its handler. status: what the page says."""
+    """A run did not end by itself: it was stopped (status: STOPPING), or it never reached its handler."""
     text = note("Stopped.") if STOPPING in (status or "") else note(NOT_BEGUN, "error")
     return {"status": text, "stop": Set(interactive=False), "button": Set(interactive=True)}
 
