@@ -45,6 +45,8 @@ class Page:
 
     def _folder(self) -> Path:
         """A new folder inside the page's cache, under a name that cannot be guessed."""
+        if self.sections is None:
+            raise RuntimeError("Page: build() comes first; there is no cache before the page has components.")
         folder = Path(self.sections.results.gallery.GRADIO_CACHE) / secrets.token_hex(16)
         folder.mkdir(parents=True)
         return folder

@@ -18,8 +18,8 @@ import gradio as gr
 from customcontrast.ui.handlers.generation_run import STOPPING, ended
 from customcontrast.ui.handlers.messages import Changes, Set, note, notice, said
 
-QUIET = {"api_visibility": "private", "show_progress": "hidden"}
-LIVELY = {"trigger_mode": "always_last", **QUIET}
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+LIVELY: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
 Structure = Any  # gr.Component | Form | a dataclass, mapping or sequence of structures
 Handler = Callable[..., Any]
 

@@ -2,8 +2,9 @@
 
 from train.toyland.captions import Caption, describe, vocabulary
 from train.toyland.render import Rendered, render, render_variants
+from train.toyland.scene import Placement, ToyScene
 from train.toyland.subjects import ToySubject, is_heldout
-from train.toyland.world import Placement, ToyScene, World, attributes, sample_scene, sample_subject
+from train.toyland.world import World, attributes, sample_scene, sample_subject
 
 __all__ = [
     "Caption",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from train.toyland.scene import Placement, ToyScene
 from train.toyland.words import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -22,7 +23,6 @@ from train.toyland.words import (
     STYLES,
     WEAR,
 )
-from train.toyland.world import Placement, ToyScene
 
 _OPEN, _CLOSE = "\x01", "\x02"
 Option = TypeVar("Option")

@@ -21,7 +21,7 @@ from train.toyland.parts import BOX, ELLIPSOID, FRUSTUM
 from train.toyland.species.bodies import assemble, pattern_code
 
 if TYPE_CHECKING:
-    from train.toyland.world import Placement, ToyScene
+    from train.toyland.scene import Placement, ToyScene
 
 GROUND_Y = -0.68  # screen height of the ground point (0, 0, 0), in half picture heights
 _STEPS = 5  # Newton steps on |l|₈ = 1

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from customcontrast.layout import Box, Layout, SubjectLayout
 from train.toyland.geometry import frame_box
-from train.toyland.world import ToyScene
+from train.toyland.scene import ToyScene
 
 
 def layout_of(scene: ToyScene, masks: Tensor) -> Layout:

@@ -19,9 +19,9 @@ from train.toyland.backgrounds.canvas import Canvas
 from train.toyland.backgrounds.scenes import BACKGROUNDS
 from train.toyland.geometry import GROUND_Y, Hits, Table, build_table, intersect, view_matrix, windows
 from train.toyland.noise import blur, step
+from train.toyland.scene import ToyScene
 from train.toyland.shading import Surface, shade, surface
 from train.toyland.styles import registry
-from train.toyland.world import ToyScene
 
 CPU_CHUNK, GPU_CHUNK = 4, 128  # geometries rendered together
 

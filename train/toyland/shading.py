@@ -16,7 +16,7 @@ from train.toyland.noise import hash01, step
 
 if TYPE_CHECKING:
     from train.toyland.backgrounds.scenes import Background
-    from train.toyland.world import ToyScene
+    from train.toyland.scene import ToyScene
 
 
 @dataclass

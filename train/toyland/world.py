@@ -12,6 +12,7 @@ import numpy as np
 
 from train.toyland.backgrounds.scenes import BACKGROUNDS
 from train.toyland.geometry import GROUND_Y, frame_box
+from train.toyland.scene import Placement, ToyScene
 from train.toyland.species.accessories import ACCESSORIES, FRONT_ONLY
 from train.toyland.species.bodies import POSES, SHAPES, SPECIES, assemble, extent
 from train.toyland.styles.registry import STYLES
@@ -26,33 +27,6 @@ from train.toyland.subjects import (
     is_heldout,
     variants_per_look,
 )
-
-
-@dataclass(frozen=True)
-class Placement:
-    """One subject as it appears in one picture."""
-
-    subject: ToySubject
-    shape: str = "normal"  # one of bodies.SHAPES
-    accessory: str = "none"  # one of accessories.ACCESSORIES
-    accessory_color: str = "red"  # key of COLORS; without meaning when accessory is "none"
-    azimuth: float = 0.0  # degrees, 0 = facing the camera, -180..180
-    pose: str = "standing"  # one of bodies.POSES
-    x: float = 0.0  # position, in half picture heights, 0 = middle
-    z: float = 0.0  # nearness, -0.5..0.5; positive = nearer = lower in the picture
-    scale: float = 1.0  # 1 = half the picture's height
-
-
-@dataclass(frozen=True)
-class ToyScene:
-    """Everything a picture is made of; equal scenes render to equal pictures."""
-
-    placements: tuple[Placement, ...]  # one or two
-    background: str = "studio"  # key of scenes.BACKGROUNDS
-    style: str = "photo"  # key of styles.STYLES
-    light: tuple[float, float] = (-35.0, 50.0)  # direction the light comes from: azimuth, elevation (degrees)
-    elevation: float = 15.0  # camera elevation, degrees, 3..40
-    seed: int = 0  # clouds, stars, trees, paper grain
 
 
 @dataclass(frozen=True)

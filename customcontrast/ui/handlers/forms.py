@@ -37,11 +37,11 @@ class SubjectForm:
     def request(self, k: int) -> SubjectRequest | None:
         """The subject in slot k, or None where there is no picture. Raises RequestError."""
         album = self.album
-        if any(cut.current is None for cut in album):
+        pictures = tuple(cut.current for cut in album if cut.current is not None)
+        if len(pictures) < len(album):
             raise RequestError("One of your pictures has no subject yet: click on it in the cut-out.")
         if not album:
             return None
-        pictures = tuple(cut.current for cut in album)
         place = chosen_place(k, self.place, self.area)
         return SubjectRequest(pictures, self.noun, self.strength, place, read_turn(self.turn), self.pose or "")
 
@@ -147,6 +147,6 @@ def chosen_place(k: int, place: str | None, area: str | None) -> str:
     """What the controls of slot k say → a place for `read_place`. Raises RequestError."""
     if place != AREA:
         return place or ""
-    if not str(area or "").strip():
+    if area is None or not str(area).strip():
         raise RequestError(f"Say where subject {k} stands: draw its box, or choose another place.")
     return area

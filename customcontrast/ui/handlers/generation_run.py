@@ -110,6 +110,8 @@ class Generation:
         """What a program asks for, run to its end. Raises RequestError."""
         request = call.request(self.service)
         *_, result = self.stream(request, 0)
+        if not isinstance(result, Result):
+            raise RequestError("The run ended before its pictures were there: try again.")
         return RunView(request, result)
 
 

@@ -221,9 +221,12 @@ class Viewers:
             return {**hidden, "around_note": notice(sentence(error), "")}
 
     def _located(self, run: RunView) -> Changes:
-        from customcontrast.toyland.feature_atlas import encoder_features  # torch
+        from customcontrast.adapter import Adapter  # torch
+        from customcontrast.toyland.feature_atlas import encoder_features
 
         atlas, model = self.service.models.atlas(run.request.base)
+        if not isinstance(model.adapter, Adapter):
+            raise AtlasError("This model's adapter has no features of the kind that are compared here.")
         new: list[tuple[str, np.ndarray]] = []
         rows = []
         for requested in run.request.subjects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import gradio as gr
 
@@ -133,7 +134,7 @@ def _wire_pictures(wire: Wire, handlers: Handlers, sections: Sections, slot: Sub
     wire.on(slot.cutout.select, panel.click, clicked, here, chosen=True, **heavy)
     wire.on(slot.undo.click, panel.undo, cut, here, **heavy)
     wire.on(slot.reset.click, panel.reset, cut, here, **heavy)
-    in_turn = {"trigger_mode": "multiple", "concurrency_id": "brush", "concurrency_limit": 1}
+    in_turn: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_id": "brush", "concurrency_limit": 1}
     wire.on(slot.brush.stroke, panel.stroke, clicked, here, drawn=True, **in_turn, **quiet)
     wire.on(slot.another.click, panel.another, held, album, **quiet)
     wire.on(slot.album.select, panel.swap, held, album, chosen=True, **quiet)

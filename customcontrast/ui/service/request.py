@@ -198,11 +198,20 @@ def read_place(text: Any) -> str:
     return ", ".join(f"{value:g}" for value in box)
 
 
-def place_box(place: str) -> tuple[float, ...] | None:
+def place_box(place: str) -> tuple[float, float, float, float] | None:
     """A place as `read_place` spells it → (left, top, right, bottom) in percent; None where no box is meant."""
     if place in ("", ANYWHERE):
         return None
-    return PLACES.get(place) or tuple(float(part) for part in place.split(","))
+    if place in PLACES:
+        return PLACES[place]
+    left, top, right, bottom = (float(part) for part in place.split(","))
+    return left, top, right, bottom
+
+
+def in_fractions(place: str) -> tuple[float, float, float, float] | None:
+    """The same in fractions of the picture, 0 to 1."""
+    box = place_box(place)
+    return None if box is None else (box[0] / 100, box[1] / 100, box[2] / 100, box[3] / 100)
 
 
 def _one_of(name: str, value: str, choices: Sequence[str]) -> str:

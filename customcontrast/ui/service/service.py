@@ -24,11 +24,12 @@ from customcontrast.ui.service.cutouts import CutOuts
 from customcontrast.ui.service.models import Models, ServiceConfig
 from customcontrast.ui.service.noun_guess import NounGuesser
 from customcontrast.ui.service.phrases import sentence
-from customcontrast.ui.service.request import ANYWHERE, Request, SubjectRequest, check, place_box
+from customcontrast.ui.service.request import ANYWHERE, Request, SubjectRequest, check, in_fractions
 from customcontrast.ui.service.view_layout import chosen_layout
 
 if TYPE_CHECKING:
     from customcontrast.adapter import Adapter
+    from customcontrast.ip_adapter import IPAdapter
     from customcontrast.pipeline import CustomContrast, Subject
 
 CACHED_SUBJECTS = 32  # subjects whose image features are kept
@@ -47,7 +48,7 @@ class Service:
         self.cutouts = CutOuts(self.config.sam_checkpoint, self.config.device)
         self.nouns = NounGuesser(self.models)
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
-        self._digests: WeakKeyDictionary[Adapter, str] = WeakKeyDictionary()
+        self._digests: WeakKeyDictionary[Adapter | IPAdapter, str] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def subject(self, model: CustomContrast, request: SubjectRequest) -> Subject:
@@ -63,9 +64,7 @@ class Service:
             while len(self._subjects) > CACHED_SUBJECTS:
                 self._subjects.popitem(last=False)
         mine = dataclasses.replace(known, noun=request.noun, strength=request.strength)
-        box = place_box(request.place)
-        fractions = None if box is None else tuple(edge / 100 for edge in box)
-        return mine.placed(box=fractions, location=request.place != ANYWHERE)
+        return mine.placed(box=in_fractions(request.place), location=request.place != ANYWHERE)
 
     def _key(self, model: CustomContrast, request: SubjectRequest) -> str:
         """Digest of the adapter's weights and of the pictures with their masks."""
@@ -76,7 +75,7 @@ class Service:
             digest.update(np.packbits(segmentation.mask).tobytes())
         return digest.hexdigest()
 
-    def _adapter_digest(self, adapter: Adapter | None) -> str:
+    def _adapter_digest(self, adapter: Adapter | IPAdapter | None) -> str:
         """Digest of an adapter's weights, computed once: another one of the same shape makes other features."""
         if adapter is None:
             return ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from customcontrast.errors import RequestError
 from customcontrast.layout import MAX_SUBJECTS, Box, Layout, SubjectLayout
-from customcontrast.ui.service.request import Request, SubjectRequest, place_box
+from customcontrast.ui.service.request import Request, SubjectRequest, in_fractions
 
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
@@ -40,7 +40,7 @@ def chosen_layout(base: BaseModel, request: Request) -> Layout | None:
     if len(order) > MAX_SUBJECTS:
         raise RequestError(f"A view can be chosen for {MAX_SUBJECTS} subjects at most; remove some, or leave it open.")
     width, height = request.width_height or (base.default_size, base.default_size)
-    boxes = [_fractions(subject) for subject in order]
+    boxes = [in_fractions(subject.place) for subject in order]
     drawn = base.layout_prior.draw(request.prompt, request.seed, boxes, width / height) if base.layout_prior else None
     if drawn is None or len(drawn.subjects) < len(order):  # words that the base's prior does not know
         drawn = replace(drawn or Layout((USUAL,)), subjects=tuple(_usual(k, boxes) for k in range(max(len(order), 1))))
@@ -77,14 +77,10 @@ def _viewed(layout: SubjectLayout, subject: SubjectRequest) -> SubjectLayout:
     return replace(layout, azimuth=azimuth, pose=subject.pose or layout.pose)
 
 
-def _fractions(subject: SubjectRequest) -> Box | None:
-    box = place_box(subject.place)
-    return None if box is None else tuple(edge / 100 for edge in box)
-
-
 def _usual(k: int, boxes: list[Box | None]) -> SubjectLayout:
-    if k < len(boxes) and boxes[k] is not None:
-        return replace(USUAL, box=boxes[k])
+    box = boxes[k] if k < len(boxes) else None
+    if box is not None:
+        return replace(USUAL, box=box)
     if len(boxes) < 2:
         return USUAL
     return replace(USUAL, box=(0.04 + 0.48 * k, 0.3, 0.48 + 0.48 * k, 0.95))
