@@ -81,7 +81,7 @@ def test_shards_are_captioned_but_for_what_has_a_caption(
         Image.fromarray(mask).save(place / "masks" / f"{i}.png")
     (place / "1.txt").write_text("an <owl> by the sea")
     favouring(Captioner.load(str(blip), "cpu"), END).model.save_pretrained(blip)
-    arguments = ["prepare", "--source", "folder", "--input", str(tmp_path / "subjects")]
+    arguments = ["prepare", "--source", "folder", "--min-side", "0", "--input", str(tmp_path / "subjects")]
     output = tmp_path / "out"
     assert prepare.main([*arguments, "--output", str(output), "--captions", str(blip)]) == 0
     [sample] = webdataset.WebDataset(str(output / "shard-00000.tar"), shardshuffle=False)
