@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from customcontrast.adapter_files import save_adapter
+from customcontrast.base_model import load_base
 from customcontrast.errors import RecipeError, RequestError
 from customcontrast.specs import WEIGHTS
 from customcontrast.ui.handlers import Handlers
@@ -28,8 +29,9 @@ from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
 from customcontrast.ui.service.models import PLAIN, ServiceConfig
 from customcontrast.ui.service.request import ANYWHERE
 from customcontrast.ui.service.service import Service
+from tests.support.ip_files import random_ip_file
 from tests.support.serving import EXAMPLES, tiny_model
-from tests.support.tiny_models import random_adapter
+from tests.support.tiny_models import random_adapter, save_tiny_sd15
 
 EMPTY = SubjectForm()
 DEFAULTS = GenerationForm(
@@ -413,11 +415,11 @@ def test_several_pictures_of_one_subject_and_back(handlers: Handlers, bear: CutO
     assert np.array_equal(np.asarray(Image.open(file)), np.asarray(Image.open(same)))
 
 
-def test_the_same_seed_four_ways(handlers: Handlers, bear: CutOut):
+def test_the_same_seed_several_ways(handlers: Handlers, bear: CutOut):
     *told, last = handlers.comparison.compare(form([(bear, "bear")], steps=4, subject_scale=2.0))
     assert all("status" in changes for changes in told)
     pictures = {key: np.asarray(image).tobytes() for key, (_, image) in last["compared"].pictures.items()}
-    assert list(pictures) == ["text", "visual", "unmasked", "full"] and len(set(pictures.values())) == 4
+    assert list(pictures) == ["text", "visual", "silent", "unmasked", "full"] and len(set(pictures.values())) == 5
     full = list(handlers.generation.generate(form([(bear, "bear")], steps=4, subject_scale=2.0)))[-1][
         "run"
     ].result.images[0]
@@ -441,9 +443,9 @@ def test_an_adapter_without_the_contrastive_losses_stands_beside(
     mine = Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
     control = form([(bear, "bear")], steps=4, subject_scale=2.0)
     pictures = list(mine.comparison.compare(control))[-1]["compared"].pictures
-    assert list(pictures) == ["text", "visual", "plain", "unmasked", "full"]
+    assert list(pictures) == ["text", "visual", "silent", "plain", "unmasked", "full"]
     made = {key: np.asarray(image).tobytes() for key, (_, image) in pictures.items()}
-    assert len(set(made.values())) == 5
+    assert len(set(made.values())) == 6
     before = list(handlers.comparison.compare(control))[-1]["compared"]
     assert np.asarray(before.pictures["full"][1]).tobytes() == made["full"]  # the other adapter left no trace
     with pytest.raises(RequestError, match="train.experiments.ablation --ids 2"):
@@ -662,3 +664,24 @@ def test_a_guessed_noun_never_overwrites_what_was_written(handlers: Handlers, be
     assert guess("/tmp/bear.png", bear, "", "toyland") == {"noun": "bear"}
     assert guess("/tmp/bear.png", bear, "cat", "toyland") == {} == guess(None, bear, "", "toyland")
     assert guess("/tmp/IMG_1.png", bear, "", "toyland") == {}
+
+
+def test_a_published_ip_adapter_on_the_page(tmp_path_factory: pytest.TempPathFactory, bear: CutOut) -> None:
+    """SD-1.5 with a file in the published layout: pictures, the noun's map as location, its own ways to compare."""
+    folder = tmp_path_factory.mktemp("sd15")
+    save_tiny_sd15(folder)
+    base = load_base("sd15", weights=folder, device="cpu")
+    file = random_ip_file(folder / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
+    service = Service(ServiceConfig("sd15", weights=str(folder), adapter=str(file), device="cpu"))
+    mine = Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
+    control = form([(bear, "bear")], base="sd15", steps=3, size="64x64")
+    run = list(mine.generation.generate(control))[-1]["run"]
+    shown = mine.viewers.show(run)
+    assert shown["branch"]["visible"] is False and shown["strip"]["visible"] and run.result.location_masks.any()
+    with pytest.raises(RequestError, match="leaves no map: look at the map of the subject's word"):
+        mine.viewers.map(run, "visual", 0, 0, 0, "")
+    assert "no features of the kind" in mine.viewers.features(run)["around_note"]["value"]
+    last = list(mine.comparison.compare(control))[-1]
+    pictures = last["compared"].pictures
+    assert [label for label, _ in pictures.values()] == ["Text only", "IP-Adapter", "IP-Adapter, located"]
+    assert len({np.asarray(image).tobytes() for _, image in pictures.values()}) == 3 and last["left"] == "unmasked"

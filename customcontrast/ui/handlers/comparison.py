@@ -24,6 +24,7 @@ from customcontrast.ui.service.service import Service
 WAYS = {  # key → its label
     "text": "Text only",
     "visual": "Picture only (IP-Adapter style)",
+    "silent": "S* only (λ = 0)",
     "plain": "Without CSCL and MACL",
     "unmasked": "Without location masks",
     "full": "CustomContrast",
@@ -36,6 +37,7 @@ AXES = {  # what a grid can run over → its label
     "prompt": "Prompt",
     "scheduler": "Scheduler",
 }
+PUBLISHED_WAYS = {"text": "Text only", "unmasked": "IP-Adapter", "full": "IP-Adapter, located"}  # with its weights
 MAX_CELLS = 16  # pictures of one grid
 ONE_A_LINE, WITH_COMMAS = "One prompt a line.", "With commas between them."
 
@@ -49,23 +51,27 @@ class Compared:
     pictures: dict[str, Labelled]
 
 
-def ways(request: Request, plain: bool = False) -> dict[str, Request]:
+def ways(request: Request, plain: bool = False, published: bool = False) -> dict[str, Request]:
     """The same request in several ways, one picture each.
 
     text: the prompt alone. visual: no S* in the prompt and no masks, the subject comes through the visual branch alone,
-    as in IP-Adapter, with this adapter's weights. plain (where there is such an adapter): everything, with the adapter
-    trained without CSCL and MACL. unmasked: both branches, no location masks and no given places. full: both, with
-    masks and the places that were given.
+    as in IP-Adapter, with this adapter's weights. silent: S* alone, λ = 0. plain (where there is such an adapter):
+    everything, with the adapter trained without CSCL and MACL. unmasked: both branches, no location masks and no given places. full: both, with
+    masks and the places that were given. published: the adapter is a published IP-Adapter, which has no S*: text,
+    unmasked (as it was published) and full (located by the noun's map) are all there is.
     Raises RequestError for a request without a subject.
     """
     if not request.subjects:
         raise RequestError("There is no subject to compare with: give a picture of yours first.")
     full = replace(request, pictures=1, text_tokens=True, location_masks=True, contrast=True)
     loose = replace(full, location_masks=False, subjects=tuple(replace(s, place="") for s in full.subjects))
+    if published:
+        return {"text": replace(full, subjects=()), "unmasked": loose, "full": full}
     without = {"plain": replace(full, contrast=False)} if plain else {}
     return {
         "text": replace(full, subjects=()),
         "visual": replace(loose, text_tokens=False),
+        "silent": replace(full, subject_scale=0.0),
         **without,
         "unmasked": loose,
         "full": full,
@@ -124,16 +130,20 @@ class Comparison:
         """The controls → progress, then the same seed in several ways."""
         try:
             request = form.request()
-            requests = ways(request, self.service.models.plain_adapter(request.base) is not None)
+            ways(request)  # says at once where there is no subject
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
             for told in self.generation.loading(request.base):
                 yield {"status": told}
+            models = self.service.models
+            published = models.published_adapter(request.base)
+            requests = ways(request, models.plain_adapter(request.base) is not None, published)
+            titles = PUBLISHED_WAYS if published else WAYS
             pictures: dict[str, Labelled] = {}
             for key, image in in_turn(self.generation.stream, list(requests.items())):
                 if isinstance(image, str):
                     yield {"status": image}
                 else:
-                    pictures[key] = (WAYS[key], image)
+                    pictures[key] = (titles[key], image)
             first = requests["full"].subjects[0].segmentations[0].on_plain()
             sheet = visualize.contact_sheet(
                 [first, *(image for _, image in pictures.values())],
@@ -148,7 +158,7 @@ class Comparison:
                 "status": "",
                 "stop": Set(interactive=False),
                 "sides": Set(visible=True),
-                **self.side_by_side(compared, "visual", "full"),
+                **self.side_by_side(compared, "unmasked" if published else "visual", "full"),
                 "sheet": seen(sheet),
             }
         except Exception as error:

@@ -51,6 +51,12 @@ class RunView:
         return [labelled(text, self.names) for text in figures.word_names(self.result)]
 
     @property
+    def visual_map(self) -> bool:
+        """Whether the visual branch leaves a map: a published IP-Adapter's is 1 everywhere, since it has no sink."""
+        adapter = self.result.recipe.get("adapter") or {}
+        return bool(self.names) and adapter.get("format") != "ip-adapter"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The recipe as people read it."""
         return {**self.request.settings(), "run": self.result.recipe}
@@ -98,7 +104,7 @@ class Viewers:
             "overlay": seen(self._overlay(run, total) if strip else None),
             "overlay_note": Set(visible=strip is not None),
             "no_place": Set(visible=strip is None),
-            "branch": "text",
+            "branch": Set(value="text", visible=run.visual_map),
             "word": Set(choices=words, value=first, visible=True),
             "who": Set(choices=people, value=0 if people else None, visible=False),
             "map_step": Set(maximum=total, value=0),
@@ -177,6 +183,8 @@ class Viewers:
             return changes
         if visual and not run.names:
             raise RequestError("This picture was made without a subject, so there is no map of its picture.")
+        if visual and not run.visual_map:
+            raise RequestError("This adapter's visual branch leaves no map: look at the map of the subject's word.")
         read, which = (figures.subject_map, who) if visual else (figures.word_map, word)
         with in_this_run():
             values = read(run.result, run.index, int(which or 0), int(step or 0), layers or "")
@@ -221,12 +229,13 @@ class Viewers:
             return {**hidden, "around_note": notice(sentence(error), "")}
 
     def _located(self, run: RunView) -> Changes:
+        model = self.service.models.model(run.request.base)
         from customcontrast.adapter import Adapter  # torch
         from customcontrast.toyland.feature_atlas import encoder_features
 
-        atlas, model = self.service.models.atlas(run.request.base)
         if not isinstance(model.adapter, Adapter):
             raise AtlasError("This model's adapter has no features of the kind that are compared here.")
+        atlas, _ = self.service.models.atlas(run.request.base)
         new: list[tuple[str, np.ndarray]] = []
         rows = []
         for requested in run.request.subjects:

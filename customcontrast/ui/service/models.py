@@ -145,6 +145,13 @@ class Models:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def published_adapter(self, base: str | None = None) -> bool:
+        """Whether a loaded base has a published IP-Adapter: no S*, no features, no map of its own."""
+        model = self.model(base)
+        from customcontrast.ip_adapter import IPAdapter  # after the model, see IMPORTS
+
+        return isinstance(model.adapter, IPAdapter)
+
     def plain_adapter(self, base: str | None = None) -> Path | None:
         """The file of the adapter trained without CSCL and MACL, where there is one beside the base's own adapter."""
         path = self.folder(base) / PLAIN
