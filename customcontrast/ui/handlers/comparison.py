@@ -57,8 +57,9 @@ def ways(request: Request, plain: bool = False, published: bool = False) -> dict
     text: the prompt alone. visual: no S* in the prompt and no masks, the subject comes through the visual branch alone,
     as in IP-Adapter, with this adapter's weights. silent: S* alone, λ = 0. plain (where there is such an adapter):
     everything, with the adapter trained without CSCL and MACL. unmasked: both branches, no location masks and no given
-    places. full: both, with masks and the places that were given. published: the adapter is a published IP-Adapter, which has no S*: text,
-    unmasked (as it was published) and full (located by the noun's map) are all there is.
+    places. full: both, with masks and the places that were given.
+    published: the adapter is a published IP-Adapter, which has no S*: text, unmasked (as it was published) and full
+    (located by the noun's map) are all there is.
     Raises RequestError for a request without a subject.
     """
     if not request.subjects:
