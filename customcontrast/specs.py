@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 WEIGHTS = Path(__file__).parent / "weights"  # of the embedded bases
-DEFAULT_BASE = "toyland"  # what the page starts with
+DEFAULT_BASE = "toyland2"  # what the page starts with
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from customcontrast import CustomContrast, Segmenter, visualize
 from customcontrast.config import LocationConfig
+from customcontrast.specs import DEFAULT_BASE
 from customcontrast.ui.service.figures import stack
 from customcontrast.visualize.drawing import label
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--photo-noun", default="cat", help="what the photograph is drawn as, on the beach")
     parser.add_argument("--out", type=Path, default=HERE / "shots")
     options = parser.parse_args()
-    model, segmenter = CustomContrast.load("toyland"), Segmenter()
+    model, segmenter = CustomContrast.load(DEFAULT_BASE), Segmenter()
     names = {name for name, _ in ONE} | {name for several, _ in SEVERAL for name in several}
     found = {name: segmenter.auto(HERE / f"{name}.png") for name in sorted(names)}
 
