@@ -19,10 +19,11 @@ from transformers import (
     Dinov2Model,
 )
 
-from customcontrast.base_model import BaseModel
+from customcontrast.base_model import BaseModel, load_base
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
-from tests.support.tiny_models import make_tokenizer
+from tests.support.ip_files import random_ip_file
+from tests.support.tiny_models import make_tokenizer, save_tiny_sd15
 from tests.train.test_data_scale import write_views
 from train.evaluation import atlas, evaluate, metrics, tasks
 from train.evaluation.evaluation_config import EvaluationConfig
@@ -171,3 +172,17 @@ def test_a_world_that_is_none_is_one_sentence(module: str, capsys: pytest.Captur
     assert "--world is 'moon'; choose one of" in capsys.readouterr().err
     assert evaluate.main(["base", "--world", "moon"]) == 2
     assert "world is 'moon'" in capsys.readouterr().err
+
+
+def test_a_published_ip_adapter_is_evaluated(
+    subjects: Path, published: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The true IP-Adapter-plus of Table 1: a file in the published layout, from the command line to the table."""
+    save_tiny_sd15(tmp_path / "sd15")
+    base = load_base("sd15", weights=tmp_path / "sd15", device="cpu")
+    file = random_ip_file(tmp_path / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
+    options = ["--base", "sd15", "--weights", str(tmp_path / "sd15"), "--adapter", str(file), "--steps", "2"]
+    judges = [word for name, folder in published.items() for word in (f"--{name}", folder)]
+    where = ["--benchmark", str(subjects), "--limit", "1", "--out", str(tmp_path / "out")]
+    assert evaluate.main(["adapter", *options, *judges, *where]) == 0
+    assert "| adapter" in capsys.readouterr().out and list((tmp_path / "out" / "pictures" / "adapter").glob("*.png"))

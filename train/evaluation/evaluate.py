@@ -149,7 +149,11 @@ def adapter_command(arguments: Sequence[str]) -> str:
     given = EvaluationConfig()
     parser.add_argument("--base", default=given.base, choices=sorted(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base; default its own")
-    parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        help="adapter file, a published one by name (ip-adapter-plus) or owner/name:path; default beside the weights",
+    )
     parser.add_argument(
         "--benchmark", default=given.benchmark, help="toyland, or a folder with a sub-folder per subject"
     )
