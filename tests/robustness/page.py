@@ -11,8 +11,8 @@ from typing import Any
 
 from gradio_client import Client, handle_file
 
-import app  # noqa: E402
 from customcontrast.pipeline import CustomContrast  # noqa: E402
+from customcontrast.ui import server as app
 from customcontrast.ui.service.service import Service  # noqa: E402
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model, wait_for  # noqa: E402
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-import app
+from customcontrast.ui import server as app
 from tests.robustness.makers import NOUNS, PROMPTS, broken_bytes
 from tests.robustness.runs import small_run, write_views
 from tests.support.serving import EXAMPLES, ROOT, tiny_model

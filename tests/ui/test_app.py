@@ -21,8 +21,8 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-import app
 from customcontrast.specs import BASES
+from customcontrast.ui import server as app
 from customcontrast.ui.handlers.forms import GenerationForm
 from customcontrast.ui.handlers.messages import Set
 from customcontrast.ui.service.recipe import read_png
@@ -268,7 +268,7 @@ def test_each_subjects_strength_and_passes_of_their_own(client: Client):
     assert [row["strength"] for row in recipe["subjects"]] == [1, 0.25] and recipe["apart"] is True
     together = generate(client, *pair, strengths="1, 0.25", apart=False)
     assert together[2]["apart"] is False and together[2]["subjects"][1]["strength"] == 0.25
-    with pytest.raises(AppError, match="strengths: send one for each of the 2"):
+    with pytest.raises(AppError, match="Strengths must be one for each of the 2"):
         generate(client, *pair, strengths="1")
     with pytest.raises(AppError, match="strength must be a number"):
         generate(client, *pair, strengths="1; much")
