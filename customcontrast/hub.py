@@ -196,7 +196,7 @@ def _download(repo: str, path: str, published: Published | None) -> Path:
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)
             raise HubError(
-                f"{path} of {repo} is not the published file ({size:,} bytes of {published.size:,}, or another "
+                f"{path} of {repo} is not the published file ({bytes_here:,} bytes of {published.size:,}, or another "
                 "content) and was removed from the cache; start again to download it once more."
             )
     return file

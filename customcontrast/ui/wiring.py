@@ -153,10 +153,10 @@ class Wire:
         )  # fmt: skip
         off, flag = gr.update(interactive=False), f"(window.ccStopped ??= {{}})[{json.dumps(button.elem_id)}]"
         at_once = f"() => {{ {flag} = true; return {json.dumps([note(STOPPING), off, off])}; }}"
-        button.click(None, None, None, js=f"() => {{ {flag} = false; }}", **QUIET)
         stop.click(None, None, [status, stop, button], js=at_once, cancels=[run], **QUIET)
         # Progress that is on its way may still write over “Stopping …”, hence the browser's own flag.
-        stopped = f"() => [{flag} ? {json.dumps(STOPPING)} : '']"
+        stopped = f"() => {{ const was = {flag}; {flag} = false; return [was ? {json.dumps(STOPPING)} : '']; }}"
+        run.success(None, None, None, js=f"() => {{ {flag} = false; }}", **QUIET)
         after = {"status": status, "stop": stop, "button": button}
         self.on(run.failure, ended, {"status": status}, after, queue=False, js=stopped, **QUIET)
         return run

@@ -185,7 +185,7 @@ def _each(name: str, text: str, subjects: int, such_as: str, marks: str = ";") -
     parts = [part.strip() for part in text.split(marks[-1])]
     if len(parts) != subjects:
         raise RequestError(
-            f"{name.capitalize()} must be one for each of the {subjects} subjects with semicolons between them, such as "
-            f"“{such_as}”."
+            f"{name.capitalize()} must be one for each of the {subjects} subjects with semicolons between them, "
+            f"such as “{such_as}”."
         )
     return parts
