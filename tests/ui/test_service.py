@@ -233,9 +233,10 @@ EARLY = """
 import sys, threading
 from customcontrast.ui.service.request import Request
 from customcontrast.ui.service.prompt_hints import prompt_hints
+from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.service import Service
 
-service, gate = Service(), threading.Event()
+service, gate = Service(ServiceConfig("toyland")), threading.Event()
 models = service.models
 load = models._load
 models._load = lambda name: gate.wait() and load(name)
