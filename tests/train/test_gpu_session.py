@@ -129,5 +129,5 @@ def test_a_log_line_of_a_session(run: Path, tmp_path: Path) -> None:
 
 def test_stage_reads_a_checkpoint_without_moments(run: Path, out: Path) -> None:
     gpu_session.collect(TINY_DEMO, run, out)
-    stage = Stage("unet", pretrain.make_unet(TINY_DEMO), TINY_DEMO.unet_stage, run)
+    stage = Stage("unet", make_unet(TINY_DEMO), TINY_DEMO.unet_stage, run)
     assert stage.step > 0 and not stage.optimizer.state
