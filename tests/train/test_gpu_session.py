@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from customcontrast.base_model import load_base
 from train.base import gpu_session, pretrain
 from train.base.base_config import TINY_DEMO
-from train.base.networks import lateness, noise_weight, text_mask
+from train.base.networks import lateness, make_unet, noise_weight, text_mask
 from train.base.stage import Stage, checkpoint_step
 
 
