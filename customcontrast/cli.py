@@ -70,9 +70,6 @@ def generate(options: argparse.Namespace) -> None:
 
 def segment(options: argparse.Namespace) -> None:
     """Cut subjects out: NAME-cutout.png with a transparent ground, NAME-mask.png. Raises ValueError or OSError."""
-    import numpy as np
-    from PIL import Image
-
     from customcontrast.segmentation import Segmenter
 
     segmenter = Segmenter(sam_checkpoint=options.sam_checkpoint)
@@ -81,7 +78,7 @@ def segment(options: argparse.Namespace) -> None:
         found = segmenter.auto(picture)
         stem = options.out / Path(picture).stem
         found.cutout.save(f"{stem}-cutout.png")
-        Image.fromarray(np.where(found.mask, 255, 0).astype(np.uint8)).save(f"{stem}-mask.png")
+        found.mask_image.save(f"{stem}-mask.png")
         print(f"{picture}: box {found.box}, score {found.score:.2f}, by {found.method} -> {stem}-cutout.png")
 
 

@@ -49,6 +49,11 @@ class Segmentation:
         picture.putalpha(self._alpha())
         return picture
 
+    @property
+    def mask_image(self) -> Image.Image:
+        """The mask as a picture, white (255) on black, one channel, of the picture's size."""
+        return Image.fromarray(np.where(self.mask, 255, 0).astype(np.uint8))
+
     def on_plain(
         self, color: tuple[int, int, int] = (255, 255, 255), margin: float = 0.1, size: int | None = None
     ) -> Image.Image:

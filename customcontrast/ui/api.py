@@ -76,7 +76,7 @@ class Endpoints:
         with api_errors():
             found = self.handlers.service.cutouts.segmented(image, points)
             facts = {"box": found.box, "score": found.score, "method": found.method}
-            return found.cutout, figures.mask_image(found), facts
+            return found.cutout, found.mask_image, facts
 
     def generate(
         self,

@@ -18,7 +18,6 @@ from customcontrast.ui.service.request import Request
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.service.view_layout import DIRECTIONS
 
-FRAME_SECONDS = 0.4  # of the film
 TILE = 224  # px, of the sheet
 
 

@@ -41,7 +41,7 @@ def cutout(cut: CutOut) -> Image.Image:
     w, h = cut.picture.size
     board = visualize.checkerboard(Image.new("RGBA", (w, h)))
     ground = Image.blend(board, cut.picture, GHOST if cut.current else 0.8)
-    picture = Image.composite(cut.picture, ground, mask_image(cut.current)) if cut.current else ground
+    picture = Image.composite(cut.picture, ground, cut.current.mask_image) if cut.current else ground
     draw, radius = ImageDraw.Draw(picture), max(2, max(h, w) // 80)
     if cut.box:
         x0, y0, x1, y1 = cut.box
@@ -70,11 +70,6 @@ def place_frame(place: str) -> str:
         f'<svg viewBox="-1 -1 102 102" role="img" aria-label="The new picture; the subject stands {said}">'
         f'<rect class="ground" width="100" height="100" rx="2"/>{box}{lines}</svg>'
     )
-
-
-def mask_image(segmentation: Segmentation) -> Image.Image:
-    """The subject's mask, white on black."""
-    return Image.fromarray(np.where(segmentation.mask, 255, 0).astype(np.uint8))
 
 
 def strip(result: Result, index: int, references: Sequence[Segmentation]) -> Image.Image | None:

@@ -105,7 +105,7 @@ def _read_chunks(source: str | Path | bytes) -> dict[str, str]:
 
 def _encode(segmentation: Segmentation) -> str:
     rgba = segmentation.image.convert("RGBA")
-    rgba.putalpha(Image.fromarray(np.where(segmentation.mask, 255, 0).astype(np.uint8)))
+    rgba.putalpha(segmentation.mask_image)
     buffer = io.BytesIO()
     rgba.save(buffer, format="WEBP", lossless=True, exact=True, method=2)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
