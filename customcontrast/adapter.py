@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from customcontrast.attention.layers import LayerSpec, SubjectAttention
 from customcontrast.base_model import BaseModel, encoder_config
-from customcontrast.config import EncoderConfig
+from customcontrast.config import DEFAULT_SCALES, EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
 from customcontrast.encoder.image_features import extract
 from customcontrast.errors import CheckpointError
@@ -70,6 +70,7 @@ class Adapter(nn.Module):
 
     kind = "customcontrast"
     normalize = "raw"  # of its location maps; see LocationConfig
+    default_scale = DEFAULT_SCALES[kind]
 
     def __init__(self, config: EncoderConfig, specs: tuple[LayerSpec, ...], base_name: str = "") -> None:
         super().__init__()

@@ -15,7 +15,8 @@ from customcontrast.adapter import ABLATIONS, FORMAT, Adapter, check_weights
 from customcontrast.base_model import BaseModel, encoder_config, same_encoder
 from customcontrast.config import EncoderConfig
 from customcontrast.errors import CheckpointError
-from customcontrast.ip_adapter import IPAdapter, is_ip_adapter, load_ip_adapter, read_config, save_ip_adapter
+from customcontrast.hub import is_ip_adapter
+from customcontrast.ip_adapter import IPAdapter, load_ip_adapter, read_config, save_ip_adapter
 from customcontrast.tensor_files import write_tensors
 
 

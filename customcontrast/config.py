@@ -229,6 +229,9 @@ LIMITS: dict[str, Limit] = {
     "elevation": Limit(-90, 90, 3, 40),  # degrees of the camera above the ground; the base was trained with 3 to 40
 }
 MAX_SUBJECTS = 4  # in one picture
+# λ where none is requested, by the kind of the visual branch: ours is trained with 1. With an IP-Adapter at 1 the
+# prompt has little say; its authors' demos with a prompt take 0.6 or so.
+DEFAULT_SCALES = {"customcontrast": 1.0, "ip-adapter": 0.6}
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
 
 # (step from 1, timestep, latents (N, C, h, w) after it) -> the latents to go on with, and whether to go on at all
@@ -237,7 +240,7 @@ OnStep = Callable[[int, "Tensor", "Tensor"], "tuple[Tensor, bool]"]
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Every setting of one generation beside its subjects, checked here. None stands for the base's own value.
+    """Every setting of one generation beside its subjects, checked here. None stands for the base's or adapter's own.
 
     What depends on the base (multiples of its factor, number of layers, shape of the latents) is checked when the run
     starts. Raises ConfigError naming the argument, what came and what is taken.
@@ -247,7 +250,7 @@ class GenerationConfig:
     negative_prompt: str = ""
     num_inference_steps: int | None = None  # denoising steps
     guidance_scale: float | None = None  # classifier-free guidance; 1 or less turns it off
-    subject_scale: float = 1.0  # λ of Eq. 3; 0 = the visual branch off, S* stays in the prompt
+    subject_scale: float | None = None  # λ of Eq. 3; 0 = the visual branch off, S* stays; None = the adapter's own
     seed: int = 0  # picture i starts from the noise of seed + i
     height: int | None = None  # px, a multiple of the autoencoder's factor
     width: int | None = None  # px, likewise
@@ -268,7 +271,7 @@ class GenerationConfig:
         if isinstance(self.generator, list):
             object.__setattr__(self, "generator", tuple(self.generator))
         for name in ("guidance_scale", "subject_scale", "guidance_rescale"):
-            if getattr(self, name) is not None or name != "guidance_scale":
+            if getattr(self, name) is not None or name == "guidance_rescale":
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, _whole_number(getattr(self, name)))
@@ -319,6 +322,7 @@ class ResolvedConfig(GenerationConfig):
 
     num_inference_steps: int = 1
     guidance_scale: float = 1.0
+    subject_scale: float = 1.0
     height: int = 8
     width: int = 8
 

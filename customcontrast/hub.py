@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from customcontrast.errors import HubError
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "in_cache",
     "is_file",
     "is_folder",
+    "is_ip_adapter",
     "is_name",
+    "means_ip_adapter",
     "pipeline_folder",
 ]
 
@@ -111,6 +115,32 @@ def is_folder(source: str | Path) -> bool:
 def is_name(source: str) -> bool:
     """Whether this names an adapter of the hub (`adapter_file`), not a file here."""
     return source in NAMES or _HUB_PATH.fullmatch(source) is not None
+
+
+def is_ip_adapter(path: Path) -> bool:
+    """Whether a safetensors file has the published layout of an IP-Adapter; False for what cannot be read."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return any(key.startswith(("ip_adapter.", "image_proj.")) for key in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def means_ip_adapter(source: str | Path) -> bool:
+    """Whether an adapter's name or file is an IP-Adapter's, without fetching it.
+
+    A file of the hub that is not in the cache counts as one: nothing else is published there.
+    """
+    text = str(source)
+    if text in NAMES or is_file(text):
+        return text in NAMES or is_ip_adapter(Path(text))
+    match = _HUB_PATH.fullmatch(text)
+    if match is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(match[1], match[2])
+    return is_ip_adapter(Path(cached)) if isinstance(cached, str) else True
 
 
 def in_cache(repo: str) -> bool:

@@ -24,8 +24,8 @@ from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
 from customcontrast.encoder import token_sources
 from customcontrast.errors import CheckpointError, ConfigError, HubError
-from customcontrast.hub import adapter_file, is_file, is_folder
-from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
+from customcontrast.hub import adapter_file, is_file, is_folder, is_ip_adapter
+from customcontrast.ip_adapter import FORMAT, IPAdapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
 from customcontrast.multi_subject import make_denoiser
@@ -139,7 +139,7 @@ class CustomContrast:
         negative_prompt: str = "",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        subject_scale: float = 1.0,
+        subject_scale: float | None = None,
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
@@ -160,7 +160,8 @@ class CustomContrast:
 
         prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`, each with
         its own λ and place (`Subject.placed`), and style pictures from `style`.
-        subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt). seed: picture i uses seed + i.
+        subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt); None = the adapter's own,
+        `default_scale`: 1 for ours, 0.6 for IP-Adapters. seed: picture i uses seed + i.
         guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
         factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
         previews, 0 = none.
@@ -206,7 +207,7 @@ class CustomContrast:
         if config.record.looked_at and isinstance(self.adapter, IPAdapter):
             # its tokens have no known patches
             config = replace(config, record=replace(config.record, looked_at=False))
-        resolved = resolve(self.base, config, several)
+        resolved = resolve(self.base, config, several, self.adapter.default_scale if self.adapter else 1.0)
         here = (self.adapter.kind, self.adapter.config.width) if self.adapter else None
         if any((s.kind, s.features.shape[-1]) != here for s in several):
             raise ConfigError(

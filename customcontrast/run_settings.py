@@ -17,14 +17,17 @@ from customcontrast.layout import Layout
 from customcontrast.subject import Subject
 
 
-def resolve(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> ResolvedConfig:
+def resolve(
+    base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject], default_scale: float = 1.0
+) -> ResolvedConfig:
     """The settings with the base's own values where there were none, checked against base and subjects.
 
-    Raises ConfigError naming the argument, what came and what is taken.
+    default_scale: the adapter's own λ. Raises ConfigError naming the argument, what came and what is taken.
     """
     own: dict[str, Any] = {
         "num_inference_steps": base.default_steps,
         "guidance_scale": base.default_guidance,
+        "subject_scale": default_scale,
         "height": base.default_size,
         "width": base.default_size,
     }

@@ -16,6 +16,7 @@ from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt
+from customcontrast.conditioning.prompt_weights import weighted
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt
 from customcontrast.conditioning.text_encoder import encode_rows
 from customcontrast.errors import ConfigError
@@ -141,6 +142,7 @@ class Conditioner:
         context = self.cache.get(
             key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens, clip_skip=clip_skip)
         )
+        context = self._weighted(context, tokenized, encoders, clip_skip)
         return Conditions(tokenized, distinct, context, outputs, encoders)
 
     def unconditional(self, negative_prompt: str, encoders: bytes | None = None) -> TextContext:
@@ -181,7 +183,14 @@ class Conditioner:
     def _text(self, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int = 0) -> TextContext:
         """Text without S*: one context for all timesteps and layers."""
         key = ("text", encoders, _ids(prompt), clip_skip)
-        return self.cache.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
+        context = self.cache.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
+        return self._weighted(context, prompt, encoders, clip_skip)
+
+    def _weighted(self, context: TextContext, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int) -> TextContext:
+        """The context with the prompt's weights, which are not cached."""
+        if not prompt.weights:
+            return context
+        return weighted(context, prompt.weights, self._text(encode_prompt(self.base, ""), encoders, clip_skip))
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""

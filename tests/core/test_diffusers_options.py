@@ -1,4 +1,4 @@
-"""Options that diffusers' users know: guidance_rescale and clip_skip do what they do there, weights are refused."""
+"""Options that diffusers' users know: guidance_rescale and clip_skip do what they do there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from customcontrast.base_model import BaseModel
-from customcontrast.conditioning.prompt import parse_prompt
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
 from customcontrast.errors import ConfigError
 from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
@@ -106,28 +105,3 @@ def test_limits_of_clip_skip(tiny_custom: CustomContrast, wrong: object, most: s
 def test_limits_of_guidance_rescale(tiny_custom: CustomContrast, wrong: Any) -> None:
     with pytest.raises(ValueError, match="guidance_rescale"):
         tiny_custom.stream(PROMPT, guidance_rescale=wrong)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "text"),
-    [
-        ("a (red:1.3) bear", "a red bear"),
-        ("a (big red bear:.5) on a (beach: 2 )", "a big red bear on a beach"),
-        ("a bear (ratio 4:3)", None),
-        ("a bear (in a city)", None),
-        ("a (bear:loud)", None),
-        ("(" * 5000 + "bear:1.3)", "(" * 4999 + "bear"),
-    ],
-)
-def test_weights_are_read_as_plain_text_with_a_note(prompt: str, text: str | None) -> None:
-    parsed = parse_prompt(prompt)
-    assert parsed.text == (text or prompt)
-    assert all("weights are not applied" in note for note in parsed.notes)
-    assert len(parsed.notes) == (0 if text is None else prompt.count(":"))
-
-
-def test_a_weighted_noun_is_still_the_subject(tiny_custom: CustomContrast, cutout: Callable) -> None:
-    subject = tiny_custom.subject(cutout(0), "bear")
-    result = tiny_custom.generate("a (bear:1.4) on the beach", subject, **FAST | {"num_inference_steps": 1})
-    assert result.prompt == "a bear S* on the beach"
-    assert result.notes == ["(bear:1.4) asks for a weight; weights are not applied, it was read as plain text."]

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from customcontrast.adapter_files import save_adapter
-from customcontrast.base_model import load_base
 from customcontrast.errors import RecipeError, RequestError
 from customcontrast.specs import WEIGHTS
 from customcontrast.ui.handlers import Handlers
@@ -29,9 +28,8 @@ from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
 from customcontrast.ui.service.models import PLAIN, ServiceConfig
 from customcontrast.ui.service.request import ANYWHERE
 from customcontrast.ui.service.service import Service
-from tests.support.ip_files import random_ip_file
 from tests.support.serving import EXAMPLES, tiny_model
-from tests.support.tiny_models import random_adapter, save_tiny_sd15
+from tests.support.tiny_models import random_adapter
 
 EMPTY = SubjectForm()
 DEFAULTS = GenerationForm(
@@ -664,24 +662,3 @@ def test_a_guessed_noun_never_overwrites_what_was_written(handlers: Handlers, be
     assert guess("/tmp/bear.png", bear, "", "toyland") == {"noun": "bear"}
     assert guess("/tmp/bear.png", bear, "cat", "toyland") == {} == guess(None, bear, "", "toyland")
     assert guess("/tmp/IMG_1.png", bear, "", "toyland") == {}
-
-
-def test_a_published_ip_adapter_on_the_page(tmp_path_factory: pytest.TempPathFactory, bear: CutOut) -> None:
-    """SD-1.5 with a file in the published layout: pictures, the noun's map as location, its own ways to compare."""
-    folder = tmp_path_factory.mktemp("sd15")
-    save_tiny_sd15(folder)
-    base = load_base("sd15", weights=folder, device="cpu")
-    file = random_ip_file(folder / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
-    service = Service(ServiceConfig("sd15", weights=str(folder), adapter=str(file), device="cpu"))
-    mine = Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
-    control = form([(bear, "bear")], base="sd15", steps=3, size="64x64")
-    run = list(mine.generation.generate(control))[-1]["run"]
-    shown = mine.viewers.show(run)
-    assert shown["branch"]["visible"] is False and shown["strip"]["visible"] and run.result.location_masks.any()
-    with pytest.raises(RequestError, match="leaves no map: look at the map of the subject's word"):
-        mine.viewers.map(run, "visual", 0, 0, 0, "")
-    assert "no features of the kind" in mine.viewers.features(run)["around_note"]["value"]
-    last = list(mine.comparison.compare(control))[-1]
-    pictures = last["compared"].pictures
-    assert [label for label, _ in pictures.values()] == ["Text only", "IP-Adapter", "IP-Adapter, located"]
-    assert len({np.asarray(image).tobytes() for _, image in pictures.values()}) == 3 and last["left"] == "unmasked"

@@ -67,10 +67,10 @@ def ways(request: Request, plain: bool = False, published: bool = False) -> dict
     full = replace(request, pictures=1, text_tokens=True, location_masks=True, contrast=True)
     loose = replace(full, location_masks=False, subjects=tuple(replace(s, place="") for s in full.subjects))
     if published:
-        return {"text": replace(full, subjects=()), "unmasked": loose, "full": full}
+        return {"text": replace(full, subjects=(), style=None), "unmasked": loose, "full": full}
     without = {"plain": replace(full, contrast=False)} if plain else {}
     return {
-        "text": replace(full, subjects=()),
+        "text": replace(full, subjects=(), style=None),
         "visual": replace(loose, text_tokens=False),
         "silent": replace(full, subject_scale=0.0),
         **without,

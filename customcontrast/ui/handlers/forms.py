@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from customcontrast.errors import RequestError
 from customcontrast.specs import BASES
 from customcontrast.ui.service.cutouts import CutOut
-from customcontrast.ui.service.request import PLACES, Request, SubjectRequest, check, place_box
+from customcontrast.ui.service.request import PLACES, Request, StyleRequest, SubjectRequest, check, place_box
 from customcontrast.ui.service.view_layout import DIRECTIONS, read_turn
 
 AREA = "box"  # what the page's choice of a place says where the box's numbers count
@@ -55,6 +57,18 @@ class SubjectForm:
 
 
 @dataclass(frozen=True)
+class StyleForm:
+    """What the slot of the style picture holds."""
+
+    picture: Image.Image | None = None
+    strength: float = 1.0
+
+    def request(self) -> StyleRequest | None:
+        """The style picture, or None where there is none."""
+        return None if self.picture is None else StyleRequest(self.picture, self.strength)
+
+
+@dataclass(frozen=True)
 class GenerationForm:
     """What all controls of a run hold."""
 
@@ -62,7 +76,7 @@ class GenerationForm:
     negative_prompt: str = ""
     steps: int | None = None
     guidance: float | None = None
-    subject_scale: float = 1.0
+    subject_scale: float | None = None
     seed: int = 0
     pictures: int = 1
     location_masks: bool = True
@@ -73,6 +87,7 @@ class GenerationForm:
     apart: bool = True
     camera: Any = ""  # its height in degrees; "" or None = any
     subjects: tuple[SubjectForm, ...] = ()
+    style: StyleForm = StyleForm()
 
     def request(self) -> Request:
         """The checked request. Raises RequestError."""
@@ -86,6 +101,7 @@ class GenerationForm:
                 subjects=tuple(filter(None, subjects)),
                 elevation=read_camera(self.camera),
                 size=size,
+                style=self.style.request(),
                 **{name: getattr(self, name) for name in SETTINGS if name != "size"},
             )
         )

@@ -12,6 +12,7 @@ from customcontrast.errors import RecipeError
 from customcontrast.ui.handlers.forms import SETTINGS, SubjectForm
 from customcontrast.ui.handlers.messages import Changes, Set, note
 from customcontrast.ui.handlers.prompt_panel import PromptPanel
+from customcontrast.ui.handlers.style_panel import LEFT_OUT, StylePanel
 from customcontrast.ui.handlers.subject_panel import SubjectPanel
 from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service import figures
@@ -38,8 +39,10 @@ class Past:
 class Replay:
     """Handlers of recipes, finished examples and the session's history. gallery: a folder of PNGs with recipes."""
 
-    def __init__(self, service: Service, subjects: SubjectPanel, prompt: PromptPanel, gallery: Path) -> None:
-        self.service, self.subjects, self.prompt = service, subjects, prompt
+    def __init__(
+        self, service: Service, subjects: SubjectPanel, style: StylePanel, prompt: PromptPanel, gallery: Path
+    ) -> None:
+        self.service, self.subjects, self.style, self.prompt = service, subjects, style, prompt
         self.finished = tuple(path for path in sorted(gallery.glob("*.png")) if self._usable(path))
 
     def _usable(self, path: Path) -> bool:
@@ -76,14 +79,17 @@ class Replay:
             self.service.models.start(request.base)
             values["size"] = Set(choices=self.prompt.sizes(request.base), value=request.size)
             values |= self.prompt.base_changes(request.base)
+        base = values.get("base")  # None: the one on the page, which is the server's in a recipe without a base
+        values.setdefault("subject_scale", self.service.models.default_scale(base))
         filled = self.subjects.filled([SubjectForm.of(subject) for subject in request.subjects])
-        return {**values, **filled, "status": status}
+        if request.style is not None and not self.service.models.has_ip_adapter(base):
+            status += note(LEFT_OUT, "warn")
+        return {**values, **filled, "style": self.style.filled(request.style, base), "status": status}
 
     def show(self, path: str | Path) -> Changes:
         """`load`, with the picture itself on view; its maps come with the next run."""
         changes = self.load(path)
-        if "cc-good" in changes["status"]:
-            changes["status"] = note(SHOWN, "good")
+        changes["status"] = changes["status"].replace(note(LOADED, "good"), note(SHOWN, "good"))
         gallery = Set(value=[str(path)], selected_index=0)
         return {**changes, "gallery": gallery, "run": None, "viewers": Set(visible=False)}
 

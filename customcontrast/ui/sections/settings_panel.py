@@ -31,8 +31,9 @@ def build(handlers: Handlers) -> SettingsSection:
         dice = gr.Button("New seed", size="sm", min_width=90, elem_id="dice")
         reuse = gr.Button("Reuse seed", size="sm", min_width=90, elem_id="reuse")
     with gr.Row():
-        subject_scale = slider("subject_scale", 1, 0.05, label="Image guidance λ", elem_id="image-guidance",
-                               info="How much of your subject's picture flows in.", min_width=300)
+        subject_scale = slider("subject_scale", models.default_scale(), 0.05, label="Image guidance λ",
+                               elem_id="image-guidance", info="How much of your subject's picture flows in.",
+                               min_width=300)
         guidance = slider("guidance_scale", spec.guidance, 0.1, label="Text guidance", elem_id="text-guidance",
                           info="How strictly the words are followed.", min_width=300)
     with gr.Row(visible=models.takes_layout(), elem_id="view") as view:
@@ -73,5 +74,6 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     section, panel = sections.settings, handlers.prompt
     wire.on(section.dice.click, panel.new_seed, {}, {"seed": section.seed}, queue=False, **QUIET)
     wire.on(section.reuse.click, panel.reuse_seed, {"run": sections.results.run}, {"seed": section.seed}, **QUIET)
-    changed = {name: getattr(section, name) for name in ("base", "steps", "guidance", "scheduler", "size", "base_note")}
+    names = ("base", "steps", "guidance", "subject_scale", "scheduler", "size", "base_note")
+    changed = {name: getattr(section, name) for name in names}
     wire.on(section.base.input, panel.choose_base, {"base": section.base}, {**changed, **sections.by_base}, **QUIET)

@@ -1,4 +1,4 @@
-"""The subjects with their pictures, their cut-outs, their words, places and views."""
+"""The subjects with their pictures, their cut-outs, their words, places and views; the style picture beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from customcontrast.layout import POSES
 from customcontrast.ui.components import Picture, heading, hint
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.subject_panel import PLACE_TITLES, SLOTS, place_title
-from customcontrast.ui.sections import pads
+from customcontrast.ui.sections import pads, style_slot
 from customcontrast.ui.sections.controls import Sections, SubjectSlot, SubjectsSection
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE
@@ -44,13 +44,14 @@ def build(handlers: Handlers) -> SubjectsSection:
     takes_layout = handlers.service.models.takes_layout()
     slots = {k: _slot(k, takes_layout) for k in SLOTS}
     add = gr.Button("+ Another subject", size="sm", elem_id="add")
+    style = style_slot.build(handlers)
     examples = handlers.subjects.examples
     with gr.Accordion("Or take an example", open=bool(examples), visible=bool(examples)):
         gallery = gr.Gallery(
             [(str(path), f"Example: {path.stem}") for path in examples],
             label="Examples", show_label=False, columns=7, allow_preview=False, interactive=False, buttons=[],
             elem_id="examples")  # fmt: skip
-    return SubjectsSection(count, slots, add, gallery)
+    return SubjectsSection(count, slots, add, style, gallery)
 
 
 # fmt: off
@@ -106,7 +107,8 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
-    """Wire every slot, the button for one more, and the examples."""
+    """Wire every slot, the button for one more, the style picture, and the examples."""
+    style_slot.wire(wire, handlers, sections)
     section, panel = sections.subjects, handlers.subjects
     whole = {"slots": section.slots, "count": section.count, "add": section.add}
     for k, slot in section.slots.items():

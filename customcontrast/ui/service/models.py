@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from customcontrast.config import DEFAULT_SCALES
 from customcontrast.errors import RequestError, UserError
-from customcontrast.hub import in_cache
+from customcontrast.hub import in_cache, is_ip_adapter, means_ip_adapter
 from customcontrast.layout import LAYOUT_CHANNELS
 from customcontrast.specs import BASES, DEFAULT_BASE, WEIGHTS
 from customcontrast.ui.service.phrases import sentence
@@ -144,6 +145,19 @@ class Models:
             return about["in_channels"] - about["out_channels"] == LAYOUT_CHANNELS
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def has_ip_adapter(self, base: str | None = None) -> bool:
+        """Whether a base comes with a published IP-Adapter, and so takes a style picture; without loading it."""
+        name = base or self.config.base
+        if name != self.config.base or name not in BASES:
+            return False
+        if self.config.adapter:
+            return means_ip_adapter(self.config.adapter)
+        return is_ip_adapter(Path(self.config.weights or BASES[name].weights) / "adapter.safetensors")
+
+    def default_scale(self, base: str | None = None) -> float:
+        """λ where none is requested, the adapter's own; without loading it."""
+        return DEFAULT_SCALES["ip-adapter" if self.has_ip_adapter(base) else "customcontrast"]
 
     def published_adapter(self, base: str | None = None) -> bool:
         """Whether a loaded base has a published IP-Adapter: no S*, no features, no map of its own."""
