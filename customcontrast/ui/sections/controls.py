@@ -149,6 +149,7 @@ class SettingsSection:
     apart: gr.Checkbox
     base: gr.Dropdown
     base_note: gr.HTML
+    memory: gr.HTML  # how the model is kept in memory, or why it could not be loaded
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,7 @@ class Sections:
             "views": {k: slot.view for k, slot in self.subjects.slots.items()},
             "turntable": self.turntable.box,
             "about": self.showcase.about,
+            "memory": self.settings.memory,
         }
 
     @property
