@@ -24,7 +24,7 @@ from transformers import (
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
-from customcontrast.errors import BaseModelError, HubError
+from customcontrast.errors import BaseModelError, HubError, out_of_memory
 from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
 from customcontrast.specs import BASES, BaseSpec
@@ -182,8 +182,8 @@ def load_base(
             f"load_base: there is no folder {shown!r}; pass weights=FOLDER, a .safetensors checkpoint or a hub id "
             "(owner/name)."
         )
-    device = _device(device)
-    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    device = chosen_device(device)
+    dtype = dtype or usual_dtype(device)
     half = dtype in (torch.float16, torch.bfloat16)
     if not local or single:
         source = _fetched(spec, spec.weights if single else source, half, settings_only=single)
@@ -319,6 +319,8 @@ def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
     try:
         return load()
     except Exception as error:  # damaged files make the two libraries raise a dozen kinds of error
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
             f"load_base: cannot read {folder or 'the model'!r} of {source!r} for base {name!r} ({reason}); "
@@ -326,8 +328,13 @@ def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
         ) from error
 
 
-def _device(wanted: str | torch.device | None) -> torch.device:
-    """The device, tried out. Raises BaseModelError where there is none of that name."""
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """What a base is loaded in where nobody says otherwise."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def chosen_device(wanted: str | torch.device | None) -> torch.device:
+    """The device, tried out; None = CUDA where there is one. Raises BaseModelError where there is none of that name."""
     try:
         device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

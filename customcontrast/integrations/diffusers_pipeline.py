@@ -46,6 +46,7 @@ from customcontrast.layout import Layout, LayoutPrior
 from customcontrast.output import Result, Step
 from customcontrast.pipeline import CustomContrast, resolve_adapter
 from customcontrast.placement import Placement
+from customcontrast.safety import SafetyChecker, as_checker
 from customcontrast.specs import BASES
 from customcontrast.subject import Segmented, Subject
 from customcontrast.tensor_files import share_with_umask
@@ -65,6 +66,7 @@ class CustomContrastOutput(BaseOutput):
     visual_maps: list[np.ndarray]  # float16 (T', K, h, w)
     subject_maps: list[np.ndarray]  # float16 (T', K, h, w)
     results: list[Result]  # one per prompt, with tokens, words, recipe and everything else
+    nsfw_content_detected: list[bool] | None = None  # per picture: the safety checker withheld it; None = there is none
 
 
 EXTRAS = (  # names of the constructor beside the modules that diffusers registers, and the attributes that hold them
@@ -75,6 +77,7 @@ EXTRAS = (  # names of the constructor beside the modules that diffusers registe
     ("masks_padding", "masks_padding"),
     ("layout_prior", "layout_prior"),
     ("encoder_name", "encoder_name"),
+    ("safety_checker", "safety_checker"),
 )
 
 
@@ -108,8 +111,12 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         masks_padding: bool = False,
         layout_prior: LayoutPrior | None = None,
         encoder_name: str = "",
+        safety_checker: SafetyChecker | nn.Module | None = None,
     ) -> None:
-        """The parts of a `BaseModel` under diffusers' names. base: a key of `specs.BASES`."""
+        """The parts of a `BaseModel` under diffusers' names. base: a key of `specs.BASES`.
+
+        safety_checker: withholds the pictures that it flags; one of ours, or a diffusers pipeline's.
+        """
         super().__init__()
         self.register_modules(
             vae=vae,
@@ -129,6 +136,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self.masks_padding = masks_padding
         self.layout_prior = layout_prior
         self.encoder_name = encoder_name
+        self.safety_checker = as_checker(safety_checker)
         self._interrupt = False
         self._num_timesteps = 0
         self._model: CustomContrast | None = None
@@ -184,7 +192,12 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     # ---- loading and saving --------------------------------------------------------------------------
 
     @classmethod
-    def from_parts(cls, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> CustomContrastPipeline:
+    def from_parts(
+        cls,
+        base: BaseModel,
+        adapter: Adapter | IPAdapter | None = None,
+        safety_checker: SafetyChecker | None = None,
+    ) -> CustomContrastPipeline:
         """From a base model and an adapter in memory, such as those of a `CustomContrast`."""
         pairs = zip(base.spec.text_parts, base.tokenizers, base.text_encoders, strict=True)
         texts = {
@@ -205,6 +218,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             masks_padding=base.masks_padding,
             layout_prior=base.layout_prior,
             encoder_name=base.encoder_name,
+            safety_checker=safety_checker,
             **texts,
         )
 
@@ -217,6 +231,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         image_encoder: str | Path | None = None,
+        safety_checker: str | Path | SafetyChecker | None = None,
     ) -> CustomContrastPipeline:
         """Load a diffusers pipeline folder or hub id, or a base by its name ("toyland", "sd15", "sdxl").
 
@@ -224,7 +239,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         file, the name of a published IP-Adapter or "owner/name:path" (see `CustomContrast.load`); None =
         `adapter.safetensors` in the folder if it is there. torch_dtype: None = float16 on CUDA, float32 on
         a CPU. device: None = CUDA where there is one. image_encoder: folder or hub id of the CLIP image encoder, where
-        the weights bring none. Only safetensors are read. Raises ValueError with one sentence.
+        the weights bring none. safety_checker: see `CustomContrast.load`. Only safetensors are read. Raises ValueError
+        with one sentence.
         """
         source = str(pretrained_model_name_or_path)
         if adapter is None and (Path(source) / ADAPTER).is_file():
@@ -239,7 +255,9 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             adapter, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
         model = load_base(base, source, device, torch_dtype, image_encoder)
         loaded = load_adapter(adapter, model) if isinstance(adapter, Path) else adapter
-        return cls.from_parts(model, loaded)
+        if isinstance(safety_checker, str | Path):
+            safety_checker = SafetyChecker.load(safety_checker, source, model.device, model.dtype)
+        return cls.from_parts(model, loaded, safety_checker)
 
     def save_pretrained(self, save_directory: str | Path, max_shard_size: int | str | None = None) -> None:
         """Write a diffusers pipeline folder that `from_pretrained` turns into the same pipeline, bit for bit.
@@ -304,9 +322,11 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             layout_prior=self.layout_prior,
             encoder_name=self.encoder_name,
         )
-        if self._model is None or self._model.base != base or self._model.adapter is not self.adapter:
-            self._model = CustomContrast(base, self.adapter)
-        return self._model
+        known = self._model
+        same = known is not None and known.base == base and known.adapter is self.adapter
+        if known is None or not same or known.safety is not self.safety_checker:
+            self._model = known = CustomContrast(base, self.adapter, self.safety_checker)
+        return known
 
     @property
     def _text_encoders(self) -> list[nn.Module]:
@@ -425,7 +445,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return images, results
         kinds = ("location_masks", "text_maps", "visual_maps", "subject_maps")
         maps = {kind: [rows for result in results for rows in getattr(result, kind)] for kind in kinds}
-        return CustomContrastOutput(images=images, **maps, results=results)
+        flags = [flag for result in results for flag in result.flagged] if model.safety is not None else None
+        return CustomContrastOutput(images=images, **maps, results=results, nsfw_content_detected=flags)
 
     def _finish(self, streams: Sequence[Any], steps: int) -> list[Result]:
         """Run the streams one after the other; those after an interrupt are not begun."""

@@ -53,6 +53,8 @@ class Generation:
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
             for told in self.loading(request.base):
                 yield {"status": told}
+            if kept := self.service.models.about_memory(request.base):
+                yield {"status": note(f"Getting ready … {kept}")}
             yield from self._running(request)
         except Exception as error:
             yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
@@ -98,10 +100,14 @@ class Generation:
         }
 
     def save(self, request: Request, result: Result) -> list[str]:
-        """Write the pictures as PNG files that carry their recipe."""
+        """Write the pictures as PNG files that carry their recipe; one that was withheld, as a plain picture alone."""
         folder = self.folder()
         paths = []
         for i, image in enumerate(result.images, start=1):
+            if any(result.flagged[i - 1 : i]):
+                paths.append(str(folder / f"withheld-{i}.png"))
+                image.save(paths[-1])
+                continue
             path = folder / f"customcontrast-seed{request.seed}-{i}.png"
             path.write_bytes(recipe.png_bytes(image, {**request.settings(), "picture": i}, request.references))
             paths.append(str(path))

@@ -77,8 +77,20 @@ class PromptPanel:
     def base_changes(self, base: str) -> Changes:
         """What the page shows for this base alone: controls of the view, style picture, and what it can draw."""
         shown = Set(visible=self.service.models.takes_layout(base))
-        views = {"view": shown, "views": dict.fromkeys(SLOTS, shown), "turntable": shown}
-        return {**views, "about": self.about(base), "style": self.style.shown(base)}
+        return {
+            "view": shown,
+            "views": dict.fromkeys(SLOTS, shown),
+            "turntable": shown,
+            "about": self.about(base),
+            "style": self.style.shown(base),
+            **self.memory(base),
+        }
+
+    def memory(self, base: str) -> Changes:
+        """How the model is kept in memory, once it is loaded; why it could not be, where it failed."""
+        models = self.service.models
+        failed = models.failure(base)
+        return {"memory": notice(failed, "error") if failed else notice(models.about_memory(base), "")}
 
     def sizes(self, base: str) -> list[tuple[str, str]]:
         """Sizes that suit a base: what is shown → value."""

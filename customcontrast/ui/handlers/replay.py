@@ -98,13 +98,14 @@ class Replay:
         return self.show(self.finished[index]) if index in range(len(self.finished)) else {}
 
     def remember(self, run: RunView | None, past: Sequence[Past] | None) -> Changes:
-        """A run has ended: its first picture goes into the history of this session, once."""
-        if run is None or not run.files or (past and past[0].path == run.files[0]):
+        """A run has ended: its first picture that was not withheld goes into the history of this session, once."""
+        shown = [i for i in range(len(run.files)) if not any(run.result.flagged[i : i + 1])] if run is not None else []
+        if run is None or not shown or (past and past[0].path == run.files[shown[0]]):
             return {}
-        thumb = run.result.images[0].copy()
+        thumb = run.result.images[shown[0]].copy()
         thumb.thumbnail((THUMB, THUMB))
         caption = f"{run.request.prompt} (seed {run.request.seed})"
-        kept = (Past(run.files[0], thumb, caption), *(past or ()))[:MAX_PAST]
+        kept = (Past(run.files[shown[0]], thumb, caption), *(past or ()))[:MAX_PAST]
         pictures = [(one.thumb, one.caption) for one in kept]
         return {"past": kept, "history": Set(value=pictures, selected_index=None), "history_box": Set(visible=True)}
 

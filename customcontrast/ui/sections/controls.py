@@ -149,6 +149,7 @@ class SettingsSection:
     apart: gr.Checkbox
     base: gr.Dropdown
     base_note: gr.HTML
+    memory: gr.HTML  # how the model is kept in memory, or why it could not be loaded
 
 
 @dataclass(frozen=True)
@@ -281,6 +282,7 @@ class Sections:
             "turntable": self.turntable.box,
             "about": self.showcase.about,
             "style": self.style,
+            "memory": self.settings.memory,
         }
 
     @property

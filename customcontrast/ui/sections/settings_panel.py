@@ -62,10 +62,12 @@ def build(handlers: Handlers) -> SettingsSection:
         base = gr.Dropdown(titles, value=models.config.base, label="Model", elem_id="base",
                            info="Those of this machine can be used; the others say how to get them.")
         base_note = gr.HTML(note(""), visible=False, elem_id="base-note")
+    memory = gr.HTML(visible=False, elem_id="memory")
     return SettingsSection(
         seed=seed, dice=dice, reuse=reuse, guidance=guidance, subject_scale=subject_scale, pictures=pictures, view=view,
         camera=camera, negative_prompt=negative_prompt, steps=steps, size=size, scheduler=scheduler,
         location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
+        memory=memory,
     )
 
 
