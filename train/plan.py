@@ -350,6 +350,8 @@ def advice(plan: Plan, memory: float) -> list[str]:
     if plan.contrast <= 1 and loss.macl:
         need = int(1 / (loss.macl_temperature * SIMILARITY * plan.gpus)) + 1
         said.append(f"B·τ·S̄ is not above 1: set loss.contrast_batch={need} or more")
+    if config.init:
+        said.append(f"not counted: the weights and the larger image encoder that init={config.init} brings")
     if config.data.holdout == 0 and config.data.source in ("folder", "shards"):
         said.append("nothing is held out: set data.holdout=0.002, or validation shows subjects of the training data")
     return said or ["it fits; nothing needs to be changed"]
