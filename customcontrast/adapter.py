@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class AdapterOutput:
     sink: bool  # whether the first key is the null key
     by_noun: bool = False  # there is no S*: where the subject is, its noun's text map says
     unconditional: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.unconditional`
+    beside: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.beside`, L × (B or 1, n', width_l)
 
     def row(self, i: int) -> AdapterOutput:
         """The i-th sample (or timestep) alone; the only one there is, where all are the same."""
@@ -45,7 +46,22 @@ class AdapterOutput:
             self.mfi.visual_cls[keep],
         )
         keys, values = ([x[keep] for x in xs] for xs in (self.keys, self.values))
-        return AdapterOutput(mfi, keys, values, self.sink, self.by_noun, self.unconditional)
+        beside = None
+        if self.beside is not None:
+            K, V = ([x[min(i, len(x) - 1)][None] for x in xs] for xs in self.beside)
+            beside = (K, V)
+        return AdapterOutput(mfi, keys, values, self.sink, self.by_noun, self.unconditional, beside)
+
+    def shown(self, where: Tensor) -> AdapterOutput:
+        """Rows where `where` (B,) is 0 see no picture: their values are 0, and image tokens are the unconditional ones.
+
+        For an output with `beside`.
+        """
+        assert self.beside is not None and self.unconditional is not None
+        seen = where[:, None, None]
+        both = zip(self.beside, self.unconditional, strict=True)
+        K, V = ([torch.where(seen > 0, x, u) for x, u in zip(xs, us, strict=True)] for xs, us in both)
+        return replace(self, values=[value * seen.to(value.dtype) for value in self.values], beside=(K, V))
 
     @staticmethod
     def cat(parts: Sequence[AdapterOutput]) -> AdapterOutput:
@@ -87,6 +103,12 @@ class Adapter(nn.Module):
         adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
         adapter.image_encoder = base.encoder_id
         return adapter
+
+    def alike(self) -> Adapter:
+        """Another one of the same sizes, untrained."""
+        copy = Adapter(self.config, self.attention.specs, self.base_name)
+        copy.image_encoder = self.image_encoder
+        return copy
 
     @torch.no_grad()
     def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:

@@ -56,6 +56,8 @@ class BaseModel:
     masks_padding: bool = False  # trained with the prompt's own tokens alone: text attention sees no padding
     layout_prior: LayoutPrior | None = None  # layouts where nobody asks for one; None = it takes none, or has none
     encoder_name: str = ""  # hub id of the image encoder ("owner/name:folder"), if it came from there
+    penultimate: bool = False  # f_I's coarsest layer is the one before the last, for an adapter that starts as an
+    # IP-Adapter (`warm_start`)
 
     @property
     def spec(self) -> BaseSpec:
@@ -89,7 +91,8 @@ class BaseModel:
     @property
     def image_layers(self) -> tuple[int, ...]:
         """The three CLIP image layers of f_I, coarse to fine."""
-        return evenly_spaced(self.image_encoder.config.num_hidden_layers)
+        last, *others = evenly_spaced(self.image_encoder.config.num_hidden_layers)
+        return (last - self.penultimate, *others)
 
     @property
     def image_patches(self) -> tuple[int, int]:
@@ -129,8 +132,12 @@ class BaseModel:
         return {"text_embeds": pooled, "time_ids": time_ids}
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [−1, 1] -> scaled latents (B, C, H/f, W/f), the posterior's mode as in training."""
-        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode()
+        """Pixels (B, 3, H, W) in [−1, 1] -> scaled latents (B, C, H/f, W/f), float32: the posterior's mode.
+
+        The mode, not a sample: Toyland's autoencoder has no meaningful posterior width, Stable Diffusion's is
+        negligible, and what training caches is then exactly what encoding again would give.
+        """
+        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode().float()
         mean, std = self._latent_statistics(z)
         return (z - mean) * self.vae.config.scaling_factor / std
 

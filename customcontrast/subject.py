@@ -18,6 +18,7 @@ from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import clean_noun
 from customcontrast.ip_adapter import FORMAT, ROLES, IPAdapter, role_scales
 from customcontrast.placement import Box, Placement
+from customcontrast.warm_start import WarmAdapter
 
 MAX_STRENGTH = 1000  # |λ|; more is no use, and too much for 16-bit numbers
 
@@ -53,6 +54,7 @@ class Subject:
     role: str = "subject"  # "style", "layout": a whole picture that acts everywhere, in the layers that carry this
     layer_scales: tuple[float, ...] | None = None  # what λ is multiplied by in each layer l; None = 1 in all
     kind: str = "customcontrast"  # of the adapter that made the features
+    image_tokens: Tensor | None = None  # (1, tokens, C), where the adapter started as an IP-Adapter (`warm_start`)
 
     def placed(self, box: Box | None = None, mask: np.ndarray | None = None, location: bool = True) -> Subject:
         """The same subject in a place of the user's: see `Placement`. Without arguments: where its maps say."""
@@ -99,7 +101,9 @@ def look_at(
     scales = checked_scales(base.cross_attention_layers, layer_scales)
     if role != "subject":
         placement, scales = Placement(location=False), scales or role_scales(base, role)
-    features = adapter.look(base, [reference.on_plain() for reference in references])
+    pictures = [reference.on_plain() for reference in references]
+    features = adapter.look(base, pictures)
+    tokens = adapter.image_tokens(base, pictures) if isinstance(adapter, WarmAdapter) else None
     digest = hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest()
     placement = placement or Placement()
-    return Subject(noun, references, features, float(strength), digest, placement, role, scales, adapter.kind)
+    return Subject(noun, references, features, float(strength), digest, placement, role, scales, adapter.kind, tokens)

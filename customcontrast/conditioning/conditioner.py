@@ -22,6 +22,7 @@ from customcontrast.conditioning.text_encoder import encode_rows
 from customcontrast.errors import ConfigError
 from customcontrast.ip_adapter import IPAdapter
 from customcontrast.subject import Subject
+from customcontrast.warm_start import WarmAdapter
 
 ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
 ENCODER_WEIGHTS = 2**26  # attention weights of one of its blocks at once, over heads, rows, queries and image tokens
@@ -93,7 +94,7 @@ def tensor_bytes(value: TextContext | AdapterOutput) -> int:
         tensors = [value.hidden, *([] if value.pooled is None else [value.pooled])]
     else:
         tensors = [*value.keys, *value.values, *value.mfi.text_tokens, value.mfi.visual_tokens]
-        tensors += [x for xs in value.unconditional or () for x in xs]
+        tensors += [x for xs in (*(value.unconditional or ()), *(value.beside or ())) for x in xs]
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 
@@ -205,7 +206,10 @@ class Conditioner:
             c = adapter.config
             a_row = c.heads * (c.text_queries + 1) * subject.features.shape[1]
             chunk = max(1, min(ENCODER_ROWS, ENCODER_WEIGHTS // a_row) // c.num_layers)
-            return AdapterOutput.cat([adapter.at(subject.features, part, visual) for part in t.split(chunk)])
+            out = AdapterOutput.cat([adapter.at(subject.features, part, visual) for part in t.split(chunk)])
+            if not isinstance(adapter, WarmAdapter) or subject.image_tokens is None:
+                return out
+            return adapter.joined(out, subject.image_tokens, adapter.published.nothing(self.base))
 
         return self.cache.get(("subject", subject.key, timesteps), make)
 

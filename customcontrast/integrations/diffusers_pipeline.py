@@ -488,7 +488,9 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not isinstance(subject, Subject) or self.adapter is None:
             return subject
         dtype = next(self.adapter.parameters()).dtype
-        return replace(subject, features=subject.features.to(self._execution_device, dtype))
+        place = (self._execution_device, dtype)
+        tokens = None if subject.image_tokens is None else subject.image_tokens.to(*place)
+        return replace(subject, features=subject.features.to(*place), image_tokens=tokens)
 
     # ---- memory, devices, LoRA -----------------------------------------------------------------------
 

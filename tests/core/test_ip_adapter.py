@@ -37,11 +37,11 @@ from customcontrast.ip_adapter import (
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.sampling import make_scheduler
 from customcontrast.subject import WholePicture
-from tests.benchmarks.true_models import base_model as true_base
-from tests.benchmarks.true_models import unet as true_unet
 from tests.conftest import Cutout
 from tests.support.ip_files import KINDS, file_shapes, random_ip_file
 from tests.support.tiny_models import random_adapter
+from train.common.true_models import base_model as true_base
+from train.common.true_models import unet as true_unet
 
 PROMPT = "a bear on the beach"
 OPEN = LocationConfig(enabled=False)  # as the published adapter: no masks

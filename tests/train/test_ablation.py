@@ -6,17 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from accelerate.state import AcceleratorState
 
-from customcontrast.base_model import BaseModel
-from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
-from train.evaluation import evaluate, readers
+from train.adapter.adapter_config import AdapterTrainConfig
 from train.evaluation.metrics import Score
 from train.experiments import ablation
 from train.experiments.ablation import VARIANTS, variant_config
-
-ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 
 
 def test_the_rows_are_those_of_tables_3_and_4() -> None:
@@ -31,48 +25,18 @@ def test_the_rows_are_those_of_tables_3_and_4() -> None:
 
 
 def test_the_ablation_runs_and_goes_on(
-    tiny_base: BaseModel,
-    headed_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    experiment: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "DISTRACTORS", 2)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    judge = readers.Readers().eval()
-    judge.quality = {"mask_iou": 0.0}
-    readers.save_readers(judge, tmp_path / "readers.safetensors", "small")
-    data = DataConfig(path=str(tmp_path / "pool"), size=64, reference_size=48, subjects=3, targets=1, references=2)
-    config = AdapterTrainConfig(
-        weights=str(headed_folder),
-        encoder=ENCODER,
-        data=data,
-        optim=OptimConfig(steps=9, batch=2),
-        log=LogConfig(every=1),
-    )
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    arguments = [
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--ids",
-        "0",
-        "5",
-        "--steps",
-        "1",
-        "--limit",
-        "1",
-        "--cpu",
-        "--denoising",
-        "2",
-    ]
-    arguments += ["--readers", str(tmp_path / "readers.safetensors"), "--out", str(tmp_path / "out")]
+    arguments = [*experiment, "--ids", "0", "5", "--seeds", "0"]
     assert ablation.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| 0 | Visual | " in table and "| 5 | 2 + CSCL + MACL | " in table and "0.591" in table
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
-    assert ablation.main(arguments) == 0
+    assert ablation.main([*arguments, "--ids", "5", "--seeds", "0", "1"]) == 0
     assert {p: p.stat().st_mtime_ns for p in made} == made  # nothing was evaluated again
-    assert ablation.main([*arguments, "--references", "edited"]) == 0  # the same adapters, on other references
+    assert "seeds 0 1, 1 subjects" in (tmp_path / "out" / "table.md").read_text()
+    other = [*arguments, "--ids", "5", "--references", "edited"]  # of the same adapter
+    assert ablation.main(other) == 0
     assert "| leaks |" in (tmp_path / "out" / "table-edited.md").read_text()
     assert {p: p.stat().st_mtime_ns for p in made} == made
     capsys.readouterr()
