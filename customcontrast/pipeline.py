@@ -155,6 +155,8 @@ class CustomContrast:
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
     ) -> Iterator[Step | Result]:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
 
@@ -170,7 +172,8 @@ class CustomContrast:
         that was trained with it (`BaseModel.layout_channels`); None: drawn by the seed, in the places that the subjects
         were given. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
         latents (N, C, h, w), not decoded. guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in
-        diffusers, the prompt is read so many layers earlier; the negative prompt is not.
+        diffusers, the prompt is read so many layers earlier; the negative prompt is not. subject_start, subject_end:
+        shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and the masks stay).
         Without subjects it is the base's plain text-to-image.
         Arguments are checked at once (ValueError); closing the generator stops the run.
         """
@@ -195,6 +198,8 @@ class CustomContrast:
             output_type=output_type,
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip or 0,
+            subject_start=subject_start,
+            subject_end=subject_end,
         )
         return self.run(config, subjects)
 

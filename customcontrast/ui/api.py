@@ -61,6 +61,8 @@ class Endpoints:
         inputs |= {"base": gr.Textbox(self.handlers.service.config.base, label="base")}
         inputs |= {"text_tokens": gr.Checkbox(True), "apart": gr.Checkbox(True)}
         inputs |= {name: gr.Textbox("", label=name) for name in OPTIONAL}
+        inputs |= {"subject_start": gr.Number(0.0, label="subject_start")}
+        inputs |= {"subject_end": gr.Number(1.0, label="subject_end")}
         return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:
@@ -101,6 +103,8 @@ class Endpoints:
         turns: str = "",
         poses: str = "",
         camera: str = "",
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -128,6 +132,8 @@ class Endpoints:
                 right, or degrees from -180 to 180, such as "left; any"; for models that are told (toyland2).
             poses: standing, sitting, walking, waving or any for each subject, such as "sitting; any"; likewise.
             camera: its height in degrees, 3 to 40; empty for any; likewise.
+            subject_start: share of the steps, 0 to 1, before which λ is 0.
+            subject_end: share of the steps after which λ is 0.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
@@ -137,7 +143,7 @@ class Endpoints:
                 "prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance,
                 "subject_scale": subject_scale, "seed": seed, "pictures": pictures, "location_masks": location_masks,
                 "base": base or None, "size": size, "scheduler": scheduler, "text_tokens": text_tokens, "apart": apart,
-                "elevation": read_camera(camera),
+                "elevation": read_camera(camera), "subject_start": subject_start, "subject_end": subject_end,
             }  # fmt: skip
             call = ProgramCall(references or (), nouns, per_subject, places, strengths, turns, poses, settings)
             run = self.handlers.generation.run(call)
