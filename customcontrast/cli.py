@@ -23,7 +23,7 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of the visual branch: the subject's weight")
+    parser.add_argument("--subject-scale", type=float, default=1.0, help="lambda, the weight of the visual branch")
     parser.add_argument("--base", default="toyland", help=", ".join(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base's weights")
     parser.add_argument("--adapter", help="adapter file (.safetensors)")
