@@ -44,7 +44,7 @@ from customcontrast.sampling import (
     to_pictures,
 )
 from customcontrast.specs import BASES
-from customcontrast.subject import Segmented, Subject, WholePicture, look_at
+from customcontrast.subject import Segmented, Subject, WholePicture, check_makers, look_at
 
 __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 
@@ -226,6 +226,7 @@ class CustomContrast:
                 f"generate: scheduler={resolved.scheduler or type(scheduler).__name__!r} cannot take "
                 f"num_inference_steps={resolved.num_inference_steps} ({error}); give more steps, or another scheduler."
             ) from error
+        check_makers(self.adapter, several)
         pictures = tuple(s for s in several if s.role != "subject")
         return self._run(resolved, tuple(s for s in several if s.role == "subject"), pictures, scheduler)
 
