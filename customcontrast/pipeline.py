@@ -66,7 +66,7 @@ class CustomContrast:
         weights: str | Path | None = None,
         adapter: str | Path | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         image_encoder: str | Path | None = None,
     ) -> CustomContrast:
         """Load a base model ("toyland", "sd15", "sdxl") and an adapter file.

@@ -126,12 +126,31 @@ def test_options_from_the_command_line_and_the_environment(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--sam-checkpoint", "/no/such.pth"], ["--weights", "./nowhere"], ["--base", "sd99"]]
+    "arguments",
+    [
+        ["--sam-checkpoint", "/no/such.pth"],
+        ["--weights", "./nowhere"],
+        ["--base", "sd99"],
+        ["--port", "99999"],
+    ],
 )
 def test_wrong_options_end_with_a_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         app.options(arguments)
-    assert arguments[1] in capsys.readouterr().err
+    assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("BASE", "sd99"), ("QUEUE_SIZE", "many"), ("PORT", "-1"), ("WEIGHTS", "./no")]
+)
+def test_wrong_values_of_the_environment_end_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
+):
+    monkeypatch.setenv(f"CUSTOMCONTRAST_{name}", value)
+    with pytest.raises(SystemExit):
+        app.options([])
+    said = capsys.readouterr().err
+    assert f"--{name.lower().replace('_', '-')}" in said and "Traceback" not in said
 
 
 def test_mcp_is_served_or_its_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
