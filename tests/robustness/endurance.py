@@ -85,7 +85,8 @@ def measure(page: Served, count: int, warm: int = 20, tell: bool = False, client
     delete_files_created_by_app(page.demo, age=None)  # what the page does by itself to files older than an hour
     cleaned = files(page.cache)
     return {
-        "pictures": count, "clients": clients, "failed": len(failed), "mixed up": len(mixed), "first_mb": memory[0], "middle_mb": memory[len(memory) // 2],
+        "pictures": count, "clients": clients, "failed": len(failed), "mixed up": len(mixed),
+        "first_mb": memory[0], "middle_mb": memory[len(memory) // 2],
         "last_mb": memory[-1], "most_mb": max(memory), "slope_mb": rate, "slope_error_mb": error,
         "files before": begun[0], "files": full[0], "files_mb": full[1], "files after cleaning": cleaned[0],
     }  # fmt: skip
