@@ -27,6 +27,7 @@ from customcontrast.encoder.image_features import evenly_spaced
 from customcontrast.errors import BaseModelError, HubError, out_of_memory
 from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
+from customcontrast.precision import read_dtype
 from customcontrast.specs import BASES, BaseSpec
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
@@ -159,14 +160,15 @@ def load_base(
     name: str = "toyland",
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     image_encoder: str | Path | None = None,
 ) -> BaseModel:
     """Load a base model for inference or adapter training: frozen, in evaluation mode.
 
     name: a key of BASES. weights: a diffusers pipeline folder, a hub id (default: the spec's own), or one checkpoint
     file (.safetensors) as Stable Diffusion's finetunes are handed around.
-    device: default CUDA where there is one. dtype: default float16 on CUDA, float32 on a CPU.
+    device: default CUDA where there is one. dtype: torch's or its name; default float16 on CUDA, float32 on a
+    CPU.
     image_encoder: folder or hub id ("owner/name", "owner/name:folder") of the CLIP image encoder, if `weights` has no
     `image_encoder` folder; one without preprocessor_config.json gets CLIP's own statistics at its picture size.
     In half precision, half-precision weight files are taken where there are any. Only safetensors are read, never
@@ -190,7 +192,7 @@ def load_base(
             "(owner/name)."
         )
     device = chosen_device(device)
-    dtype = dtype or usual_dtype(device)
+    dtype = read_dtype(dtype or usual_dtype(device))
     half = dtype in (torch.float16, torch.bfloat16)
     if not local or single:
         source = _fetched(spec, spec.weights if single else source, half, settings_only=single)

@@ -23,9 +23,11 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--subject-scale", type=float, help="λ of the visual branch; default 1, an IP-Adapter's 0.6")
+    parser.add_argument(
+        "--subject-scale", type=float, help="lambda, the weight of the visual branch; default 1, an IP-Adapter's 0.6"
+    )
     parser.add_argument("--style", help="picture whose style the result is to have (SD-1.5, SDXL with an IP-Adapter)")
-    parser.add_argument("--style-strength", type=float, default=1.0, help="how much of that style: its own λ")
+    parser.add_argument("--style-strength", type=float, default=1.0, help="how much of that style: its own lambda")
     parser.add_argument("--base", default="toyland", help=", ".join(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base's weights")
     parser.add_argument("--adapter", help="adapter file (.safetensors)")

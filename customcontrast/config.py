@@ -217,6 +217,8 @@ LIMITS: dict[str, Limit] = {
     "num_inference_steps": Limit(1, 1000, 1, 100, whole=True),
     "guidance_scale": Limit(-1000, 1000, 0, 30),  # beyond this, too much for 16-bit numbers
     "subject_scale": Limit(-1000, 1000, 0, 5),
+    "subject_start": Limit(0, 1, 0, 1),  # shares of the steps between which the visual branch acts
+    "subject_end": Limit(0, 1, 0, 1),
     "strength": Limit(-1000, 1000, 0, 3),
     "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
     "num_images": Limit(1, 64, 1, 4, whole=True),
@@ -266,6 +268,8 @@ class GenerationConfig:
     output_type: str = "pil"  # what `Result.images` are: one of OUTPUT_TYPES
     guidance_rescale: float = 0.0  # see `sampling.rescaled`
     clip_skip: int = 0  # layers of the text encoders that are left out at their end
+    subject_start: float = 0.0  # λ is 0 in the steps before this share of them, as diffusers' control_guidance_start
+    subject_end: float = 1.0  # … and in those after this share; the masks and S* stay as they are
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
@@ -275,6 +279,8 @@ class GenerationConfig:
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, _whole_number(getattr(self, name)))
+        for name in ("subject_start", "subject_end"):
+            object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:
                 raise ConfigError(f"generate: {sentence}")
@@ -287,6 +293,10 @@ class GenerationConfig:
         return [
             (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
+            (
+                self.subject_start >= self.subject_end,
+                f"subject_start={self.subject_start} must be below subject_end={self.subject_end}.",
+            ),
             *[
                 (
                     not isinstance(getattr(self, name), kind),

@@ -34,6 +34,7 @@ from customcontrast.multi_subject import make_denoiser
 from customcontrast.offload import free_memory, place, plan_for, rest
 from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
+from customcontrast.precision import read_dtype
 from customcontrast.previews import LatentRGB, fit_latent_rgb
 from customcontrast.run_settings import drawn_masks, recipe, resolve
 from customcontrast.safety import SKIPPED, SafetyChecker, placeholder
@@ -48,7 +49,7 @@ from customcontrast.sampling import (
     to_pictures,
 )
 from customcontrast.specs import BASES
-from customcontrast.subject import Segmented, Subject, WholePicture, look_at
+from customcontrast.subject import Segmented, Subject, WholePicture, check_makers, look_at
 
 __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 
@@ -75,7 +76,7 @@ class CustomContrast:
         weights: str | Path | None = None,
         adapter: str | Path | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         image_encoder: str | Path | None = None,
         safety_checker: str | Path | SafetyChecker | None = None,
         memory: str | MemoryPlan | None = None,
@@ -99,13 +100,16 @@ class CustomContrast:
         if not (memory is None or isinstance(memory, MemoryPlan) or memory in CHOICES):
             raise ConfigError(f"load: memory={memory!r} must be one of {', '.join(CHOICES)}, a MemoryPlan, or None.")
         target = chosen_device(device)
-        wanted = getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else dtype or usual_dtype(target)
+        asked = None if dtype is None else read_dtype(dtype)
+        wanted: torch.dtype = (
+            getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else asked or usual_dtype(target)
+        )
         here = target if memory is None else torch.device("cpu")  # where weights are read to
         reason = ""
         try:
             file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
             return cls._read(base, weights, file, here, wanted, image_encoder, safety_checker)._placed(
-                memory, target, dtype
+                memory, target, asked
             )
         except Exception as error:
             if not out_of_memory(error):
@@ -226,6 +230,8 @@ class CustomContrast:
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
     ) -> Iterator[Step | Result]:
         """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
 
@@ -242,7 +248,8 @@ class CustomContrast:
         that was trained with it (`BaseModel.layout_channels`); None: drawn by the seed, in the places that the subjects
         were given. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
         latents (N, C, h, w), not decoded. guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in
-        diffusers, the prompt is read so many layers earlier; the negative prompt is not.
+        diffusers, the prompt is read so many layers earlier; the negative prompt is not. subject_start, subject_end:
+        shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and the masks stay).
         Without subjects it is the base's plain text-to-image.
         Arguments are checked at once (ValueError); closing the generator stops the run.
         """
@@ -267,6 +274,8 @@ class CustomContrast:
             output_type=output_type,
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip or 0,
+            subject_start=subject_start,
+            subject_end=subject_end,
         )
         return self.run(config, subjects)
 
@@ -298,6 +307,7 @@ class CustomContrast:
                 f"generate: scheduler={resolved.scheduler or type(scheduler).__name__!r} cannot take "
                 f"num_inference_steps={resolved.num_inference_steps} ({error}); give more steps, or another scheduler."
             ) from error
+        check_makers(self.adapter, several)
         pictures = tuple(s for s in several if s.role != "subject")
         return self._run(resolved, tuple(s for s in several if s.role == "subject"), pictures, scheduler)
 

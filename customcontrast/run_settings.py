@@ -131,6 +131,8 @@ def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any
         "pictures": [_about(s) for s in subjects if s.role != "subject"],
         "guidance_rescale": config.guidance_rescale,
         "clip_skip": config.clip_skip,
+        "subject_start": config.subject_start,
+        "subject_end": None if config.subject_end == 1 else config.subject_end,
     }
     return {name: value for name, value in optional.items() if value} | {
         "prompt": config.prompt,

@@ -138,7 +138,7 @@ class Conditioner:
         if not n:
             return Conditions(tokenized, distinct, self._text(tokenized, encoders, clip_skip), outputs, encoders)
         places = tuple(tokenized.positions.flatten().tolist())
-        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
+        key = ("contexts", encoders, self._read(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
         tokens = [output.mfi.text_tokens for output in outputs]
         context = self.cache.get(
             key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens, clip_skip=clip_skip)
@@ -181,9 +181,18 @@ class Conditioner:
                 digest.update(b"" if x is None else x.float().cpu().numpy().tobytes())
         return digest.digest()
 
+    @torch.no_grad()
+    def _read(self, prompt: TokenizedPrompt) -> tuple[tuple[int, ...] | bytes, ...]:
+        """The prompt's tokens, and a digest of their rows in the embedding tables, which textual inversion changes."""
+        digest = hashlib.sha256()
+        for ids, encoder in zip(prompt.ids, self.base.text_encoders, strict=True):
+            rows = encoder.get_input_embeddings()(ids.to(self.base.device))
+            digest.update(rows.float().cpu().numpy().tobytes())
+        return (*(tuple(ids.tolist()) for ids in prompt.ids), digest.digest())
+
     def _text(self, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int = 0) -> TextContext:
         """Text without S*: one context for all timesteps and layers."""
-        key = ("text", encoders, _ids(prompt), clip_skip)
+        key = ("text", encoders, self._read(prompt), clip_skip)
         context = self.cache.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
         return self._weighted(context, prompt, encoders, clip_skip)
 
@@ -235,7 +244,3 @@ class VisualConditioner(Conditioner):
         outputs = [self._outputs(subject, distinct) for subject in subjects]
         silent = tuple(replace(out, mfi=replace(out.mfi, text_tokens=[])) for out in outputs)
         return Conditions(plain, distinct, self._text(plain, encoders, clip_skip), silent, encoders)
-
-
-def _ids(prompt: TokenizedPrompt) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(ids.tolist()) for ids in prompt.ids)

@@ -383,12 +383,14 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
         return_dict: bool = True,
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler, layout, guidance_rescale, clip_skip: as in `CustomContrast.stream`; None
-        is the base's own. Several prompts share the subjects, or have a list of them each. generator: one for all
+        prompt, subjects, height … scheduler, layout, guidance_rescale … subject_end: as in `CustomContrast.stream`;
+        None is the base's own. Several prompts share the subjects, or have a list of them each. generator: one for all
         pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed, from PyTorch's global
         generator. latents: starting noise (N, C, h, w) of unit variance. record: maps to return;
         `RecordConfig(maps=False)` is the fastest.
@@ -434,6 +436,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 output_type=output_type,
                 guidance_rescale=guidance_rescale,
                 clip_skip=clip_skip,
+                subject_start=subject_start,
+                subject_end=subject_end,
             )
             streams.append(stream)
         try:

@@ -62,6 +62,8 @@ class Endpoints:
         inputs |= {"text_tokens": gr.Checkbox(True), "apart": gr.Checkbox(True)}
         inputs |= {name: gr.Textbox("", label=name) for name in OPTIONAL}
         inputs |= {"style": Picture(label="style"), "style_strength": gr.Number(1.0, label="style_strength")}
+        inputs |= {"subject_start": gr.Number(0.0, label="subject_start")}
+        inputs |= {"subject_end": gr.Number(1.0, label="subject_end")}
         return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:
@@ -104,6 +106,8 @@ class Endpoints:
         camera: str = "",
         style: str | None = None,
         style_strength: float = 1.0,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -135,6 +139,8 @@ class Endpoints:
             style: a picture file whose style the result is to have, for SD-1.5 and SDXL with a published IP-Adapter;
                 the references are subjects, this one is not.
             style_strength: how much of that style, 0 to 3.
+            subject_start: share of the steps, 0 to 1, before which λ is 0.
+            subject_end: share of the steps after which λ is 0.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
@@ -144,7 +150,7 @@ class Endpoints:
                 "prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance,
                 "subject_scale": subject_scale, "seed": seed, "pictures": pictures, "location_masks": location_masks,
                 "base": base or None, "size": size, "scheduler": scheduler, "text_tokens": text_tokens, "apart": apart,
-                "elevation": read_camera(camera),
+                "elevation": read_camera(camera), "subject_start": subject_start, "subject_end": subject_end,
             }  # fmt: skip
             subjects = (references or (), nouns, per_subject, places, strengths, turns, poses)
             call = ProgramCall(*subjects, settings, style, style_strength)

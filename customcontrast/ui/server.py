@@ -84,6 +84,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     share = (env("share", gradios("SHARE", "")) or "").lower() in yes
     parser.add_argument("--share", action="store_true", default=share, help="also open a public link")
     chosen = parser.parse_args(arguments)
+    if chosen.base not in BASES:  # from the environment, which argparse does not check
+        parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
+    if not 0 < chosen.port < 2**16 or chosen.queue_size < 1:
+        parser.error("--port must be a number from 1 to 65535, and --queue-size at least 1.")
     for name in ("weights", "adapter", "sam_checkpoint"):
         path = getattr(chosen, name)
         if name == "adapter" and path and is_name(path):

@@ -185,6 +185,40 @@ def test_the_brush_finds_a_subject_where_nothing_stood_out(handlers: Handlers, t
     assert "no subject stands out" in handlers.subjects.undo(drawn["cut"])["note"]["value"].lower()
 
 
+def test_a_picture_is_cropped_to_box_or_subject_and_back(handlers: Handlers, bear: CutOut):
+    panel, x0, y0, x1, y1 = handlers.subjects, *bear.current.box
+    changes = panel.crop(bear)
+    cut = changes["cut"]
+    assert changes["upload"] is cut.picture and cut.picture.size[0] < bear.picture.size[0]
+    assert cut.mask.sum() == bear.mask.sum() and cut.current.image is cut.picture
+    boxed = dataclasses.replace(bear, points=((x0, y0, BOX), ((x0 + x1) // 2, (y0 + y1) // 2, BOX)))
+    part = panel.crop(boxed)["cut"]
+    assert part.picture.size == ((x0 + x1) // 2 + 1 - x0, (y0 + y1) // 2 + 1 - y0)
+    assert np.array_equal(part.mask, bear.mask[y0 : (y0 + y1) // 2 + 1, x0 : (x0 + x1) // 2 + 1])
+    again = panel.crop(part)["cut"]
+    painted_on = painted(handlers, again, [[2, 2]], 3, REMOVE)["cut"]
+    assert panel.undo(painted_on)["cut"].whole is again.whole  # the stroke goes first, then the crop
+    assert panel.undo(again)["cut"] is part and panel.undo(part)["upload"] is bear.picture
+    assert panel.reset(painted_on)["cut"].picture is bear.picture
+    assert form([(cut, "bear")]).request().subjects[0].segmentations[0].image.size == cut.picture.size
+
+
+def test_crops_that_cannot_be_made_get_a_sentence(handlers: Handlers, bear: CutOut, monkeypatch: pytest.MonkeyPatch):
+    panel = handlers.subjects
+    for crop in (panel.crop, panel.crop_face):
+        assert "Give a picture first" in crop(None)["note"]["value"]
+    assert "No face was found" in panel.crop_face(bear)["note"]["value"]
+    w, h = bear.picture.size
+    whole = dataclasses.replace(bear, points=((0, 0, BOX), (w - 1, h - 1, BOX)))
+    assert "nothing to crop" in panel.crop(whole)["note"]["value"]
+    assert "“Box”" in panel.crop(CutOut(bear.picture))["note"]["value"]
+    with pytest.raises(RequestError, match="too small"):
+        panel.crop(dataclasses.replace(bear, points=((5, 5, BOX), (9, 9, BOX))))
+    monkeypatch.setattr("customcontrast.ui.handlers.subject_panel.find_faces", lambda picture: [(100, 100, 140, 150)])
+    face = panel.crop_face(bear)["cut"]
+    assert face.picture.size == (76, 94) and face.whole is bear
+
+
 def test_the_brush_needs_a_picture_and_a_label(handlers: Handlers, bear: CutOut):
     assert "picture first" in painted(handlers, None, [[1, 1]], 5, ADD)["note"]["value"]
     boxed = painted(handlers, bear, [[1, 1]], 5, BOX)

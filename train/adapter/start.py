@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel, encoder_config, load_base
 from customcontrast.errors import CheckpointError, ConfigError, HubError
-from customcontrast.hub import adapter_file, is_folder
-from customcontrast.ip_adapter import IPAdapterConfig, is_ip_adapter, read_config
+from customcontrast.hub import adapter_file, is_folder, is_ip_adapter
+from customcontrast.ip_adapter import IPAdapterConfig, read_config
 from customcontrast.specs import BASES
 from customcontrast.warm_start import WarmAdapter, checked, sizes_in
 from train.adapter.adapter_config import AdapterTrainConfig

@@ -192,7 +192,7 @@ def adapter_command(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
-    parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="λ of Eq. 3")
+    parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="lambda of Eq. 3")
     parser.add_argument("--seed", type=int, default=given.seed)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=given.seeds, help="several pictures of each prompt, one a seed"

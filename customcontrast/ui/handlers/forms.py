@@ -77,6 +77,8 @@ class GenerationForm:
     steps: int | None = None
     guidance: float | None = None
     subject_scale: float | None = None
+    subject_start: float = 0.0
+    subject_end: float = 1.0
     seed: int = 0
     pictures: int = 1
     location_masks: bool = True
@@ -113,6 +115,8 @@ SETTINGS = (  # fields of a Request that have a control of the same name
     "steps",
     "guidance",
     "subject_scale",
+    "subject_start",
+    "subject_end",
     "seed",
     "pictures",
     "location_masks",
@@ -143,14 +147,26 @@ def turn_text(azimuth: float | None) -> str:
 
 
 def size_like(picture: tuple[int, int], base: str | None) -> str:
-    """A size with the shape of a picture (w, h) and about the area of the base's own, sides multiples of 64 px."""
+    """A size with the shape of a picture (w, h) and about the area of the base's own, sides multiples of 64 px.
+
+    An embedded base was trained with few shapes: of its sizes the one whose shape is nearest.
+    """
     spec = BASES.get(base or "")
     if spec is None:
         return ""
+    if spec.embedded:
+        shape = math.log(picture[0] / picture[1])
+        return min(spec.sizes, key=lambda size: abs(math.log(_ratio(size)) - shape))
     own = [int(side) for side in spec.sizes[0].split("x")]
     scale = math.sqrt(own[0] * own[1] / (picture[0] * picture[1]))
     width, height = (max(64, 64 * round(side * scale / 64)) for side in picture)
     return f"{width}x{height}"
+
+
+def _ratio(size: str) -> float:
+    """“192x256” → width over height."""
+    width, height = (int(side) for side in size.split("x"))
+    return width / height
 
 
 def as_controls(place: str) -> tuple[str, str]:

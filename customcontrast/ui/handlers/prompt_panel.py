@@ -95,8 +95,8 @@ class PromptPanel:
     def sizes(self, base: str) -> list[tuple[str, str]]:
         """Sizes that suit a base: what is shown → value."""
         own = [("as the model was trained", "")]
-        like = [] if BASES[base].embedded else [("the shape of my picture", AS_INPUT)]
-        return [*own, *like, *((size.replace("x", " × "), size) for size in BASES[base].sizes)]
+        like = ("the shape of my picture", AS_INPUT)
+        return [*own, like, *((size.replace("x", " × "), size) for size in BASES[base].sizes)]
 
     def about(self, base: str) -> str:
         """One honest sentence on what a base can draw, as HTML."""

@@ -142,6 +142,8 @@ class SettingsSection:
     camera: gr.Dropdown
     negative_prompt: gr.Textbox
     steps: gr.Slider
+    subject_start: gr.Slider
+    subject_end: gr.Slider
     size: gr.Dropdown
     scheduler: gr.Dropdown
     location_masks: gr.Checkbox
@@ -174,6 +176,8 @@ class SubjectSlot:
     mode: gr.Radio
     undo: gr.Button
     reset: gr.Button
+    crop: gr.Button
+    face: gr.Button
     brushing: gr.Accordion
     brush: gr.HTML
     noun: gr.Textbox

@@ -46,6 +46,12 @@ def build(handlers: Handlers) -> SettingsSection:
         negative_prompt = gr.Textbox(label="Not in the picture", value="", placeholder="what to avoid")
         steps = slider("num_inference_steps", spec.steps, 1, label="Steps", elem_id="steps",
                        info="More take longer and are finer.")
+        with gr.Row():
+            subject_start = slider("subject_start", 0, 0.05, label="Image guidance from", elem_id="guidance-from",
+                                   info="Share of the steps: later, the words lay the picture out first.",
+                                   min_width=240)
+            subject_end = slider("subject_end", 1, 0.05, label="Image guidance until", elem_id="guidance-until",
+                                 info="Share of the steps: earlier, the words finish the picture.", min_width=240)
         size = gr.Dropdown(handlers.prompt.sizes(models.config.base), value="", label="Size", allow_custom_value=True,
                            info="Width × height in pixels; others may be typed.", elem_id="size")
         schedulers = [("the model's own", ""), *((one.title, key) for key, one in SCHEDULERS.items())]
@@ -65,9 +71,9 @@ def build(handlers: Handlers) -> SettingsSection:
     memory = gr.HTML(visible=False, elem_id="memory")
     return SettingsSection(
         seed=seed, dice=dice, reuse=reuse, guidance=guidance, subject_scale=subject_scale, pictures=pictures, view=view,
-        camera=camera, negative_prompt=negative_prompt, steps=steps, size=size, scheduler=scheduler,
-        location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
-        memory=memory,
+        camera=camera, negative_prompt=negative_prompt, steps=steps, subject_start=subject_start,
+        subject_end=subject_end, size=size, scheduler=scheduler, location_masks=location_masks,
+        text_tokens=text_tokens, apart=apart, base=base, base_note=base_note, memory=memory,
     )
 
 

@@ -70,8 +70,11 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
         with gr.Row(elem_classes="cc-line"):
             mode = gr.Radio(MODES, value=ADD, label="A click or stroke means", scale=3, min_width=290,
                             elem_id=f"mode-{k}", elem_classes="cc-mode")
-            undo = gr.Button("Undo", size="sm", scale=1, min_width=60)
-            reset = gr.Button("Reset", size="sm", scale=1, min_width=60)
+        with gr.Row(elem_classes="cc-line"):
+            undo = gr.Button("Undo", size="sm", min_width=60)
+            reset = gr.Button("Reset", size="sm", min_width=60)
+            crop = gr.Button("Crop", size="sm", min_width=60, elem_id=f"crop-{k}")
+            face = gr.Button("Crop to face", size="sm", min_width=100, elem_id=f"face-{k}")
         with gr.Accordion("Brush", open=False, elem_id=f"brushing-{k}", elem_classes="cc-fold") as brushing:
             hint(PAINT)
             brush = pads.brush(k)
@@ -101,6 +104,7 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
             remove = gr.Button("Remove this subject", size="sm", visible=k > 1)
     return SubjectSlot(
         box=box, cut=cut, others=others, upload=upload, cutout=cutout, note=note, mode=mode, undo=undo, reset=reset,
+        crop=crop, face=face,
         brushing=brushing, brush=brush, noun=noun, strength=strength, placing=placing, place=place, frame=frame,
         area=area, view=view, turn=turn, pose=pose, album=album, another=another, remove=remove,
     )
@@ -136,6 +140,8 @@ def _wire_pictures(wire: Wire, handlers: Handlers, sections: Sections, slot: Sub
     wire.on(slot.cutout.select, panel.click, clicked, here, chosen=True, **heavy)
     wire.on(slot.undo.click, panel.undo, cut, here, **heavy)
     wire.on(slot.reset.click, panel.reset, cut, here, **heavy)
+    wire.on(slot.crop.click, panel.crop, cut, here, **heavy)
+    wire.on(slot.face.click, panel.crop_face, cut, here, **heavy)
     in_turn: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_id": "brush", "concurrency_limit": 1}
     wire.on(slot.brush.stroke, panel.stroke, clicked, here, drawn=True, **in_turn, **quiet)
     wire.on(slot.another.click, panel.another, held, album, **quiet)

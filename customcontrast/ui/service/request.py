@@ -75,6 +75,8 @@ class Request:
     text_tokens: bool = True  # S* in the prompt; False = the visual branch alone, in the manner of IP-Adapter
     apart: bool = False  # several subjects: each is drawn in a pass of its own
     contrast: bool = True  # False = the adapter that was trained without CSCL and MACL, to compare with
+    subject_start: float = 0.0  # λ holds from this share of the steps …
+    subject_end: float = 1.0  # … to this one
     elevation: float | None = None  # degrees of the camera above the ground; None = any (bases with layout)
     style: StyleRequest | None = None  # (SD-1.5 and SDXL with an IP-Adapter)
 
@@ -111,6 +113,8 @@ class Request:
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             subject_scale=self.subject_scale,
+            subject_start=self.subject_start,
+            subject_end=self.subject_end,
             seed=self.seed,
             width=width,
             height=height,
@@ -167,6 +171,10 @@ def check(request: Request) -> Request:
         raise RequestError("The model must be a name, such as “toyland”.")
     if not isinstance(request.location_masks, bool | int | float | str | None):
         raise RequestError("The location masks must be on or off: true or false.")
+    start = _public("start of the image guidance", "subject_start", request.subject_start)
+    end = _public("end of the image guidance", "subject_end", request.subject_end)
+    if start >= end:
+        raise RequestError(f"The image guidance starts at {start:g} of the steps and ends at {end:g}: end it later.")
     return dataclasses.replace(
         request,
         prompt=request.prompt.strip(),
@@ -175,6 +183,8 @@ def check(request: Request) -> Request:
         steps=_public("number of steps", "num_inference_steps", request.steps, True),
         guidance=_public("guidance", "guidance_scale", request.guidance, True),
         subject_scale=_public("subject scale", "subject_scale", request.subject_scale, True),
+        subject_start=start,
+        subject_end=end,
         seed=_public("seed", "seed", request.seed),
         pictures=_public("number of pictures", "num_images", request.pictures),
         location_masks=bool(request.location_masks),
