@@ -16,9 +16,7 @@ from customcontrast.errors import ConfigError
 
 GB = 10**9
 RESERVE = 800_000_000  # bytes on a GPU for CUDA's kernels and the allocator's gaps
-UNET_NUMBERS = (
-    13_000  # in a UNet, per latent cell and row of its batch (two a picture: guidance); counted: 5,400 to 8,700
-)
+UNET_NUMBERS = 13_000  # in a UNet, per latent cell and row of its batch (guidance: 2 a picture); counted: 8,700
 DECODER_NUMBERS = 1_150  # in an autoencoder, per pixel that is decoded at once; counted: 768
 ENCODER_BYTES = 150_000_000  # a text or image encoder at work, beside its weights
 S_PLUS_BYTES = 1_200_000_000  # the text encoders at work on S+ (our adapters), all steps at once; counted: 780 MB

@@ -55,7 +55,7 @@ def test_the_fastest_way_that_fits_is_taken_and_less_memory_never_gives_a_faster
             assert plan.needed == RESERVE + needed_bytes(plan, model, (side, side))
         assert place == 0 and plan.enough, "24 GB are enough for all of it"
         least = choose_memory(0, model, size=(side, side))
-        assert (least.offload, least.vae_tiling, least.enough) == ("sequential", True, False)
+        assert least.offload == "sequential" and not least.enough and least.vae_tiling == (model is SDXL)
         assert "a run may fail" in least.sentence and least.sentence.count("\n") == 0
 
 
@@ -141,18 +141,22 @@ def on_plain_cpu(unet: nn.Module) -> None:
             each.execution_device = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def plain(folder: Path, cutout: Callable) -> np.ndarray:
+    return picture(CustomContrast.load("sd15", folder, device="cpu"), cutout)
+
+
 @pytest.mark.parametrize("choice", OFFLOADS)
-def test_every_plan_gives_the_same_picture(folder: Path, cutout: Callable, choice: str) -> None:
-    plain = CustomContrast.load("sd15", folder, device="cpu")
+def test_every_plan_gives_the_same_picture(folder: Path, cutout: Callable, plain: np.ndarray, choice: str) -> None:
     model = CustomContrast.load("sd15", folder, device="cpu", memory=MemoryPlan(offload=choice, vae_slicing=True))
     assert model.memory.offload == choice and model.base.vae.use_slicing and not model.base.vae.use_tiling
     assert hasattr(model.base.unet, "_hf_hook") == (choice != "none")
     if choice == "sequential":
         on_plain_cpu(model.base.unet)
         assert {p.device.type for p in model.base.unet.parameters()} == {"meta"}
-    assert np.array_equal(picture(model, cutout), picture(plain, cutout))
+    assert np.array_equal(picture(model, cutout), plain)
     other = model.with_adapter(model.adapter)
-    assert other.memory is model.memory and np.array_equal(picture(other, cutout), picture(plain, cutout))
+    assert other.memory is model.memory and other._offloaded is model._offloaded
 
 
 def test_parts_go_home_however_a_run_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
