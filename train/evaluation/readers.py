@@ -306,7 +306,7 @@ def _fit(
 
 @functools.lru_cache(maxsize=2)
 def held_out_frames(world: World, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What readers are measured on, uint8: two views of 50 subjects and of 25 × 3 look-alikes; pictures, their masks."""
+    """What readers are measured on: two views of 50 subjects, two of 25 × 3 look-alikes; pictures and their masks."""
     rng = random.Random(f"measure-{seed}")
     subjects = [sample_subject(rng, world, heldout=True) for _ in range(50)]
     scenes = [reference_scene(rng, world, s) for s in subjects for _ in range(2)]
