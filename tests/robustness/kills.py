@@ -1,11 +1,12 @@
 """SIGKILL at random moments of training; each time `--resume latest` goes on to the losses of the unbroken run.
 
-    python -m tests.robustness.kills --count 20 [--data mixed] [--seed 0] [--json FILE]
+    python -m tests.robustness.kills --count 20 [--data mixed] [--fork] [--seed 0] [--json FILE]
 
 A real run of `python -m train.adapter` on a tiny base is killed so often; kills fall anywhere: while it loads, in a
 step, while it writes a checkpoint. Afterwards every step's losses must be those of a run that nobody disturbed, to the
 last digit, and so must the exported weights. --data: a pool of Toyland, or "mixed": two weighted sets, shards behind a
-mapped index and a folder, with a contrastive batch.
+mapped index and a folder, with a contrastive batch. --fork: the runs are forks of this process, which has everything
+imported, so that a kill falls into a step more often than into an import.
 """
 
 from __future__ import annotations
@@ -198,13 +199,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=400, help="steps of the run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", choices=("pool", "mixed"), default="mixed")
+    parser.add_argument("--fork", action="store_true", help="fork this process for each run instead of starting anew")
     parser.add_argument("--json", type=Path, help="write what happened here too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make = small_run if options.data == "pool" else mixed_run
         config = make(tiny_model(folder / "tiny"), folder / "data", save_every=3)
-        done = trial(folder, options.count, options.seed, options.steps, config)
+        done = trial(folder, options.count, options.seed, options.steps, config, Forked if options.fork else start)
     killed = [kind for _, kind in done["kills"] if kind != "had finished"]
     kinds = ", ".join(f"{killed.count(kind)} {kind}" for kind in dict.fromkeys(killed))
     print(
