@@ -154,7 +154,7 @@ class ProgramCall:
                 1.0 if strength == "" else strength,
                 read_place(place),
                 read_turn(turn),
-                "" if pose.lower() == "any" else pose,
+                pose,
             )
             for noun, pictures, strength, place, turn, pose in zip(
                 nouns, counts, strengths, places, turns, poses, strict=True

@@ -100,7 +100,10 @@ class Service:
 
         if request.subjects and model.adapter is None:
             raise RequestError(NO_ADAPTER)
-        subjects = [self.subject(model, subject) for subject in request.subjects]
+        try:
+            subjects = [self.subject(model, subject) for subject in request.subjects]
+        except ValueError as error:
+            raise RequestError(sentence(error)) from error
         if not request.text_tokens:
             model = copy.copy(model)  # the same weights; only what it hears of the prompt differs
             model.conditioner = VisualConditioner(model.base, model.adapter)
