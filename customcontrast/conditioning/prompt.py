@@ -445,8 +445,8 @@ def _fit(lengths: list[int], words: Sequence[Word], room: int) -> tuple[list[int
             total -= lengths[i]
     if total > room:
         raise ValueError(
-            f"prompt: its subjects alone take {total} tokens with their words; this text encoder takes {room}. "
-            "Use fewer subjects, or a shorter word before S*."
+            f"prompt: the subjects alone take {total} tokens of the prompt, with the words before S*; this text "
+            f"encoder takes {room}. Use fewer subjects, or shorter words."
         )
     gone = set(cut)
     return [i for i in range(len(words)) if i not in gone], sorted(cut)

@@ -124,6 +124,10 @@ def test_sixteen_bits_palette_alpha(case: Judge) -> None:
     for mode in ("P", "RGBA", "LA", "1"):
         case.works(read, encoded("PNG", mode))
     case.works(read, _saved(Image.new("RGBA", (40, 40))))  # all transparent: white, and no mask
+    lab = io.BytesIO()
+    Image.new("LAB", (40, 40), (112, 192, 170)).save(lab, "TIFF")
+    red, green, blue = case.works(read, lab.getvalue()).getpixel((20, 20))
+    assert red > 150 and green < 60 and blue < 60
 
 
 def test_broken_exif_and_profile(case: Judge) -> None:

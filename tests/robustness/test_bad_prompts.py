@@ -53,7 +53,7 @@ def test_prompts(judge: Callable, tiny_custom: CustomContrast, bear, cutout, sub
     """Any text is drawn, cut to the tokens there are; only a noun and S* that do not fit together are refused."""
     case = judge("library: generate, prompts")
     who = [bear, replace(bear, noun="cat")][:subjects]
-    for prompt in PROMPTS:
+    for prompt in (*PROMPTS[subjects::3], "a" * 5000 + " S*"):  # all are parsed below, with each number of subjects
         too_long = subjects and prompt.startswith("a" * 5000)
         case.told("prompt" if too_long else None, tiny_custom.generate, prompt, who, **ONE)
     for prompt in NO_TEXT:
@@ -83,7 +83,7 @@ def test_prompts_parsed(judge: Callable, tiny_custom: CustomContrast) -> None:
             case.told("prompt" if too_long else None, encode_prompt, tiny_custom.base, prompt, nouns, 3)
     for noun in NOUNS:
         names = "noun" if noun in NO_NOUNS else "prompt" if noun == LONG_NOUN else None
-        case.told(names, encode_prompt, tiny_custom.base, "a bear S* on the beach", (noun,), 3)
+        case.told(names, encode_prompt, tiny_custom.base, "on the beach", (noun,), 3)
     for prompt in NO_TEXT:
         case.refused("prompt", guess_noun, prompt)
         case.refused("prompt", tiny_custom.unknown_words, prompt)
@@ -228,7 +228,7 @@ POINTS = (  # clicks on a disc at (40, 30) of a picture of 80 x 60 px, and what 
     (None, "points"),
     ([[5, 5, True]], None),
     ([(10**30, 5, 1)], "points"),
-    ([(40, 30, 1)] * 500, None),
+    ([(40, 30, 1)] * 100, None),
     ({"a": 1}, "points"),
     ([(5, 5, "1")], None),  # numbers as text, as some clients send them
     ([(5j, 5, 1)], "points"),
@@ -260,7 +260,8 @@ def test_clicks_and_boxes(judge: Callable, found: Segmentation) -> None:
         case.told(names, segmenter.refine, found, points)
     for box, names in BOXES:
         case.told(names, segmenter.refine, found, (), box)
-        case.told(names, segmenter.refine, found, [(40, 30, 1)], box)
+        if names or box is None:  # a right one costs another look
+            case.told(names, segmenter.refine, found, [(40, 30, 1)], box)
     for wrong in (None, 3, b"", "nowhere.png", np.zeros((0, 0, 3))):
         case.refused("image", segmenter.auto, wrong)
         case.refused("image", segmenter.refine, wrong, [(3, 3, 1)])

@@ -255,7 +255,7 @@ class Viewers:
 def place_of(value: Any) -> int:
     """A place in a list, or a step, as a control holds it; nothing is the first. Raises TypeError, ValueError."""
     place = int(value or 0)
-    if place < 0 or place != (value or 0):
+    if isinstance(value, bool) or place < 0 or place != (value or 0):
         raise ValueError(f"{value!r} is no place")
     return place
 
