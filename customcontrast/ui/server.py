@@ -7,6 +7,7 @@ import importlib.util
 import ipaddress
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -94,6 +95,12 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             continue
         if path and not Path(path).exists() and (name != "weights" or path.startswith((".", "/"))):
             parser.error(f"--{name.replace('_', '-')}: there is nothing at {path!r}; check the path.")
+    for name, most in (("port", 65_535), ("queue_size", None)):
+        value = getattr(chosen, name)
+        if value < 1 or (most and value > most):
+            parser.error(f"--{name.replace('_', '-')}: {value} must be {f'1 to {most}' if most else '1 or more'}.")
+    if chosen.device and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", chosen.device):
+        parser.error(f"--device: {chosen.device!r} is no device; give cpu or cuda.")
     if chosen.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not installed: pip install 'gradio[mcp]'.")
     return chosen

@@ -151,7 +151,7 @@ class ProgramCall:
         if sum(counts) != len(self.references):
             each = not (self.per_subject or "").strip()
             told = "send one word for each" if each else f"per_subject asks for {sum(counts)}"
-            raise RequestError(f"nouns: {count} words for {len(self.references)} pictures; {told}.")
+            raise RequestError(f"The nouns are {count} words for {len(self.references)} pictures; {told}.")
         strengths = _each("strengths", self.strengths, count, "1; 0.5", ",;")
         turns = _each("turns", self.turns, count, "left; any", ",;")
         poses = _each("poses", self.poses, count, "sitting; any", ",;")
@@ -163,7 +163,7 @@ class ProgramCall:
                 1.0 if strength == "" else strength,
                 read_place(place),
                 read_turn(turn),
-                "" if pose.lower() == "any" else pose,
+                pose,
             )
             for noun, pictures, strength, place, turn, pose in zip(
                 nouns, counts, strengths, places, turns, poses, strict=True
