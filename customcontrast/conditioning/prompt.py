@@ -138,8 +138,10 @@ def guess_noun(prompt: str) -> str:
     before = _BEFORE_SLOT.search(prompt)
     text = _PLACEHOLDER.sub("*", prompt)  # S* is no word: "a S*" and "<S*>" say nothing
     marked = next((m[1].strip() for m in _MARKED.finditer(text) if re.search(r"[^\W\d_]", m[1])), "")
-    if marked or (before and before[1].lower() not in _ARTICLES | _JOINERS):
-        return marked or before[1]
+    if marked:
+        return marked
+    if before and before[1].lower() not in _ARTICLES | _JOINERS:
+        return before[1]
     prompt = text
     for match in re.finditer(r"\b(?:a|an|the|my|one)\b", prompt, re.IGNORECASE):
         phrase = _PHRASE.match(prompt, match.start())

@@ -6,7 +6,7 @@ A real run of `python -m train.adapter` on a tiny base is killed so often; kills
 step, while it writes a checkpoint. Afterwards every step's losses must be those of a run that nobody disturbed, to the
 last digit, and so must the exported weights. --data: a pool of Toyland, or "mixed": two weighted sets, shards behind a
 mapped index and a folder, with a contrastive batch. --fork: the runs are forked from a process that has everything
-imported (`Forked`), so that a kill falls into a step more often than into an import; without it each run is a new Python.
+imported (`Forked`), so that kills fall into steps more often than into imports; without it each run is a new Python.
 """
 
 from __future__ import annotations

@@ -101,15 +101,16 @@ class Generation:
 
     def save(self, request: Request, result: Result) -> list[str]:
         """Write the pictures as PNG files that carry their recipe; one that was withheld, as a plain picture alone."""
-        folder = self.folder()
-        paths = []
+        folder, settings, paths = self.folder(), request.settings(), []
+        if request.subject_scale is None:  # said, so that the picture comes again with whatever adapter's own
+            settings["subject_scale"] = result.recipe["subject_scale"]
         for i, image in enumerate(result.images, start=1):
             if any(result.flagged[i - 1 : i]):
                 paths.append(str(folder / f"withheld-{i}.png"))
                 image.save(paths[-1])
                 continue
             path = folder / f"customcontrast-seed{request.seed}-{i}.png"
-            path.write_bytes(recipe.png_bytes(image, {**request.settings(), "picture": i}, request.references))
+            path.write_bytes(recipe.png_bytes(image, {**settings, "picture": i}, request.references))
             paths.append(str(path))
         return paths
 
