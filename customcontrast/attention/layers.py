@@ -136,7 +136,7 @@ class SubjectAttention(nn.Module):
         if len(specs) != config.num_layers:
             raise ValueError(
                 f"SubjectAttention: the UNet has {len(specs)} cross-attention layers, config.num_layers is "
-                f"{config.num_layers}; make the config with bases.encoder_config(base)."
+                f"{config.num_layers}; make the config with base_model.encoder_config(base)."
             )
         self.specs = specs
         self.to_k = nn.ModuleList(nn.Linear(config.width, spec.width, bias=False) for spec in specs)

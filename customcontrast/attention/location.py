@@ -90,7 +90,7 @@ class Masker:
         which = tuple(k in self.drawn or (found and k not in self.free) for k in range(self.subjects))
         return (self.masks, which) if any(which) else (None, ())
 
-    def asks(self, step: int) -> bool:
+    def needs_maps(self, step: int) -> bool:
         """Whether the maps of this step are needed: not once the masks are frozen, nor where all are drawn."""
         freeze = self.config.freeze_step
         frozen = self.found and freeze is not None and step > freeze

@@ -15,7 +15,7 @@ from customcontrast.attention.state import SubjectBranch, SubjectState, level_si
 
 
 class SubjectProcessor(AttnProcessor2_0):
-    """Attention processor of cross-attention layer l. Stateless: all it is told of a run comes with the call.
+    """Attention processor of cross-attention layer l. Stateless: all that it needs of a run comes with the call.
 
     `encoder_hidden_states` is a SubjectState, or a plain tensor for diffusers' ordinary attention, to the bit.
 
@@ -43,19 +43,27 @@ class SubjectProcessor(AttnProcessor2_0):
         *args: object,
         **kwargs: object,
     ) -> Tensor:
+        """The layer's output (B, h·w, width), from hidden states of that shape: Eq. 3, or diffusers' own attention.
+
+        Raises ValueError for an attention mask beside a SubjectState, or hidden states of another size than its own.
+        """
         state = encoder_hidden_states
-        if not isinstance(state, SubjectState) and self.slice_size is not None:
-            return SlicedAttnProcessor(self.slice_size)(attn, hidden_states, state, attention_mask)
         if not isinstance(state, SubjectState):
+            if self.slice_size is not None:
+                return SlicedAttnProcessor(self.slice_size)(attn, hidden_states, state, attention_mask)
             return super().__call__(attn, hidden_states, state, attention_mask, temb, *args, **kwargs)
         if attention_mask is not None:
             raise ValueError("SubjectProcessor: attention_mask is not supported together with a SubjectState.")
-        size = level_size(state.size, self.level)
-        if hidden_states.shape[1] != size[0] * size[1]:
-            raise ValueError(
-                f"SubjectProcessor: layer {self.layer} has {hidden_states.shape[1]} positions; latents of {state.size} "
-                f"halved {self.level} times make {size}. Is state.size the size of these latents?"
-            )
+        out = self.attention(attn, hidden_states, state)
+        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
+        out = attn.to_out[1](out)
+        if attn.residual_connection:
+            out = out + hidden_states
+        return out / attn.rescale_output_factor
+
+    def attention(self, attn: Any, hidden_states: Tensor, state: SubjectState) -> Tensor:
+        """Eq. 3 before the output projection, (B, heads, h·w, c)."""
+        size = self.grid(hidden_states, state)
 
         def project(context: Tensor) -> tuple[Tensor, Tensor]:
             return split_heads(attn.to_k(context), attn.heads), split_heads(attn.to_v(context), attn.heads)
@@ -81,18 +89,23 @@ class SubjectProcessor(AttnProcessor2_0):
             out = torch.cat([out[: state.first], out[state.first :] + visual])
         if without is not None:
             out = torch.cat([out[: state.first] + without, out[state.first :]])
+        return out
 
-        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
-        out = attn.to_out[1](out)
-        if attn.residual_connection:
-            out = out + hidden_states
-        return out / attn.rescale_output_factor
+    def grid(self, hidden_states: Tensor, state: SubjectState) -> tuple[int, int]:
+        """The size (h, w) of this layer. Raises ValueError where the hidden states have another one."""
+        size = level_size(state.size, self.level)
+        if hidden_states.shape[1] != size[0] * size[1]:
+            raise ValueError(
+                f"SubjectProcessor: layer {self.layer} has {hidden_states.shape[1]} positions; latents of {state.size} "
+                f"halved {self.level} times make {size}. Is state.size the size of these latents?"
+            )
+        return size
 
     def record_text(self, Q: Tensor, K_t: Tensor, state: SubjectState, size: tuple[int, int]) -> Tensor | None:
-        """Text map of every token (mean over heads), where anyone asks. Returns each subject's (R, h·w, K)."""
-        owners_wanted = len(state.branches) > 1 and not state.all_masked
+        """Text map of every token (mean over heads), if it is needed. Returns each subject's (R, h·w, K)."""
+        for_shares = len(state.branches) > 1 and not state.all_masked
         recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
-        if recorder is None and not owners_wanted:
+        if recorder is None and not for_shares:
             return None
         padding = state.padding_bias(Q.dtype)
         bias = None if padding is None else padding[state.first :]
@@ -162,7 +175,7 @@ class SubjectProcessor(AttnProcessor2_0):
             if k < K and state.location.mask_unconditional:
                 where = self.where(state, k, masks, shares)
                 out = out if where is None else out * where.to(out.dtype)
-            elif 1 < K and k < K:
+            elif K > 1 and k < K:
                 out = out / K
             out = out * strength(branch, self.layer, out)
             total = out if total is None else total + out

@@ -1,4 +1,4 @@
-"""What one UNet call is told about its texts and subjects. Made in the call, dies there."""
+"""The texts and subjects of one UNet call. Created for the call and discarded with it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SubjectBranch:
     def absent(self, layer: int) -> bool:
         """Whether λ is 0 in every row of this layer."""
         none_here = self.layer_scales is not None and self.layer_scales[layer] == 0
-        return none_here or not isinstance(self.strength, Tensor) and self.strength == 0
+        return none_here or (not isinstance(self.strength, Tensor) and self.strength == 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class SubjectState:
         return self.masks is not None and all(branch.masked for branch in self.branches)
 
     def positions(self) -> Tensor | None:
-        """p of all subjects over the text tokens, (R or 1, K, S) of 0 and 1; None where no subject has S*."""
+        """Token positions p of all subjects as rows of 0 and 1, (R or 1, K, S); None where no subject has S*."""
         positions = [branch.positions for branch in self.branches if branch.positions is not None]
         if not self.branches or len(positions) < len(self.branches):
             return None

@@ -15,15 +15,15 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # A folder of one's own: on a shared machine gradio's default may belong to whoever came first.
 os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"gradio-{getattr(os, 'getuid', str)()}"))
 
-from customcontrast.ui.page import EXAMPLES, Page  # noqa: E402, I001 - first: it imports spaces, which must come before torch
+from customcontrast.ui.page import EXAMPLES, Page  # isort: skip - first: it imports spaces, before torch
 
-import gradio as gr  # noqa: E402
+import gradio as gr
 
-from customcontrast.hub import NAMES, is_name  # noqa: E402
-from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
-from customcontrast.ui.service.models import ServiceConfig  # noqa: E402
-from customcontrast.ui.service.service import Service  # noqa: E402
-from customcontrast.ui.theme import CSS, HEAD, theme  # noqa: E402
+from customcontrast.hub import NAMES, is_name
+from customcontrast.specs import BASES, DEFAULT_BASE
+from customcontrast.ui.service.models import ServiceConfig
+from customcontrast.ui.service.service import Service
+from customcontrast.ui.theme import CSS, HEAD, theme
 
 __all__ = ["Page", "launch", "options"]
 

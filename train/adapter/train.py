@@ -24,7 +24,7 @@ from torch.optim import AdamW
 
 from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import save_adapter
-from customcontrast.base_model import load_base
+from customcontrast.base_model import BaseModel, load_base
 from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.precision import computes_bf16
 from train.adapter import training_state
@@ -87,10 +87,7 @@ def train(
         source = make_source(config.data, base, progress=main)
 
     torch.manual_seed(config.seed)  # for the adapter's first weights; nothing else draws from the global generator
-    try:
-        adapter = Adapter.create(base, **config.encoder).float().train()
-    except ValueError as error:
-        raise ConfigError(f"config: encoder cannot be used ({error})") from error
+    adapter = untrained_adapter(config, base)
     model, sliced = AdapterLoss(base, adapter, config.loss), optim.sharding == "full"
     if sliced:
         shard(model, accelerator)
@@ -135,8 +132,7 @@ def train(
         ema.update(adapter, step)
 
         late = time.monotonic() - saved_at > 60 * config.log.save_minutes
-        if sliced:  # all must write together
-            late = agree(late)
+        late = agree(late) if sliced else late  # all must write together
         saves = (main or sliced) and (late or step % config.log.save_every == 0)
         if saves or step % config.log.every == 0:
             watch.check()
@@ -146,9 +142,7 @@ def train(
             saved_at = time.monotonic()
         if (main or sliced) and config.log.validate_every and step % config.log.validate_every == 0:
             with timer.paused():
-                weights = averaged(ema, adapter)
-                if main:
-                    validation.run(step, weights, log)
+                validate(validation, step, averaged(ema, adapter), log, main)
 
     watch.check()
     progress = Progress(step, timer.total, world)
@@ -158,6 +152,20 @@ def train(
     stop.restore()
     accelerator.wait_for_everyone()
     return progress
+
+
+def untrained_adapter(config: AdapterTrainConfig, base: BaseModel) -> Adapter:
+    """The adapter at the start of a run, float32 on the base's device. Raises ConfigError for `config.encoder`."""
+    try:
+        return Adapter.create(base, **config.encoder).float().train()
+    except ValueError as error:
+        raise ConfigError(f"config: encoder cannot be used ({error})") from error
+
+
+def validate(validation: Validation, step: int, adapter: Adapter, log: Log, main: bool) -> None:
+    """Validate the averaged weights in the main process; the others only take part in gathering them."""
+    if main:
+        validation.run(step, adapter, log)
 
 
 def warn_of_small_batch(config: AdapterTrainConfig, batch: Batch, processes: int) -> None:
