@@ -25,7 +25,7 @@ from customcontrast.sampling import rescaled
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which maps of one step are wanted; the fields are those of `MapRecorder`."""
+    """Which maps of one step are requested; the fields are those of `MapRecorder`."""
 
     tokens: Sequence[int] = ()
     layers: tuple[int, ...] | None = None
@@ -60,14 +60,14 @@ class Maps(Protocol):
         """Mean over the layers of one kind ("text", "subject", "visual") -> (N, c, h, w)."""
 
     def looked(self, subject: int, grid: Size) -> Tensor | None:
-        """Which reference patches each place looked at -> (N, h, w, references, patches)."""
+        """Which reference patches each place attended to -> (N, h, w, references, patches)."""
 
     def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
         """Means over the layers of each resolution."""
 
 
 class Denoiser(Protocol):
-    """The conditions of a run, and how they are put to the UNet."""
+    """The conditions of a run, and how the UNet gets them."""
 
     @property
     def prompt(self) -> TokenizedPrompt:

@@ -75,8 +75,9 @@ class SeparateDenoiser:
         return None if masks is None else _within(masks, self.weights(masks, len(masks)))
 
     def weights(self, masks: Tensor | None, images: int) -> Tensor:
-        """Whose a latent cell is: softmax over the subjects of M_k + PRIOR · prior_k, sharpened -> (images, K, h, w).
+        """To which subject a latent cell belongs, (images, K, h, w) in [0, 1].
 
+        It is the softmax over the subjects of M_k + PRIOR · prior_k, sharpened.
         So a subject may reach into its neighbour's part where the neighbour is not, and no further.
         """
         size = (self.prior.shape[-2], self.prior.shape[-1])
@@ -94,7 +95,7 @@ class JoinedMaps:
     def __init__(
         self, whole: SeparateDenoiser, parts: list[MapRecorder], tokens: Sequence[int], weights: Tensor
     ) -> None:
-        """weights: whose each place is, (N, K, h, w)."""
+        """Join the maps `parts` of all passes. weights: to which subject each place belongs, (N, K, h, w)."""
         self.whole = whole
         self.parts = parts
         self.tokens = list(tokens)
@@ -169,7 +170,7 @@ def make_denoiser(
     timesteps: Tensor,
     size: Size,
 ) -> Denoiser:
-    """Conditions of all timesteps (T,), and how they are put to the UNet.
+    """The conditions of a run at all timesteps (T,), and the denoiser that hands them to the UNet.
 
     pictures: style and layout pictures, which act everywhere. size: (h, w) of the latents.
     """

@@ -27,7 +27,7 @@ def location_mask(
     free: Collection[int] = (),
     rivalry: bool = True,
 ) -> Tensor:
-    """Soft location masks M_t from attention maps A: min–max, values <= threshold to 0, min–max again (section 3.4).
+    """Make soft location masks M_t of attention maps A: min–max, values <= threshold to 0, min–max (section 3.4).
 
     maps: A (R, K, h, w); previous: M of the step before (R, K, h, w) or None. Returns M (R, K, h, w) in [0, 1].
     Several subjects: where their masks overlap, the pixel belongs to the larger A. A mask that comes out empty or flat

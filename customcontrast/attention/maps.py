@@ -28,6 +28,7 @@ class MapSums:
     counts: dict[str, int] = field(default_factory=lambda: {"text": 0, "subject": 0, "visual": 0})
 
     def add(self, kind: str, maps: Tensor) -> None:
+        """Add one layer's maps (R, channels, h, w). kind: "text", "subject" or "visual"."""
         old = getattr(self, kind)
         setattr(self, kind, maps if old is None else old + maps)
         self.counts[kind] += 1

@@ -38,7 +38,7 @@ class SubjectBranch:
     # the rows before state.first: what an IP-Adapter shows the unconditional half in place of a picture
 
     def absent(self, layer: int) -> bool:
-        """Whether λ is 0 in every row of this layer."""
+        """Whether λ is 0 in every row of this layer l, so that the subject need not be computed."""
         none_here = self.layer_scales is not None and self.layer_scales[layer] == 0
         return none_here or (not isinstance(self.strength, Tensor) and self.strength == 0)
 

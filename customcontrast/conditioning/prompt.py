@@ -1,4 +1,4 @@
-"""What the user types -> words with a place for each subject -> token ids with the places of S*.
+"""Prompt -> words with a place for each subject -> token ids with the places of S*.
 
 "a <bear> on the beach", "a bear S* on the beach", "a bear S1* and a cat S2*", or just "a bear on the beach".
 """
@@ -52,6 +52,7 @@ class Note(str):
     kind: str
 
     def __new__(cls, text: str, kind: str) -> Note:
+        """A note of this text and kind."""
         note = super().__new__(cls, text)
         note.kind = kind
         return note
@@ -124,10 +125,10 @@ def clean_noun(noun: str) -> str:
 
 
 def guess_noun(prompt: str) -> str:
-    """The subject's class noun, where only the prompt is known: the <marked> word, the word before S*, or the last word
-    of the first phrase that is not about the picture itself ("a painting of a red cat on …" -> "cat").
+    """Guess the subject's class noun from a prompt alone.
 
-    Raises ValueError with one sentence when there is none.
+    It is the <marked> word, else the word before S*, else the last word of the first phrase that is not about the
+    picture itself ("a painting of a red cat on …" -> "cat"). Raises ValueError with one sentence when there is none.
     """
     prompt = without_tags(check_text("prompt", prompt), [])
     marked = _MARKED.search(prompt) or _BEFORE_SLOT.search(prompt)
@@ -215,7 +216,7 @@ def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], no
 
 
 def _related(word: str, noun: str) -> bool:
-    """Whether two names share a word: "bear" is how one speaks of a "teddy bear"."""
+    """Whether two names share a word, as "bear" and "teddy bear" do."""
     return bool(set(word.lower().split()) & set(noun.lower().split()))
 
 
@@ -265,7 +266,7 @@ def _words(text: str, nouns: Sequence[str]) -> tuple[Word, ...]:
 
 
 def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
-    """For each subject the prompt that speaks of it alone, and which words of `parsed` that is.
+    """For each subject the prompt that names it alone, and which words of `parsed` that is.
 
     "a cat S1* wearing a hat and a dog S2* in the snow" -> "a cat S* wearing a hat in the snow", "a dog S* in the snow".
     A subject's own words are its phrase, from the article to S*, and what it wears or does; words that link two
@@ -311,7 +312,7 @@ def _phrase_start(words: Sequence[Word], before: int, end: int) -> int:
 
 
 def _attributes(words: Sequence[Word], start: int, taken: Collection[int]) -> list[int]:
-    """Which words from `start` on say what the subject before them wears or does: up to a place, a mark, or `taken`."""
+    """Which words from `start` on describe what the subject before them wears or does: up to a place or `taken`."""
     found: list[int] = []
     if start == len(words) or not re.fullmatch(r"\w+ing|with|who|that", _bare(words[start])):
         return found
@@ -345,7 +346,7 @@ class TokenizedPrompt:
 
     @cached_property
     def position_rows(self) -> Tensor:
-        """p as 0/1 rows over all tokens: (K, S)."""
+        """Token positions p as 0/1 rows over all tokens: (K, S)."""
         rows = torch.zeros(len(self.positions), len(self.ids[0]) + 1)
         return rows.scatter_(1, self.positions % rows.shape[1], 1.0)[:, :-1]  # −1 lands in the extra column
 

@@ -28,7 +28,7 @@ class PerceiverAttention(nn.Module):
         self.to_out = nn.Linear(width, width, bias=False)
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """f: features (B, N, d); q: queries (B, R, n, d) -> (B, R, n, d), before the residual."""
+        """Attend from queries q (B, R, n, d) to features f (B, N, d): (B, R, n, d), before the residual."""
         B, R, n, d = q.shape
         h, c = self.heads, d // self.heads
         f, q = self.norm_f(f), self.norm_q(q)
@@ -57,7 +57,7 @@ class PerceiverAttention(nn.Module):
 
 
 class PerceiverBlock(nn.Module):
-    """(PA, feed-forward), pre-norm, residual."""
+    """One block of a Q-Former: PerceiverAttention, then a feed-forward part, each pre-norm and residual."""
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PerceiverBlock(nn.Module):
         )
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """f: (B, N, d); q: (B, R, n, d) -> (B, R, n, d)."""
+        """Update queries q (B, R, n, d) by features f (B, N, d)."""
         q = q + self.attention(f, q)
         return q + self.feedforward(q)
 
@@ -85,7 +85,7 @@ class QFormer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """f: (B, N, d); q: (B, R, n, d) -> (B, R, n, d)."""
+        """Update queries q (B, R, n, d) by features f (B, N, d)."""
         for block in self.blocks:
             q = block(f, q)
         return self.norm(q)

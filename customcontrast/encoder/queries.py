@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def fourier(x: Tensor, bands: int) -> Tensor:
-    """Fourier mapping of values in [0, 1]: (..., c) -> (..., 2·c·bands), frequencies π, 2π, 4π, …"""
+    """Fourier mapping of values in [0, 1], of frequencies π, 2π, 4π …: (..., c) -> (..., 2·c·bands)."""
     frequencies = math.pi * 2.0 ** torch.arange(bands, device=x.device, dtype=x.dtype)
     angles = (x[..., None] * frequencies).flatten(-2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
@@ -23,7 +23,7 @@ class VisualQueries(nn.Module):
         self.base = nn.Parameter(torch.randn(count + 1, width) * width**-0.5)
 
     def forward(self, batch: int) -> Tensor:
-        """-> (B, 1, m+1, d)."""
+        """The same queries for each of `batch` subjects, (B, 1, m+1, d)."""
         return self.base.expand(batch, 1, -1, -1)
 
 
@@ -41,7 +41,10 @@ class SpatiotemporalQueries(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(4 * bands, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor, layers: Tensor | None = None) -> Tensor:
-        """t: timesteps (B,) in [0, T); layers: indices (R,) or None for all L -> (B, R, n+1, d)."""
+        """The queries of every (t, l), (B, R, n+1, d).
+
+        t: timesteps (B,) in [0, T). layers: indices l (R,); None = all L.
+        """
         if layers is None:
             layers = torch.arange(self.num_layers, device=self.base.device)
         time = (t.to(self.base.device, torch.float32) / self.num_train_timesteps)[:, None].expand(-1, len(layers))

@@ -40,7 +40,7 @@ def _blocks(channels: int, count: int, groups: int) -> list[nn.Module]:
 
 
 class PatchEncoder(nn.Module):
-    """(B, 3, H, W) in [-1, 1] to latents (B, C, H/8, W/8)."""
+    """Pixels (B, 3, H, W) in [-1, 1] to latents (B, C, H/8, W/8)."""
 
     def __init__(self, channels: tuple[int, int, int], layers: int, latents: int, groups: int):
         super().__init__()
@@ -58,6 +58,7 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode pixels x."""
         return self.linear(x) + self.net(x)
 
 
@@ -84,6 +85,7 @@ class PatchDecoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
+        """Decode latents z."""
         return self.linear(z) + self.net(z)
 
 

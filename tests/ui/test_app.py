@@ -91,11 +91,11 @@ def test_every_handler_takes_what_the_page_hands_over(monkeypatch: pytest.Monkey
         inspect.signature(handler).bind(*[None] * first, **(inputs or {}))
         wired.append(getattr(handler, "__name__", "partial"))
 
-    def on(self, event, handler, inputs=None, outputs=None, told="", chosen=False, drawn=False, **options):  # noqa: ANN001, ANN003, ANN202
+    def on(self, event, handler, inputs=None, outputs=None, told="", chosen=False, drawn=False, **options):
         fits(handler, inputs, chosen or drawn)
         return real_on(self, event, handler, inputs, outputs, told, chosen, drawn, **options)
 
-    def run_button(self, button, stop, status, handler, inputs, outputs, over):  # noqa: ANN001, ANN202
+    def run_button(self, button, stop, status, handler, inputs, outputs, over):
         fits(handler, inputs, False)
         return real_run(self, button, stop, status, handler, inputs, outputs, over)
 
@@ -264,7 +264,7 @@ def test_without_settings_the_base_has_its_own(client: Client):
 
 def test_each_subjects_strength_and_passes_of_their_own(client: Client):
     pair = ([BEAR, CAT], "bear, cat", "a bear and a cat")
-    files, _, recipe = generate(client, *pair, strengths="1; 0.25", apart=True)
+    _files, _, recipe = generate(client, *pair, strengths="1; 0.25", apart=True)
     assert [row["strength"] for row in recipe["subjects"]] == [1, 0.25] and recipe["apart"] is True
     together = generate(client, *pair, strengths="1, 0.25", apart=False)
     assert together[2]["apart"] is False and together[2]["subjects"][1]["strength"] == 0.25
@@ -293,9 +293,8 @@ def test_help_can_be_written_to_any_terminal(file: Path):
     tree = ast.parse(file.read_text("utf-8"))
     texts = [ast.get_docstring(tree).split("\n\n")[0]]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        for word in call.keywords:
-            if word.arg in ("help", "description", "epilog", "metavar") and isinstance(word.value, ast.Constant):
-                texts.append(str(word.value.value))
+        words = [w for w in call.keywords if w.arg in ("help", "description", "epilog", "metavar")]
+        texts += [str(word.value.value) for word in words if isinstance(word.value, ast.Constant)]
     for text in texts:
         text.encode("cp1252")
 
