@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +18,6 @@ from customcontrast.multi_subject import INWARD, SeparateDenoiser, make_denoiser
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.run_settings import resolve
 from customcontrast.sampling import make_scheduler
-from tests.conftest import Cutout
 
 APART = LocationConfig(apart=True)
 PROMPT = "a bear and a cat on the beach"
@@ -29,8 +27,8 @@ FAST = {"num_inference_steps": 3, **SIZE}
 
 
 @pytest.fixture(scope="session")
-def pair(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> list[Subject]:
-    return [any_custom.subject(cutout(1), "bear"), any_custom.subject([cutout(2), cutout(3)], "cat")]
+def pair(bear: Subject, cat: Subject) -> list[Subject]:
+    return [bear, cat]
 
 
 def passes_of(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.serving import server, tiny_model
+from tests.support.serving import EXAMPLES, server, tiny_model
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -31,13 +32,19 @@ STILL = """document.addEventListener('DOMContentLoaded', () => {
 LOUD = "error", "assert"  # console messages that a visitor's browser must never show
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("page")
-    with server(tiny_model(folder / "tiny"), folder / "server.log") as address:
+@contextmanager
+def served(make: Callable[[Path], Path], folder: Path) -> Iterator[str]:
+    """The address of a page over the model that `make` writes; at the end its log must hold no traceback."""
+    with server(make(folder / "tiny"), folder / "server.log") as address:
         yield address
     log = (folder / "server.log").read_text()
     assert "Traceback" not in log, log[-4000:]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(tiny_model, tmp_path_factory.mktemp("page")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +132,16 @@ class Visitor:
         assert self.complaints == []
         assert self.page.locator(".toast-body").all_inner_texts() == []
         self.context.close()
+
+
+def with_a_picture(visitor: Visitor, steps: int = 3) -> None:
+    """One subject and its first picture."""
+    page = visitor.page
+    visitor.give(1, EXAMPLES / "bear.png")
+    visitor.cutout()
+    page.wait_for_function("document.querySelector('#noun-1 textarea, #noun-1 input').value === 'bear'")  # guessed
+    page.wait_for_selector("#chip-1", state="visible")
+    visitor.write("#prompt", "a bear on the beach")
+    page.get_by_text("More settings").click()
+    visitor.set_steps(steps)
+    assert "Done" in visitor.generate()

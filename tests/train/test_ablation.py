@@ -6,17 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from accelerate.state import AcceleratorState
 
-from customcontrast.base_model import BaseModel
-from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
-from train.evaluation import evaluate, readers
+from train.adapter.adapter_config import AdapterTrainConfig
 from train.evaluation.metrics import Score
 from train.experiments import ablation
 from train.experiments.ablation import VARIANTS, variant_config
-
-ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 
 
 def test_the_rows_are_those_of_tables_3_and_4() -> None:
@@ -31,41 +25,9 @@ def test_the_rows_are_those_of_tables_3_and_4() -> None:
 
 
 def test_the_ablation_runs_and_goes_on(
-    tiny_base: BaseModel,
-    headed_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "DISTRACTORS", 2)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    judge = readers.Readers().eval()
-    judge.quality = {"mask_iou": 0.0}
-    readers.save_readers(judge, tmp_path / "readers.safetensors", "small")
-    data = DataConfig(path=str(tmp_path / "pool"), size=64, reference_size=48, subjects=3, targets=1, references=2)
-    config = AdapterTrainConfig(
-        weights=str(headed_folder),
-        encoder=ENCODER,
-        data=data,
-        optim=OptimConfig(steps=9, batch=2),
-        log=LogConfig(every=1),
-    )
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    arguments = [
-        "--config",
-        str(tmp_path / "c.yaml"),
-        "--ids",
-        "0",
-        "5",
-        "--steps",
-        "1",
-        "--limit",
-        "1",
-        "--cpu",
-        "--denoising",
-        "2",
-    ]
-    arguments += ["--readers", str(tmp_path / "readers.safetensors"), "--out", str(tmp_path / "out")]
+    arguments = [*small_run, "--ids", "0", "5"]
     assert ablation.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| 0 | Visual | " in table and "| 5 | 2 + CSCL + MACL | " in table and "0.591" in table
@@ -85,12 +47,12 @@ def test_differences_are_those_of_paired_pictures() -> None:
 
     assert ablation.differences({0: scores(0, 0)}) == []
     _, head, _, first, last = ablation.differences({2: scores(0, 1), 5: scores(0.02, 0), 0: scores(-0.01, 1)})
-    assert head == "| ID | less ID 2: E-CI | E-DI | CT | found |"
+    assert head == "| ID | less ID 2: E-CI | E-DI | CT | retrieval@1 |"
     assert first == (
         "| 0 | +0.000 [+0.000, +0.000] | -0.010 [-0.010, -0.010] | -0.010 [-0.010, -0.010] | +0.000 [+0.000, +0.000] |"
     )
     assert "+0.020" in last and last.endswith("| +1.000 [+1.000, +1.000] |")
     seen = {i: [replace(s, edit=float(i == 5)) for s in scores(0, 1)] for i in (2, 5)}
     *_, head, _, gain = ablation.differences(seen)
-    assert head.endswith("| CT | edits | found |") and "| +1.000 [+1.000, +1.000] |" in gain
-    assert "found" not in ablation.differences({2: scores(0, -1), 5: scores(0, -1)})[1]
+    assert head.endswith("| CT | edits | retrieval@1 |") and "| +1.000 [+1.000, +1.000] |" in gain
+    assert "retrieval@1" not in ablation.differences({2: scores(0, -1), 5: scores(0, -1)})[1]

@@ -7,21 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from customcontrast.base_model import BaseModel
 from customcontrast.segmentation import Segmentation
-from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
-from train.evaluation import evaluate, readers
+from train.adapter.adapter_config import AdapterTrainConfig
+from train.evaluation import evaluate
 from train.evaluation.evaluation_config import EvaluationConfig
 from train.experiments import baselines, finetune
 from train.experiments.ablation import Deadline
 from train.experiments.baselines import ENCODERS, method_config
 from train.experiments.finetune import METHODS, FineTuneConfig, fine_tune, trained_parameters
-
-ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
 
 
 @pytest.fixture
@@ -89,24 +85,9 @@ def test_mistakes_and_the_deadline() -> None:
 
 
 def test_all_methods_end_in_one_table(
-    tiny_base: BaseModel,
-    headed_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "DISTRACTORS", 2)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    judge = readers.Readers().eval()
-    judge.quality = {"mask_iou": 0.0}
-    readers.save_readers(judge, tmp_path / "readers.safetensors", "small")
-    data = DataConfig(path=str(tmp_path / "pool"), size=64, reference_size=48, subjects=3, targets=1, references=2)
-    config = AdapterTrainConfig(
-        weights=str(headed_folder), encoder=ENCODER, data=data, optim=OptimConfig(batch=2), log=LogConfig(every=1)
-    )
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    text = f"--config {tmp_path}/c.yaml --steps 1 --subject-steps 1 --limit 1 --cpu --denoising 2"
-    arguments = [*text.split(), "--readers", str(tmp_path / "readers.safetensors"), "--out", str(tmp_path / "out")]
+    arguments = [*small_run, "--subject-steps", "1"]
     assert baselines.main([*arguments, "--minutes", "0"]) == 130
     assert baselines.main(arguments) == 0, capsys.readouterr().err
     table = (tmp_path / "out" / "table.md").read_text()

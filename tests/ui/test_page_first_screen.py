@@ -10,7 +10,7 @@ import pytest
 
 from customcontrast.ui.handlers.generation_run import NOT_BEGUN
 from customcontrast.ui.service.recipe import read_png
-from tests.support.browsing import Visitor, browser, needs_chromium, sync_api, url  # noqa: F401
+from tests.support.browsing import Visitor, browser, needs_chromium, sync_api, url, with_a_picture  # noqa: F401
 from tests.support.serving import EXAMPLES, server, tiny_model
 
 pytestmark = needs_chromium
@@ -71,13 +71,7 @@ def test_ctrl_enter_generates_and_the_session_goes_back(browser: sync_api.Browse
 def test_words_light_up_and_the_maps_are_explained(browser: sync_api.Browser, url: str):
     visitor = Visitor(browser, url)
     page = visitor.page
-    visitor.give(1, EXAMPLES / "bear.png")
-    visitor.cutout()
-    page.wait_for_function("document.querySelector('#noun-1 textarea, #noun-1 input').value === 'bear'")
-    visitor.write("#prompt", "a bear on the beach")
-    page.get_by_text("More settings").click()
-    visitor.set_steps(3)
-    assert "Done" in visitor.generate()
+    with_a_picture(visitor)
     page.wait_for_selector("#hover .cc-hover-words button")
     plain = page.get_attribute("#hover img", "src")
     word = page.locator("#hover button", has_text="beach")

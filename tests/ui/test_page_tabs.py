@@ -5,24 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.browsing import Visitor, browser, needs_chromium, sync_api, url  # noqa: F401
+from tests.support.browsing import Visitor, browser, needs_chromium, sync_api, url, with_a_picture  # noqa: F401
 from tests.support.serving import EXAMPLES
 
 pytestmark = needs_chromium
 SERIOUS = "serious", "critical"
-
-
-def with_a_picture(visitor: Visitor, steps: int = 3) -> None:
-    """One subject and its first picture."""
-    page = visitor.page
-    visitor.give(1, EXAMPLES / "bear.png")
-    visitor.cutout()
-    visitor.write("#noun-1", "bear")
-    page.wait_for_selector("#chip-1", state="visible")
-    visitor.write("#prompt", "a bear on the beach")
-    page.get_by_text("More settings").click()
-    visitor.set_steps(steps)
-    assert "Done" in visitor.generate()
 
 
 def changed(visitor: Visitor, selector: str, before: str | None) -> None:

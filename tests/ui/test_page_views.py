@@ -10,19 +10,16 @@ import pytest
 from PIL import Image
 
 from customcontrast.ui.service.recipe import read_png
-from tests.support.browsing import Visitor, browser, needs_chromium, sync_api  # noqa: F401
-from tests.support.serving import EXAMPLES, server, tiny_layout_model
+from tests.support.browsing import Visitor, browser, needs_chromium, served, sync_api  # noqa: F401
+from tests.support.serving import EXAMPLES, tiny_layout_model
 
 pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("page")
-    with server(tiny_layout_model(folder / "tiny"), folder / "server.log") as address:
+    with served(tiny_layout_model, tmp_path_factory.mktemp("page")) as address:
         yield address
-    log = (folder / "server.log").read_text()
-    assert "Traceback" not in log, log[-4000:]
 
 
 def choose(page: sync_api.Page, selector: str, option: str) -> None:

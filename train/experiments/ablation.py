@@ -167,7 +167,7 @@ def evaluated(
 
 
 SHOWN = {"E-CI": "E-CI", "E-DI": "E-DI", "CT": "CT"}  # column of `metrics.COLUMNS`: its heading
-TOY = {"edits": "edits", "leaks": "leaks", "retrieval": "found"}  # where there are readers of Toyland
+TOY = {"edits": "edits", "leaks": "leaks", "retrieval": "retrieval@1"}  # where there are readers of Toyland
 
 
 def shown(scores: dict[int, list[Score]]) -> dict[str, str]:
