@@ -16,7 +16,7 @@ ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queri
 
 @pytest.fixture
 def small_run(headed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Options of the ablation or the baselines for the tiny base: one step, one subject, readers, output in tmp_path."""
+    """Options of a small run of the ablation or the baselines on the tiny base; its output lies in tmp_path."""
     monkeypatch.setattr(evaluate, "DISTRACTORS", 2)
     AcceleratorState._reset_state(reset_partial_state=True)
     judge = readers.Readers().eval()
@@ -31,5 +31,6 @@ def small_run(headed_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         log=LogConfig(every=1),
     )
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.to_dict()))
-    return ["--config", f"{tmp_path}/c.yaml", "--readers", f"{tmp_path}/readers.safetensors", "--out", f"{tmp_path}/out",
-            "--steps", "1", "--limit", "1", "--cpu", "--denoising", "2"]  # fmt: skip
+    files = ["--config", "c.yaml", "--readers", "readers.safetensors", "--out", "out"]
+    named = [part if part.startswith("--") else str(tmp_path / part) for part in files]
+    return [*named, "--steps", "1", "--limit", "1", "--cpu", "--denoising", "2"]

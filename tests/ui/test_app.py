@@ -29,6 +29,7 @@ from customcontrast.ui.service.recipe import read_png
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.theme import STATIC
 from customcontrast.ui.wiring import Wire, components, read, updates
+from tests.support import documented
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model
 
 BEAR, CAT = str(EXAMPLES / "bear.png"), str(EXAMPLES / "cat.png")
@@ -189,6 +190,14 @@ def test_styles_and_scripts_ask_nothing_of_other_machines():
 def test_only_the_named_endpoints_are_public(client: Client):
     named = client.view_api(return_format="dict")
     assert set(named["named_endpoints"]) == {"/segment", "/generate", "/maps"} and not named["unnamed_endpoints"]
+    for endpoint, about in named["named_endpoints"].items():  # as docs/api.md has them, in the same order
+        assert [p["parameter_name"] for p in about["parameters"]] == list(documented.inputs(endpoint))
+    plain = {"none": None, '""': "", "true": True}
+    for given in named["named_endpoints"]["/generate"]["parameters"]:
+        shown = documented.inputs("/generate")[given["parameter_name"]]
+        if shown != "the server's":
+            default = plain[shown] if shown in plain else float(shown)
+            assert given["parameter_default"] == default, given["parameter_name"]
 
 
 def test_segment(client: Client):
