@@ -79,19 +79,19 @@ class MapRecorder:
         return self.everywhere or self.keeps(layer)
 
     def add_text(self, layer: int, size: Size, tokens: Tensor, subjects: Tensor | None) -> None:
-        """tokens: (R, h·w, S); subjects: (R, h·w, K), the S* mass of each subject, or None."""
+        """Add a layer's text maps. tokens: (R, h·w, S); subjects: (R, h·w, K), the S* mass of each subject, or None."""
         if self.tokens and self.keeps(layer):
-            wanted = slice(self.tokens) if isinstance(self.tokens, int) else self.tokens
-            self._add("text", layer, size, tokens[..., wanted])
+            chosen = slice(self.tokens) if isinstance(self.tokens, int) else self.tokens
+            self._add("text", layer, size, tokens[..., chosen])
         if subjects is not None:
             self._add("subject", layer, size, subjects)
 
     def add_visual(self, layer: int, size: Size, mass: Tensor) -> None:
-        """mass: (R, h·w, K), the mass on each subject's tokens."""
+        """Add a layer's visual maps. mass: (R, h·w, K), the mass on each subject's tokens."""
         self._add("visual", layer, size, mass)
 
     def add_looked(self, layer: int, size: Size, subject: int, weights: Tensor) -> None:
-        """weights: (R, h·w, n) of one subject's visual tokens, mean over heads."""
+        """Add a layer's weights (R, h·w, n) on one subject's visual tokens, mean over heads."""
         if not self.keeps(layer) or (f"looked{subject}", layer) in self._seen:
             return
         self._seen.add((f"looked{subject}", layer))

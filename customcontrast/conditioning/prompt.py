@@ -20,7 +20,7 @@ SLOT = 0xE000  # a private-use character stands for subject k while the text is 
 _SLOTS = f"[{chr(SLOT)}-{chr(SLOT + 255)}]"
 _NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue0ff\ud800-\udfff]")  # special tokens, our slots, half characters
 _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
-# A stranger's text goes through these: possessive quantifiers (++) keep them linear in its length.
+# Any visitor's text goes through these: possessive quantifiers (++) keep them linear in its length.
 _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _TAG = re.compile(r"<\s*+(?:/[^<>]*+|[\w-]++:[^<>]*+|[\w-]++\s*+/)>")  # <lora:x:1>, </b>, <br/>
 _WEIGHT = re.compile(r"\(([^():]*+)(?<!\d):\s*+(?:\d++(?:\.\d*+)?|\.\d++)\s*+\)")  # (word:1.3)

@@ -204,7 +204,7 @@ def subject_state(
     """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
 
     context: C(t, l) of B prompts, from `encode_contexts`. prompts: the same prompts, for the places of S*.
-    outputs: what the adapter said of each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
+    outputs: the adapter's output for each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
     layer_scales: what each subject's λ is multiplied by in each layer, None = 1; () for none. everywhere: see
         SubjectState.
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.

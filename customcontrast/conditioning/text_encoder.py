@@ -34,15 +34,15 @@ def encode_rows(
     core = getattr(encoder, "text_model", encoder)
     h = core.embeddings(inputs_embeds=embeds)
     mask = create_causal_mask(core.config, h, None, None)  # no padding, no cache; the last one's name has changed
-    depth, wanted = len(core.encoder.layers) + 1 + hidden_layer - clip_skip, h
+    depth, state = len(core.encoder.layers) + 1 + hidden_layer - clip_skip, h
     for i, layer in enumerate(core.encoder.layers):
         h = layer(h, mask, is_causal=True)
-        wanted = h if i + 1 == depth else wanted
+        state = h if i + 1 == depth else state
     pooled = None
     if hasattr(encoder, "text_projection"):
         normed = core.final_layer_norm(h)
         pooled = encoder.text_projection(normed[torch.arange(len(normed), device=normed.device), ends])
-    return (core.final_layer_norm(wanted) if hidden_layer == -1 else wanted), pooled
+    return (core.final_layer_norm(state) if hidden_layer == -1 else state), pooled
 
 
 def encode_shared(
@@ -85,13 +85,13 @@ def encode_shared(
 
 def _prefix(layers: Sequence[Any], depth: int, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Keys and values of the tokens before S* in every layer, and their state after `depth` layers (1, first, d)."""
-    kept, state = [], x
+    keys_values, state = [], x
     for i, layer in enumerate(layers):
         Q, K, V = _project(layer, x)
-        kept.append((K, V))
+        keys_values.append((K, V))
         x = _finish(layer, x, F.scaled_dot_product_attention(Q, K, V, is_causal=True))
         state = x if i + 1 == depth else state
-    return kept, state
+    return keys_values, state
 
 
 def _project(layer: Any, x: Tensor) -> Heads:

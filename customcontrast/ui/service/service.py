@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from customcontrast.ip_adapter import IPAdapter
     from customcontrast.pipeline import CustomContrast, Subject
 
-CACHED_SUBJECTS = 32  # subjects whose image features are kept
+CACHED_SUBJECTS = 32  # subjects whose image features are cached
 NO_ADAPTER = (
     "This server has no adapter for this model, so it draws from words alone: "
     "remove the pictures, or start it with --adapter FILE."
@@ -102,7 +102,7 @@ class Service:
             raise RequestError(NO_ADAPTER)
         subjects = [self.subject(model, subject) for subject in request.subjects]
         if not request.text_tokens:
-            model = copy.copy(model)  # the same weights; only what it hears of the prompt differs
+            model = copy.copy(model)  # the same weights; only its reading of the prompt differs
             model.conditioner = VisualConditioner(model.base, model.adapter)
         try:
             layout = chosen_layout(model.base, request)
