@@ -37,7 +37,7 @@ def _check_switches(config: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of the MFI encoder (section 3.2) and of the trained keys and values of Eq. 3.
+    """Sizes of the MFI encoder (section 3.2) and of the trainable keys and values of Eq. 3.
 
     The first six fields are facts about the base model, and `base_model.encoder_config` fills them in.
     Raises ConfigError naming the field.
@@ -339,7 +339,7 @@ class ResolvedConfig(GenerationConfig):
 
 
 def checked_number(name: str, value: Any) -> float:
-    """A number of any library as float, within LIMITS. Raises ConfigError."""
+    """A number of Python, NumPy or torch as float, checked against LIMITS[name]. Raises ConfigError."""
     limit = LIMITS[name]
     if not isinstance(value, int | float | bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0:
         value = float(value)

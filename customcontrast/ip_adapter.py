@@ -114,7 +114,7 @@ class ResamplerAttention(nn.Module):
         self.to_out = nn.Linear(heads * HEAD, dim, bias=False)
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
-        """x: (B, N, dim), latents: (B, n, dim) -> what is added to the latents (B, n, dim)."""
+        """The update of the latents (B, n, dim) by image features x (B, N, dim)."""
         latents = self.norm2(latents)
         keys, values = self.to_kv(torch.cat([self.norm1(x), latents], dim=1)).chunk(2, dim=-1)
         parts = [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.to_q(latents), keys, values)]

@@ -104,7 +104,7 @@ class LayoutPrior:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayoutPrior:
-        """From a JSON object with the fields' names."""
+        """Make one of a JSON object with the fields' names."""
         return cls(values["nouns"], values["kinds"], values["shapes"])
 
     def named(self, prompt: str) -> list[tuple[str, str, str | None]]:

@@ -18,7 +18,7 @@ from customcontrast.subject import Subject
 
 
 def resolve(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> ResolvedConfig:
-    """The settings with the base's own values where there were none, checked against base and subjects.
+    """Fill in the base's own values where there are none, and check all against base and subjects.
 
     Raises ConfigError naming the argument, what came and what is taken.
     """

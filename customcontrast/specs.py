@@ -114,7 +114,7 @@ BASES: dict[str, BaseSpec] = {
 
 @dataclass(frozen=True)
 class SchedulerSpec:
-    """A sampler: its class in diffusers, and the options it is given beside the base's own config."""
+    """A scheduler: its class in diffusers, and its options beside the base's own config."""
 
     title: str  # as the page lists it
     class_name: str

@@ -63,7 +63,7 @@ def shared(layouts: Mapping[int, Tensor]) -> dict[int, Tensor]:
 
 
 class Masker:
-    """The location masks of one run, step by step; one object a run.
+    """Makes the location masks of one run, step by step; one object a run.
 
     layouts: the user's drawing (h, w) of each subject, or None. located: whether each subject is masked by its location
     map, if it has no drawing. Drawings act from step 1 on, whatever LocationConfig's enabled, start_step and
@@ -85,7 +85,7 @@ class Masker:
             self.masks = masks.expand(images, -1, -1, -1)
 
     def at(self, step: int) -> tuple[Tensor | None, tuple[bool, ...]]:
-        """M (images, K, h, w) for this step (from 1), and which subjects it masks; (None, ()) while it masks none."""
+        """The masks M (images, K, h, w) of this step (from 1) and which subjects they mask; (None, ()) for none yet."""
         found = self.found and self.config.enabled and step >= self.config.start_step
         which = tuple(k in self.drawn or (found and k not in self.free) for k in range(self.subjects))
         return (self.masks, which) if any(which) else (None, ())

@@ -136,7 +136,7 @@ class MapRecorder:
         return total.permute(0, 2, 3, 1).unflatten(-1, self.sources[subject].shape[-2:])
 
     def location(self) -> Tensor | None:
-        """`aggregate` of these maps."""
+        """Each subject's map A, see `aggregate`."""
         return aggregate(self)
 
     def _mean(self, sums: dict[Size, MapSums], kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
@@ -160,16 +160,17 @@ class MapRecorder:
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
-    """(R, c, h, w) -> (R, c, *size), bilinear, antialiased where it shrinks; float32 if the size changes."""
+    """Resize maps (R, c, h, w) to (R, c, *size), bilinear and antialiased; float32 if the size changes."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps.float(), size, mode="bilinear", antialias=True)
 
 
 def aggregate(recorder: MapRecorder, grid: Size | None = None) -> Tensor | None:
-    """A, "the map" of Eq. 8 and of the location mask: average of all visual maps and of the p-th text maps.
+    """Aggregate the recorded maps to A, "the map" of Eq. 8 and of the location mask, (R, K, h, w) in [0, 1].
 
-    Over all layers and heads, each resized to one grid (default: the finest recorded) -> (R, K, h, w) in [0, 1].
+    It is the average of all visual maps and of the p-th text maps over all layers and heads, each resized to one grid
+    (default: the finest recorded).
     What was not recorded is left out: no visual maps without the sink, no text maps without S*. None without both.
     """
     return recorder._mean(recorder.located, ("visual", "subject"), grid)

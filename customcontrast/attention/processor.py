@@ -119,8 +119,9 @@ class SubjectProcessor(AttnProcessor2_0):
     def visual_branches(
         self, Q: Tensor, state: SubjectState, size: tuple[int, int], masks: Tensor | None, shares: Tensor | None
     ) -> Tensor | None:
-        """Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v -> (R, heads, h·w, c), or None without subjects.
+        """The visual term of Eq. 3 over all subjects k, (R, heads, h·w, c), or None without subjects.
 
+        It is Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v.
         Where k is: its mask; among several subjects, one without a mask (yet) has its part of their text maps' softmax,
         shares (R, K, h·w). Branches that are everywhere come on top.
         """
@@ -160,8 +161,9 @@ class SubjectProcessor(AttnProcessor2_0):
     def unconditional_branches(
         self, Q: Tensor, state: SubjectState, masks: Tensor | None, shares: Tensor | None
     ) -> Tensor | None:
-        """Σ_k λ_k · (where k is) · softmax(Q K_uᵀ/√d) V_u of the rows without subjects, or None where there is none.
+        """The visual term of the rows without subjects (the unconditional half), or None where there is none.
 
+        It is Σ_k λ_k · (where k is) · softmax(Q K_uᵀ/√d) V_u.
         Where k is, is what the other half of the same pictures says. Without masks here
         (`LocationConfig.mask_unconditional`), K subjects have an even part each: K_u is the same for all of them.
         """
@@ -182,7 +184,10 @@ class SubjectProcessor(AttnProcessor2_0):
         return total
 
     def visual_attention(self, Q: Tensor, branch: SubjectBranch, explicit: bool) -> tuple[Tensor, Tensor | None]:
-        """softmax(Q K_vᵀ/√d) V_v, and if explicit the weights on the subject's tokens (R, h·w, n), mean over heads."""
+        """One subject's attention softmax(Q K_vᵀ/√d) V_v, (R, heads, h·w, c).
+
+        Returns with it, if explicit, the weights on the subject's tokens (R, h·w, n), mean over heads.
+        """
         R, heads = Q.shape[:2]
         K_v = split_heads(branch.keys[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
         V_v = split_heads(branch.values[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
@@ -197,12 +202,12 @@ class SubjectProcessor(AttnProcessor2_0):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, heads·c) -> (B, heads, N, c)."""
+    """Split the width into heads: (B, N, heads·c) -> (B, heads, N, c)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def probabilities(Q: Tensor, K: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(Q Kᵀ/√d + bias) in float32 -> (B, heads, N, S).
+    """Attention probabilities softmax(Q Kᵀ/√d + bias), (B, heads, N, S) in float32.
 
     Q: (B, heads, N, c), K: (B, heads, S, c), bias: (B, 1, 1, S).
     """
@@ -211,7 +216,7 @@ def probabilities(Q: Tensor, K: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_size: int | None = None) -> Tensor:
-    """softmax(Q Kᵀ/√d + bias) V, fused -> (B, heads, N, c); slice_size heads of one row at a time.
+    """Fused attention softmax(Q Kᵀ/√d + bias) V, (B, heads, N, c); slice_size heads of one row at a time.
 
     Q: (B, heads, N, c); K, V: (B, heads, S, c); bias: (B, 1, N, S).
     """
@@ -225,7 +230,7 @@ def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_si
 
 
 def head_mean(Q: Tensor, K: Tensor, slice_size: int | None = None, bias: Tensor | None = None) -> Tensor:
-    """`probabilities`, mean over heads -> (B, N, S); never more than slice_size heads of one row in memory."""
+    """Mean of `probabilities` over the heads, (B, N, S); never more than slice_size heads of one row in memory."""
     if slice_size is None:
         return probabilities(Q, K, bias).mean(dim=1)
     total = torch.zeros(len(Q), Q.shape[2], K.shape[2], device=Q.device)

@@ -123,7 +123,7 @@ class SubjectState:
         return self._made["positions"]
 
     def padding_bias(self, dtype: torch.dtype) -> Tensor | None:
-        """What to add to the text logits so that padding gets no attention, (B, 1, 1, S); None where all is seen."""
+        """Bias of the text logits that keeps attention off padding, (B, 1, 1, S); None where there is none."""
         if self.lengths is None:
             return None
         if "padding" not in self._made:
@@ -170,7 +170,7 @@ class Denoises(Protocol):
 def unet_forward(
     base: Denoises, z: Tensor, t: Tensor | float, state: SubjectState, layout: Tensor | None = None
 ) -> Tensor:
-    """The UNet with Eq. 3 in every cross-attention layer: the one call that training and inference share.
+    """Run the UNet with Eq. 3 in every cross-attention layer: the one call that training and inference share.
 
     base: a BaseModel whose UNet has the processors (`attention.install_processors`).
     z: noisy latents (B, C, h, w), B = state's contexts × state.repeat. t: one timestep, or one per row (B,).

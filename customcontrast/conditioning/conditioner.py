@@ -124,7 +124,7 @@ class Conditioner:
     def conditions(
         self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor, clip_skip: int = 0
     ) -> Conditions:
-        """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
+        """Compute, or take from the cache, what a prompt and its subjects give at all timesteps of a run (T,)."""
         tokenized = self.tokenized(prompt, subjects)
         n = tokenized.positions.shape[1]
         distinct = tuple(dict.fromkeys(timesteps.tolist()))

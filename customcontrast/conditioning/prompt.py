@@ -69,7 +69,7 @@ class Word:
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """A prompt whose subjects have their places."""
+    """A prompt as words, with the place of each subject's S* among them."""
 
     words: tuple[Word, ...]
     notes: tuple[str, ...] = ()  # what was changed, in sentences for the user
@@ -81,7 +81,7 @@ class ParsedPrompt:
 
 
 def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
-    """Find the place of each subject: right after its class noun.
+    """Parse a prompt: find the place of each subject, right after its class noun.
 
     prompt: any text. nouns: the class noun of each subject, in order.
     Places are taken from S*, S1*, …; then <marked words> that are a subject's noun; then the noun's first free
@@ -362,7 +362,7 @@ class TokenizedPrompt:
 def tokenize(
     tokenizers: Sequence[CLIPTokenizer], parsed: ParsedPrompt, placeholder_tokens: int, num_subjects: int = 0
 ) -> TokenizedPrompt:
-    """Token ids with n = placeholder_tokens filler tokens for each placeholder.
+    """Tokenize a parsed prompt, with n = placeholder_tokens filler tokens for each placeholder.
 
     The fillers repeat the token before them and are replaced at the text encoder's input; nothing is added to the
     vocabulary. Words that do not fit are cut from the end, but never a placeholder or its noun.

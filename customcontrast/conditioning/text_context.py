@@ -40,7 +40,7 @@ ROWS = {"cpu": 16, "cuda": 256}  # (t, l) rows that go through a text encoder at
 
 @dataclass(frozen=True, eq=False)
 class TextContext:
-    """What the UNet reads of B prompts."""
+    """Text contexts of B prompts, as the UNet reads them."""
 
     hidden: Tensor  # C(t, l): (B, L, S, d_text), widths of several text encoders joined; (B, 1, S, d_text) without S*
     pooled: Tensor | None = None  # SDXL's pooled text (B, P): the mean over the layers' contexts
@@ -66,7 +66,7 @@ class TextContext:
 
 
 def joined(contexts: Sequence[TextContext]) -> TextContext:
-    """Contexts of one number of layers, row after row; shorter ones are padded to the longest."""
+    """Join contexts of the same number of layers, row after row; shorter ones are padded to the longest."""
     longest = max(c.hidden.shape[2] for c in contexts)
     padded = [c.padded(longest) for c in contexts]
     first = padded[0]
@@ -98,7 +98,7 @@ def encode_contexts(
     shared: bool = True,
     clip_skip: int = 0,
 ) -> TextContext:
-    """Text contexts of B prompts (or of one prompt at B timesteps: repeat it), gradients flow into S*.
+    """Encode B prompts (or one prompt at B timesteps: repeat it) to text contexts; gradients flow into S*.
 
     text_tokens[k][i]: S* of subject k for text encoder i, (B, L, n, d_text) — `AdapterOutput.mfi.text_tokens` of each
         subject. They replace the filler tokens at the encoder's input; a prompt without this subject's fillers
@@ -201,7 +201,7 @@ def subject_state(
     projected: dict[int, tuple[Tensor, Tensor]] | None = None,
     origins: Tensor | None = None,
 ) -> SubjectState:
-    """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
+    """Assemble the state of one UNet call, for training and inference alike; pass it to `attention.unet_forward`.
 
     context: C(t, l) of B prompts, from `encode_contexts`. prompts: the same prompts, for the places of S*.
     outputs: the adapter's output for each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).

@@ -25,7 +25,7 @@ Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each (R, heads, 
 def encode_rows(
     encoder: Any, embeds: Tensor, ends: Tensor, hidden_layer: int, clip_skip: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """A CLIP text encoder on input embeddings, every row in full.
+    """Run a CLIP text encoder on input embeddings, every row in full.
 
     embeds: (R, S, d); ends: position of each row's end token (R,). hidden_layer: −1 = last hidden state, normed;
     −2 = the one before it, not normed (SDXL). clip_skip: so many layers before that one. Returns it (R, S, d), and the
@@ -48,7 +48,7 @@ def encode_rows(
 def encode_shared(
     encoder: Any, embeds: Tensor, tokens: Tensor, places: Sequence[int], end: int, hidden_layer: int, rows: int
 ) -> tuple[Tensor, Tensor | None]:
-    """The same for R rows of one prompt: embeds with `tokens` in the `places`.
+    """Run a CLIP text encoder on R rows of one prompt that differ in their S* tokens alone.
 
     embeds: (S, d), the prompt's; tokens: (R, m, d), the S* of each row; places: their m positions, from 1. end: the end
     token's position. rows: how many go through at once. Returns what `encode_rows` does; gradients reach `tokens`.

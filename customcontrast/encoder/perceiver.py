@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class PerceiverAttention(nn.Module):
-    """Eq. 2: `PA(f, q) = softmax(Q Kᵀ/√d) V` with `Q = W_q q`, `K = W_k [f, q]`, `V = W_v [f, q]`.
+    """Attention of queries to features and themselves, Eq. 2.
+
+    `PA(f, q) = softmax(Q Kᵀ/√d) V` with `Q = W_q q`, `K = W_k [f, q]`, `V = W_v [f, q]`.
 
     Queries come in R rows that share one f: the rows of all (t, l) attend in a single pass, and the keys and
     values of f are computed once for all of them. Queries of different rows never see each other.
@@ -40,7 +42,7 @@ class PerceiverAttention(nn.Module):
         return self.to_out(out.permute(0, 2, 3, 1, 4).reshape(B, R, n, d))
 
     def weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """softmax(Q Kᵀ/√d) of every head: on the features (B, h, R, n, N), and on the row's queries (B, h, R, n, n)."""
+        """Attention weights of every head: on the features (B, h, R, n, N), on the row's queries (B, h, R, n, n)."""
         return self._weights(self.norm_f(f), self.norm_q(q))
 
     def _weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ def fourier(x: Tensor, bands: int) -> Tensor:
 
 
 class VisualQueries(nn.Module):
-    """q_v: m + 1 learnable queries; the last is the visual CLS of Eq. 4."""
+    """The visual queries q_v: m + 1 learnable vectors; the last is the visual CLS of Eq. 4."""
 
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
@@ -28,7 +28,10 @@ class VisualQueries(nn.Module):
 
 
 class SpatiotemporalQueries(nn.Module):
-    """q_t(t, l) = q_base + MLP(Fourier(t/T, l/L)) + E_layer[l]: n + 1 queries for each (t, l), CLS last."""
+    """The textual queries of each (t, l): n + 1 vectors, the last is the textual CLS.
+
+    q_t(t, l) = q_base + MLP(Fourier(t/T, l/L)) + E_layer[l] (section 3.2).
+    """
 
     def __init__(self, count: int, width: int, num_layers: int, num_train_timesteps: int, bands: int) -> None:
         super().__init__()

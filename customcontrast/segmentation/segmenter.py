@@ -145,9 +145,9 @@ class Segmenter:
         scale = size[0] / picture.width, size[1] / picture.height
         at_work = [(x * scale[0], y * scale[1], label) for x, y, label in points]
         colors = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-        guess, spoken = first_guess(colors, prior, at_work)
+        guess, certain = first_guess(colors, prior, at_work)
         inside = box_mask(box, picture.size, size) if box is not None else None
-        mask = clean(grabcut(colors, guess, spoken, at_work, inside).astype(np.float32), picture.size, 0.05)
+        mask = clean(grabcut(colors, guess, certain, at_work, inside).astype(np.float32), picture.size, 0.05)
         if not mask.any():
             raise SegmentationError(NOTHING_LEFT)
         return Segmentation(picture, mask, overlap(resize(mask, size) > 0.5, guess > 0.5), "grabcut")
