@@ -1,4 +1,4 @@
-"""The trained thing, `Adapter`, and its file: one safetensors with everything about it in the metadata."""
+"""The trainable parameters, `Adapter`: MFI encoder, and keys, values and null keys of Eq. 3."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ ABLATIONS = ("textual", "tv_fusion", "sink")
 
 @dataclass(frozen=True)
 class AdapterOutput:
-    """All that the trained parts say about a batch of subjects at their timesteps (see MFIOutput)."""
+    """Output of the adapter for a batch of subjects at their timesteps; B: samples or timesteps, L: layers."""
 
     mfi: MFIOutput
     keys: list[Tensor]  # K_v of Eq. 3 with the null key first: L × (B, n+1, width_l)
     values: list[Tensor]  # V_v, alike
     sink: bool  # whether the first key is the null key
-    by_noun: bool = False  # there is no S*: where the subject is, its noun's text map says
+    by_noun: bool = False  # without S*: the text map of the subject's noun locates it
     unconditional: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.unconditional`
     beside: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.beside`, L × (B or 1, n', width_l)
 
     def row(self, i: int) -> AdapterOutput:
-        """The i-th sample (or timestep) alone; the only one there is, where all are the same."""
+        """The i-th sample (or timestep) alone; where one row stands for all, that one."""
         i = min(i, len(self.keys[0]) - 1)
         keep = slice(i, i + 1)
         mfi = MFIOutput(
@@ -65,7 +65,7 @@ class AdapterOutput:
 
     @staticmethod
     def cat(parts: Sequence[AdapterOutput]) -> AdapterOutput:
-        """Samples (or timesteps) of several outputs in one."""
+        """Join the samples (or timesteps) of several outputs in one."""
         mfis = [part.mfi for part in parts]
         mfi = MFIOutput(
             [torch.cat(tokens) for tokens in zip(*(m.text_tokens for m in mfis), strict=True)],
@@ -79,7 +79,7 @@ class AdapterOutput:
 
 
 class Adapter(nn.Module):
-    """MFI encoder + W'_k, W'_v and null keys: everything that Eq. 9 trains, and nothing frozen.
+    """MFI encoder (section 3.2), and W'_k, W'_v and null keys of Eq. 3: everything that Eq. 9 trains.
 
     `forward` uses every parameter, so it can be wrapped in DistributedDataParallel as it is.
     """
@@ -94,12 +94,15 @@ class Adapter(nn.Module):
         self.base_name = base_name
         self.encoder = MFIEncoder(config)
         self.attention = SubjectAttention(config, specs)
-        self.metadata: dict[str, Any] = {}  # what the file said of itself: step, revision, …
+        self.metadata: dict[str, Any] = {}  # of the file it was read from: step, revision, …
         self.image_encoder: dict[str, Any] | None = None  # whose features it reads, `BaseModel.encoder_id`
 
     @classmethod
     def create(cls, base: BaseModel, **overrides: Any) -> Adapter:
-        """An untrained adapter for `base`, float32 on its device; overrides are EncoderConfig fields."""
+        """Make an untrained adapter for `base`, float32 on its device.
+
+        overrides: fields of EncoderConfig. Raises ConfigError.
+        """
         adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
         adapter.image_encoder = base.encoder_id
         return adapter
@@ -112,29 +115,41 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
-        """f_I of one subject's references, joined along the tokens: (1, references · 3N, d)."""
+        """Encode references of one subject to f_I, joined along the tokens: (1, references · 3N, d).
+
+        pictures: segmented subjects R on white. N: tokens of the CLIP image encoder.
+        """
         f_I = self.encoder.encode_image(extract(base, pictures, self.config.image_layers))  # (references, 3N, d)
         return f_I.reshape(1, -1, f_I.shape[-1])
 
     def forward(self, hidden_states: tuple[Tensor, ...], t: Tensor) -> AdapterOutput:
-        """hidden_states: three CLIP layers, each (B, N, d_I) (`image_features.extract`); t: (B,)."""
+        """Run the adapter on a batch of references, each at its own timestep.
+
+        hidden_states: three CLIP layers, each (B, N, d_I), from `image_features.extract`. t: timesteps (B,).
+        """
         return self.at(self.encoder.encode_image(hidden_states), t)
 
     def at(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> AdapterOutput:
-        """f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps t (B,). visual: see `MFIEncoder.forward`."""
+        """Run the adapter on projected features.
+
+        f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps. t: (B,). visual: see `MFIEncoder.forward`.
+        """
         mfi = self.encoder(f_I, t, visual)
         keys, values = self.attention(mfi.visual_tokens)
         return AdapterOutput(mfi, keys, values, self.config.sink)
 
 
-def check_weights(wanted: dict[str, Tensor], found: dict[str, Tensor], name: str) -> None:
-    """Every key and shape is there, and no other; floats, all finite. Raises CheckpointError."""
-    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], name: str) -> None:
+    """Check that a file has every expected key and shape and no other, as finite floats. Raises CheckpointError.
+
+    name: of the file, for the message.
+    """
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing:
         raise CheckpointError(f"load_adapter: {name} lacks {len(missing)} weights, the first is {missing[0]!r}.")
     if unknown:
         raise CheckpointError(f"load_adapter: {name} has {len(unknown)} unknown weights, the first is {unknown[0]!r}.")
-    for key, value in wanted.items():
+    for key, value in expected.items():
         if value.shape != found[key].shape:
             raise CheckpointError(
                 f"load_adapter: {key!r} in {name} has shape {tuple(found[key].shape)}; expected {tuple(value.shape)}."

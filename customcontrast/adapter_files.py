@@ -32,10 +32,12 @@ def git_revision() -> str:
 
 
 def save_adapter(adapter: Adapter | IPAdapter, path: str | Path, dtype: torch.dtype | None = None, **meta: Any) -> Path:
-    """Write `adapter` to one safetensors file; an IP-Adapter in its published layout.
+    """Write an adapter to one safetensors file; an IP-Adapter in its published layout. Returns the path.
 
-    dtype: store weights in this type (default: as they are). meta: anything JSON can hold, such as step=1000.
-    Raises OSError where it cannot be written; a file that was there before is then still whole.
+    path: must end in .safetensors; its folder is created. dtype: store weights in this type; None = as they are.
+    meta: further metadata, anything JSON can hold, such as step=1000.
+    Raises CheckpointError for another kind of path, OSError where the file cannot be written; one that was there before
+    is then still whole.
     """
     if not isinstance(adapter, Adapter):
         return save_ip_adapter(adapter, path, dtype, **meta)
@@ -65,15 +67,15 @@ def save_adapter(adapter: Adapter | IPAdapter, path: str | Path, dtype: torch.dt
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What an adapter file says of itself: base, config, ablation, step, revision, … Raises CheckpointError."""
+    """The metadata of an adapter file: base, config, ablation, step, revision, … Raises CheckpointError."""
     return read_config(path)[1] if is_ip_adapter(Path(path)) else _open(Path(path))[0]
 
 
 def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
-    """Read an adapter for `base`: float32 weights become base.dtype, on base.device, in evaluation mode.
+    """Read an adapter file for `base`: frozen, in evaluation mode, in base.dtype on base.device.
 
-    A published IP-Adapter file is recognised by its keys. Checks the format, the base, the image encoder, and every key
-    and shape. Raises CheckpointError with one sentence.
+    path: .safetensors; a published IP-Adapter is recognised by its keys.
+    Raises CheckpointError, in one sentence, where format, base, image encoder, a key or a shape does not fit.
     """
     path = Path(path)
     if path.suffix == ".safetensors" and is_ip_adapter(path):
@@ -124,6 +126,6 @@ def _check_base(config: EncoderConfig, base: BaseModel, name: str) -> None:
     """The facts of the base that the adapter was made for must be those of this base."""
     here = encoder_config(base)
     for fact in ("image_width", "image_layers", "text_widths", "num_layers"):
-        wanted, found = getattr(config, fact), getattr(here, fact)
-        if wanted != found:
-            raise CheckpointError(f"load_adapter: {name} needs a base with {fact}={wanted}; {base.name} has {found}.")
+        needed, found = getattr(config, fact), getattr(here, fact)
+        if needed != found:
+            raise CheckpointError(f"load_adapter: {name} needs a base with {fact}={needed}; {base.name} has {found}.")

@@ -1,7 +1,8 @@
-"""Base models: toyland | toyland2 | sd15 | sdxl. Only what differs between them, in one registry."""
+"""A base model, toyland, toyland2, sd15 or sdxl, and how it is loaded; `specs.BASES` has what differs between them."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -31,15 +32,15 @@ from customcontrast.precision import read_dtype
 from customcontrast.specs import BASES, BaseSpec
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
-FACTS = "base.json"  # beside an embedded base's weights: what its training tells of its use
+FACTS = "base.json"  # beside an embedded base's weights: facts of its training that its use depends on
 _SIGNATURE = ("class_embedding", "position_embedding.weight", "post_layernorm.weight", "visual_projection.weight")
 
 
 @dataclass
 class BaseModel:
-    """A frozen text-to-image model and the CLIP image encoder beside it. Shared by threads; never mutated."""
+    """A frozen text-to-image model and the CLIP image encoder beside it. Threads may share one; nothing mutates it."""
 
-    name: str
+    name: str  # a key of `specs.BASES`
     tokenizers: list[CLIPTokenizer]
     text_encoders: list[Any]  # CLIPTextModel, for SDXL a CLIPTextModelWithProjection too
     unet: UNet2DConditionModel
@@ -48,20 +49,21 @@ class BaseModel:
     image_encoder: CLIPVisionModelWithProjection
     image_processor: CLIPImageProcessor
     default_size: int  # px, side of the square it was trained on
-    default_steps: int
-    default_guidance: float
+    default_steps: int  # denoising steps
+    default_guidance: float  # classifier-free guidance scale
     dtype: torch.dtype
     device: torch.device
     vocabulary: frozenset[str] | None = None  # words the base was trained on; None = no list
     zero_empty_prompt: bool = False  # the unconditional text is all zeros, not the empty prompt's (SDXL)
     masks_padding: bool = False  # trained with the prompt's own tokens alone: text attention sees no padding
-    layout_prior: LayoutPrior | None = None  # layouts where nobody asks for one; None = it takes none, or has none
+    layout_prior: LayoutPrior | None = None  # layouts where none is requested; None = it takes none, or has none
     encoder_name: str = ""  # hub id of the image encoder ("owner/name:folder"), if it came from there
     penultimate: bool = False  # f_I's coarsest layer is the one before the last, for an adapter that starts as an
     # IP-Adapter (`warm_start`)
 
     @property
     def spec(self) -> BaseSpec:
+        """What differs between base models and cannot be read from their weights."""
         return BASES[self.name]
 
     @property
@@ -103,9 +105,9 @@ class BaseModel:
 
     @cached_property
     def encoder_id(self) -> dict[str, Any] | None:
-        """What the image encoder is known by, for adapter files: its name, and a few sizes of its weights.
+        """Identity of the image encoder for adapter files: its name, and the RMS of a few of its weights.
 
-        None where the weights are not in memory. Compare with `same_encoder`.
+        {"id": name, "signature": numbers}; None where the weights are not in memory. Compare with `same_encoder`.
         """
         model = self.image_encoder
         weights = [p for name, p in model.named_parameters() if name.endswith(_SIGNATURE)]
@@ -118,8 +120,9 @@ class BaseModel:
     def added_conditions(
         self, pooled: Tensor | None, height: int, width: int, origins: Tensor | None = None
     ) -> dict[str, Tensor] | None:
-        """SDXL's extra conditions from the pooled text (B, P) and the picture's size in px; None elsewhere.
+        """SDXL's extra conditions of the UNet; None for a base that has none.
 
+        pooled: pooled text (B, P). height, width: of the picture, px.
         origins: (B, 4), each picture's size before it was resized and the corner of its crop after that (height, width,
         top, left), px; None = it was as large as it is and is whole.
         """
@@ -133,7 +136,7 @@ class BaseModel:
         return {"text_embeds": pooled, "time_ids": time_ids}
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in [−1, 1] -> scaled latents (B, C, H/f, W/f), float32: the posterior's mode.
+        """Encode pixels (B, 3, H, W) in [−1, 1] to scaled latents (B, C, H/f, W/f), float32: the posterior's mode.
 
         The mode, not a sample: Toyland's autoencoder has no meaningful posterior width, Stable Diffusion's is
         negligible, and what training caches is then exactly what encoding again would give.
@@ -143,7 +146,7 @@ class BaseModel:
         return (z - mean) * self.vae.config.scaling_factor / std
 
     def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) -> pixels (B, 3, H, W), about [−1, 1]."""
+        """Decode scaled latents (B, C, h, w) to pixels (B, 3, h·f, w·f), about [−1, 1]."""
         z = z.to(self.vae.dtype)
         mean, std = self._latent_statistics(z)
         return self.vae.decode(z * std / self.vae.config.scaling_factor + mean, return_dict=False)[0]
@@ -165,12 +168,11 @@ def load_base(
 ) -> BaseModel:
     """Load a base model for inference or adapter training: frozen, in evaluation mode.
 
-    name: a key of BASES. weights: a diffusers pipeline folder, a hub id (default: the spec's own), or one checkpoint
-    file (.safetensors) as Stable Diffusion's finetunes are handed around.
-    device: default CUDA where there is one. dtype: torch's or its name; default float16 on CUDA, float32 on a
-    CPU.
+    name: a key of `specs.BASES`. weights: a diffusers pipeline folder, a hub id (default: the spec's own), or one
+        checkpoint file (.safetensors), the form in which finetunes of Stable Diffusion are published.
+    device: default CUDA where there is one. dtype: torch's or its name; default float16 on CUDA, float32 on a CPU.
     image_encoder: folder or hub id ("owner/name", "owner/name:folder") of the CLIP image encoder, if `weights` has no
-    `image_encoder` folder; one without preprocessor_config.json gets CLIP's own statistics at its picture size.
+        `image_encoder` folder; one without preprocessor_config.json gets CLIP's own statistics at its picture size.
     In half precision, half-precision weight files are taken where there are any. Only safetensors are read, never
     pickles. Raises BaseModelError with one sentence.
     """
@@ -178,81 +180,25 @@ def load_base(
         raise BaseModelError(f"load_base: there is no base model {name!r}; choose one of {', '.join(BASES)}.")
     spec = BASES[name]
     source = str(weights or spec.weights)
-    if weights is None and spec.embedded and not Path(source).is_dir():
-        raise BaseModelError(
-            f"load_base: the {name} weights are missing from customcontrast/weights/{name}; "
-            "train them with train/base/pretrain.py, or pass weights=FOLDER."
-        )
     single = source.endswith(".safetensors") and is_file(source)
-    local = single or len(source) <= 1000 and is_folder(source)
-    if weights is not None and not local and not HUB_ID.fullmatch(source):
-        shown = source[:100]
-        raise BaseModelError(
-            f"load_base: there is no folder {shown!r}; pass weights=FOLDER, a .safetensors checkpoint or a hub id "
-            "(owner/name)."
-        )
+    local = single or (len(source) <= 1000 and is_folder(source))
+    _check_source(spec, source, weights is not None, local)
     device = chosen_device(device)
     dtype = read_dtype(dtype or usual_dtype(device))
     half = dtype in (torch.float16, torch.bfloat16)
     if not local or single:
         source = _fetched(spec, spec.weights if single else source, half, settings_only=single)
+    pipe = _read_single_file(spec, str(weights), source, dtype) if single else None
+    parts = _Parts(spec, source, dtype, device, pipe)
 
-    def part(cls: Any, folder: str, source: str = source, **options: Any) -> Any:
-        if Path(source).is_dir() and not (Path(source) / folder).is_dir():
-            raise BaseModelError(f"load_base: {source!r} has no folder {folder!r}, which base {name!r} needs.")
-        return _read(lambda: cls.from_pretrained(source, subfolder=folder, **options), folder, source, name)
-
-    def frozen(model: nn.Module) -> Any:
-        return model.requires_grad_(False).eval().to(device)
-
-    def variant(folder: str, source: str) -> dict[str, str]:
-        return {"variant": "fp16"} if fp16_only(Path(source) / folder, half) else {}
-
-    def transformer(cls: Any, folder: str, source: str = source) -> Any:
-        if pipe is not None and source == settings:
-            return frozen(pipe.components[folder].to(dtype))
-        return frozen(part(cls, folder, source, dtype=dtype, use_safetensors=True, **variant(folder, source)))
-
-    def diffuser(cls: Any, folder: str, dtype: torch.dtype) -> Any:
-        if pipe is not None:
-            return frozen(pipe.components[folder].to(dtype))
-        return frozen(part(cls, folder, torch_dtype=dtype, use_safetensors=True, **variant(folder, source)))
-
-    settings = source
-    pipe = _read_single_file(spec, str(weights), settings, dtype) if single else None
-
-    vae_config = _config(AutoencoderKL, "vae", source, name)
-    upcast = dtype == torch.float16 and vae_config.get("force_upcast", True) and spec.pooled
-    vae_class = PatchAutoencoder if vae_config.get("_class_name") == "PatchAutoencoder" else AutoencoderKL
-    vae = diffuser(vae_class, "vae", torch.float32 if upcast else dtype)
-    unet = diffuser(UNet2DConditionModel, "unet", dtype)
+    vae, unet = parts.autoencoder(), parts.unet()
     facts = _json(Path(source) / FACTS, dict) if (Path(source) / FACTS).is_file() else {}
-    takes, gives = unet.config.in_channels, unet.config.out_channels
-    if takes - gives not in (0, LAYOUT_CHANNELS):
-        raise BaseModelError(
-            f"load_base: the UNet of {source!r} takes {takes} channels for {gives} of latents (for inpainting, "
-            "editing?); pass weights=FOLDER of a text-to-image model."
-        )
-    vision_source, vision_folder, processor_folder, encoder_name = source, "image_encoder", "feature_extractor", ""
-    if image_encoder is not None or (not _has(source, "image_encoder") and spec.image_encoder) or single:
-        encoder_name = str(image_encoder or spec.image_encoder)
-        try:
-            vision_source, vision_folder, processor_folder = str(encoder_folder(encoder_name, half)), "", ""
-        except HubError as error:
-            raise BaseModelError(f"load_base: {error}") from error
-        encoder_name = "" if is_folder(encoder_name) else encoder_name
-    vision = transformer(CLIPVisionModelWithProjection, vision_folder, vision_source)
-    processor_file = Path(vision_source) / processor_folder / "preprocessor_config.json"
-    if processor_folder or processor_file.is_file():
-        processor = part(CLIPImageProcessor, processor_folder, vision_source)
-    else:
-        side = vision.config.image_size
-        processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    vision, processor, encoder_name = parts.image_encoder(image_encoder)
     return BaseModel(
         name=name,
-        tokenizers=[part(CLIPTokenizer, text.tokenizer) for text in spec.text_parts],
+        tokenizers=[parts.read(CLIPTokenizer, text.tokenizer) for text in spec.text_parts],
         text_encoders=[
-            transformer(getattr(transformers, text.encoder_class), text.encoder) for text in spec.text_parts
+            parts.transformer(getattr(transformers, text.encoder_class), text.encoder) for text in spec.text_parts
         ],
         unet=unet,
         vae=vae,
@@ -270,6 +216,107 @@ def load_base(
         layout_prior=LayoutPrior.from_dict(facts["layout"]) if facts.get("layout") else None,
         zero_empty_prompt=spec.pooled and _zero_empty_prompt(source),
     )
+
+
+def _check_source(spec: BaseSpec, source: str, chosen: bool, local: bool) -> None:
+    """Whether there may be weights at `source`. chosen: the user named it; local: it is on this machine."""
+    if not chosen and spec.embedded and not Path(source).is_dir():
+        raise BaseModelError(
+            f"load_base: the {spec.name} weights are missing from customcontrast/weights/{spec.name}; "
+            "train them with train/base/pretrain.py, or pass weights=FOLDER."
+        )
+    if chosen and not local and not HUB_ID.fullmatch(source):
+        shown = source[:100]
+        raise BaseModelError(
+            f"load_base: there is no folder {shown!r}; pass weights=FOLDER, a .safetensors checkpoint or a hub id "
+            "(owner/name)."
+        )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Reads the parts of one base, frozen and on the device, from its folder or a checkpoint file's pipeline."""
+
+    spec: BaseSpec
+    source: str  # the folder of the weights, or of a checkpoint file's settings alone
+    dtype: torch.dtype
+    device: torch.device
+    pipe: Any = None  # diffusers' pipeline of a checkpoint file
+
+    @property
+    def half(self) -> bool:
+        """Whether half-precision weight files are taken where there are any."""
+        return self.dtype in (torch.float16, torch.bfloat16)
+
+    def read(self, cls: Any, folder: str, source: str | None = None, **options: Any) -> Any:
+        """One `from_pretrained` of a sub-folder. Raises BaseModelError where it is not there."""
+        source = self.source if source is None else source
+        if Path(source).is_dir() and not (Path(source) / folder).is_dir():
+            raise BaseModelError(
+                f"load_base: {source!r} has no folder {folder!r}, which base {self.spec.name!r} needs."
+            )
+        load = functools.partial(cls.from_pretrained, source, subfolder=folder, **options)
+        return _read(load, folder, source, self.spec.name)
+
+    def transformer(self, cls: Any, folder: str, source: str | None = None) -> Any:
+        """A model of transformers."""
+        if self.pipe is not None and source in (None, self.source):
+            return self._frozen(self.pipe.components[folder].to(self.dtype))
+        weights: dict[str, Any] = {"dtype": self.dtype, "use_safetensors": True}
+        weights |= self._variant(folder, source or self.source)
+        return self._frozen(self.read(cls, folder, source, **weights))
+
+    def diffuser(self, cls: Any, folder: str, dtype: torch.dtype) -> Any:
+        """A model of diffusers."""
+        if self.pipe is not None:
+            return self._frozen(self.pipe.components[folder].to(dtype))
+        weights: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True} | self._variant(folder, self.source)
+        return self._frozen(self.read(cls, folder, **weights))
+
+    def autoencoder(self) -> Any:
+        """The autoencoder; SDXL's overflows in float16 and stays float32 where its config says so."""
+        config = _config(AutoencoderKL, "vae", self.source, self.spec.name)
+        upcast = self.dtype == torch.float16 and config.get("force_upcast", True) and self.spec.pooled
+        cls = PatchAutoencoder if config.get("_class_name") == "PatchAutoencoder" else AutoencoderKL
+        return self.diffuser(cls, "vae", torch.float32 if upcast else self.dtype)
+
+    def unet(self) -> Any:
+        """The UNet. Raises BaseModelError for one whose input is neither latents nor latents and a layout."""
+        unet = self.diffuser(UNet2DConditionModel, "unet", self.dtype)
+        takes, gives = unet.config.in_channels, unet.config.out_channels
+        if takes - gives not in (0, LAYOUT_CHANNELS):
+            raise BaseModelError(
+                f"load_base: the UNet of {self.source!r} takes {takes} channels for {gives} of latents (for "
+                "inpainting, editing?); pass weights=FOLDER of a text-to-image model."
+            )
+        return unet
+
+    def image_encoder(self, given: str | Path | None) -> tuple[Any, CLIPImageProcessor, str]:
+        """The CLIP image encoder, what prepares its pictures, and its hub id ("" where it came from none).
+
+        given: a folder or hub id; None = the weights' own, else the spec's.
+        """
+        source, folder, processor_folder, name = self.source, "image_encoder", "feature_extractor", ""
+        elsewhere = given is not None or (not _has(source, "image_encoder") and self.spec.image_encoder)
+        if elsewhere or self.pipe is not None:
+            name = str(given or self.spec.image_encoder)
+            try:
+                source, folder, processor_folder = str(encoder_folder(name, self.half)), "", ""
+            except HubError as error:
+                raise BaseModelError(f"load_base: {error}") from error
+            name = "" if is_folder(name) else name
+        vision = self.transformer(CLIPVisionModelWithProjection, folder, source)
+        if processor_folder or (Path(source) / processor_folder / "preprocessor_config.json").is_file():
+            return vision, self.read(CLIPImageProcessor, processor_folder, source), name
+        side = vision.config.image_size
+        processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        return vision, processor, name
+
+    def _frozen(self, model: nn.Module) -> Any:
+        return model.requires_grad_(False).eval().to(self.device)
+
+    def _variant(self, folder: str, source: str) -> dict[str, str]:
+        return {"variant": "fp16"} if fp16_only(Path(source) / folder, self.half) else {}
 
 
 def same_encoder(known: Any, here: dict[str, Any] | None) -> bool:
@@ -298,7 +345,7 @@ def _fetched(spec: BaseSpec, repo: str, half: bool, settings_only: bool) -> str:
 
 
 def _read_single_file(spec: BaseSpec, file: str, settings: str, dtype: torch.dtype) -> Any:
-    """diffusers' pipeline of one checkpoint file, with the settings of the base's own repository."""
+    """The pipeline that diffusers reads from one checkpoint file, with the settings of the base's own repository."""
     cls = diffusers.StableDiffusionXLPipeline if spec.pooled else diffusers.StableDiffusionPipeline
     options = dict.fromkeys(("image_encoder", "feature_extractor", *(() if spec.pooled else ("safety_checker",))))
 
@@ -309,7 +356,7 @@ def _read_single_file(spec: BaseSpec, file: str, settings: str, dtype: torch.dty
 
 
 def encoder_config(base: BaseModel, **overrides: Any) -> EncoderConfig:
-    """The EncoderConfig that fits `base`; keyword arguments replace any of its fields."""
+    """The EncoderConfig that fits `base`; overrides replace any of its fields. Raises ConfigError."""
     tables = [encoder.get_input_embeddings().weight for encoder in base.text_encoders]
     facts: dict[str, Any] = {
         "image_width": base.image_encoder.config.hidden_size,
@@ -342,15 +389,15 @@ def usual_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def chosen_device(wanted: str | torch.device | None) -> torch.device:
+def chosen_device(requested: str | torch.device | None) -> torch.device:
     """The device, tried out; None = CUDA where there is one. Raises BaseModelError where there is none of that name."""
     try:
-        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(requested or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
         return device
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise BaseModelError(f"load_base: device={wanted!r} is not on this machine; choose {here}.") from error
+        raise BaseModelError(f"load_base: device={requested!r} is not on this machine; choose {here}.") from error
 
 
 def _json(file: Path, kind: type) -> Any:

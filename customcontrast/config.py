@@ -37,9 +37,10 @@ def _check_switches(config: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of the MFI encoder (section 3.2) and of the trained keys and values of Eq. 3.
+    """Sizes of the MFI encoder (section 3.2) and of the trainable keys and values of Eq. 3.
 
-    The first five fields are facts about the base model, and `bases.encoder_config` fills them in.
+    The first six fields are facts about the base model, and `base_model.encoder_config` fills them in.
+    Raises ConfigError naming the field.
     """
 
     image_width: int  # d_I, width of the CLIP image encoder's hidden states
@@ -57,7 +58,7 @@ class EncoderConfig:
     fourier_bands: int = 8  # frequencies of the Fourier mapping of (t/T, l/L)
     textual: bool = True  # False = the paper's ablation 0: the visual branch alone, no S* in the prompt
     fusion: str = "pa"  # TV Fusion: pa = Eq. 2, then a norm; block = a Q-Former block, which carries f_t past it
-    fusion_values: bool = True  # Eq. 2's V = W_v [f, q]; False: f_t only asks, all that TV Fusion says comes from f_v
+    fusion_values: bool = True  # Eq. 2's V = W_v [f, q]; False: K and V are of f_v alone, f_t gives Q
     tv_fusion: bool = True  # False = the paper's ablation 1: the visual branch sees f_v, not f_tv
     sink: bool = True  # a null key in front of K_v: the mass on the other keys says where the subject is
 
@@ -75,22 +76,30 @@ class EncoderConfig:
         if not isinstance(scales, list | tuple) or not all(_is(s, int | float) and abs(s) < MAX_SIZE for s in scales):
             raise ConfigError(f"EncoderConfig: text_scales={scales!r} must be a tuple of numbers.")
         _check_switches(self, "textual", "tv_fusion", "sink", "fusion_values")
-        if self.fusion not in ("pa", "block"):
-            raise ConfigError(f"EncoderConfig: fusion={self.fusion!r} must be 'pa' or 'block'.")
-        if self.width % self.heads:
-            raise ConfigError(f"EncoderConfig: width={self.width} is not a multiple of heads={self.heads}.")
-        if self.tv_fusion and not self.textual:
-            raise ConfigError("EncoderConfig: tv_fusion=True needs textual=True; set tv_fusion=False as well.")
-        if not self.text_widths or self.num_layers < 1 or len(self.image_layers) < 1:
-            raise ConfigError(
-                f"EncoderConfig: text_widths={self.text_widths}, num_layers={self.num_layers} and "
-                f"image_layers={self.image_layers} must each name at least one."
-            )
-        if self.text_scales and len(self.text_scales) != len(self.text_widths):
-            raise ConfigError(
-                f"EncoderConfig: text_scales={self.text_scales} must have one entry for each of "
-                f"text_widths={self.text_widths}, or none."
-            )
+        for wrong, sentence in self._complaints():
+            if wrong:
+                raise ConfigError(f"EncoderConfig: {sentence}")
+
+    def _complaints(self) -> list[tuple[bool, str]]:
+        """How fields of the right kind may not fit each other, each with its sentence."""
+        return [
+            (self.fusion not in ("pa", "block"), f"fusion={self.fusion!r} must be 'pa' or 'block'."),
+            (self.width % self.heads != 0, f"width={self.width} is not a multiple of heads={self.heads}."),
+            (
+                self.tv_fusion and not self.textual,
+                "tv_fusion=True needs textual=True; set tv_fusion=False as well.",
+            ),
+            (
+                not self.text_widths or not self.image_layers,
+                f"text_widths={self.text_widths}, num_layers={self.num_layers} and "
+                f"image_layers={self.image_layers} must each name at least one.",
+            ),
+            (
+                bool(self.text_scales) and len(self.text_scales) != len(self.text_widths),
+                f"text_scales={self.text_scales} must have one entry for each of text_widths={self.text_widths}, "
+                "or none.",
+            ),
+        ]
 
     @property
     def visual_tokens(self) -> int:
@@ -108,7 +117,7 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, object]) -> EncoderConfig:
-        """Rebuild from `to_dict` (lists become tuples). Raises ConfigError on a field it does not know."""
+        """Rebuild from `to_dict` (lists become tuples). Raises ConfigError for an unknown or a missing field."""
         known = {field.name for field in dataclasses.fields(cls)}
         needed = [field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING]
         missing = [name for name in needed if name not in values] if isinstance(values, dict) else ["any field"]
@@ -123,7 +132,10 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class LocationConfig:
-    """Timestep-specific subject location at inference (section 3.4). Steps count from 1."""
+    """Timestep-specific subject location at inference (section 3.4). Steps count from 1.
+
+    Raises ConfigError naming the field.
+    """
 
     enabled: bool = True  # False = the maps are recorded, and nothing is masked
     threshold: float = 0.2  # values at or below this are set to 0 after the first min–max
@@ -139,7 +151,7 @@ class LocationConfig:
     # An IP-Adapter has pictures in the unconditional half too (a black one). Where M keeps the picture out of one half
     # alone, guidance would push those places away from the black picture: so M holds for both halves. Ours has none.
     mask_unconditional: bool = True
-    apart: bool = False  # several subjects: each in a pass of its own (`passes`), K times the UNet's work
+    apart: bool = False  # several subjects: each in a pass of its own (`multi_subject`), K times the UNet's work
 
     def __post_init__(self) -> None:
         if not _is(self.threshold, int | float) or not 0.0 <= self.threshold < 1.0:
@@ -157,15 +169,18 @@ class LocationConfig:
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What a generation keeps of its attention maps. Memory is taken only for what is asked here."""
+    """Which attention maps a generation records. Memory is used only for what is requested here.
+
+    Raises ConfigError naming the field.
+    """
 
     maps: bool = True  # text maps per token and visual maps per subject
-    steps: tuple[int, ...] | None = None  # keep these steps only (from 1); None = all
+    steps: tuple[int, ...] | None = None  # record these steps only (from 1); None = all
     layers: tuple[int, ...] | None = None  # average over these cross-attention layers only (from 0); None = all
     tokens: tuple[int | str, ...] | None = None  # text maps of these only: places in the prompt, or words; None = all
-    by_resolution: bool = True  # also the means over the kept steps, one set per layer resolution
-    looked_at: bool = False  # also which reference patches each place looked at, mean over the kept steps
-    looked_at_every: int = 1  # … of steps 1, 1 + n, 1 + 2n … alone: each costs another look at the references
+    by_resolution: bool = True  # also the means over the recorded steps, one set per layer resolution
+    looked_at: bool = False  # also which reference patches each place attended to, mean over the recorded steps
+    looked_at_every: int = 1  # … of steps 1, 1 + n, 1 + 2n … alone: each costs another pass over the references
 
     def __post_init__(self) -> None:
         if self.steps is not None and not _are_whole(self.steps, 1):
@@ -185,7 +200,7 @@ class RecordConfig:
             raise ConfigError("RecordConfig: looked_at=True needs maps=True.")
 
     def keeps(self, step: int) -> bool:
-        """Whether the maps of this step (from 1) are kept."""
+        """Whether the maps of this step (from 1) are recorded."""
         return self.maps and (self.steps is None or step in self.steps)
 
 
@@ -242,7 +257,7 @@ OnStep = Callable[[int, "Tensor", "Tensor"], "tuple[Tensor, bool]"]
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Every setting of one generation beside its subjects, checked here. None stands for the base's or adapter's own.
+    """Every setting of one generation beside its subjects. None stands for the base's or the adapter's own.
 
     What depends on the base (multiples of its factor, number of layers, shape of the latents) is checked when the run
     starts. Raises ConfigError naming the argument, what came and what is taken.
@@ -338,7 +353,7 @@ class ResolvedConfig(GenerationConfig):
 
 
 def checked_number(name: str, value: Any) -> float:
-    """A number of any library as float, within LIMITS. Raises ConfigError."""
+    """A number of Python, NumPy or torch as float, checked against LIMITS[name]. Raises ConfigError."""
     limit = LIMITS[name]
     if not isinstance(value, int | float | bool) and hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0:
         value = float(value)

@@ -25,7 +25,7 @@ from customcontrast.sampling import rescaled
 
 @dataclass(frozen=True)
 class MapRequest:
-    """Which maps of one step are wanted; the fields are those of `MapRecorder`."""
+    """Which maps of one step are requested; the fields are those of `MapRecorder`."""
 
     tokens: Sequence[int] = ()
     layers: tuple[int, ...] | None = None
@@ -38,6 +38,18 @@ class MapRequest:
         return MapRecorder(self.tokens, self.layers, self.everywhere, self.sources, self.normalize)
 
 
+@dataclass(frozen=True, eq=False)
+class NoisyLatents:
+    """What a denoiser predicts from: the latents of one step, which maps are requested, and where subjects may act."""
+
+    scheduler: Any  # of this run, a scheduler of diffusers
+    z: Tensor  # (N, C, h, w), as noisy as at t
+    t: Tensor  # the timestep, a scalar
+    request: MapRequest | None = None  # None = no maps
+    masks: Tensor | None = None  # location masks (N, K, h, w) in [0, 1]; None = no mask yet
+    masked: Sequence[bool] = ()  # which subjects have one, see `Masker.at`
+
+
 class Maps(Protocol):
     """The maps of one step, on the whole picture: N pictures, K subjects."""
 
@@ -48,32 +60,21 @@ class Maps(Protocol):
         """Mean over the layers of one kind ("text", "subject", "visual") -> (N, c, h, w)."""
 
     def looked(self, subject: int, grid: Size) -> Tensor | None:
-        """Which reference patches each place looked at -> (N, h, w, references, patches)."""
+        """Which reference patches each place attended to -> (N, h, w, references, patches)."""
 
     def by_resolution(self) -> dict[Size, dict[str, Tensor]]:
         """Means over the layers of each resolution."""
 
 
 class Denoiser(Protocol):
-    """The conditions of a run, and how they are put to the UNet."""
+    """The conditions of a run, and how the UNet gets them."""
 
     @property
     def prompt(self) -> TokenizedPrompt:
         """The whole prompt: what the maps' tokens refer to."""
 
-    def predict(
-        self,
-        scheduler: Any,
-        z: Tensor,
-        t: Tensor,
-        request: MapRequest | None,
-        masks: Tensor | None,
-        masked: Sequence[bool],
-    ) -> tuple[Tensor, Maps | None]:
-        """The guided prediction for z (N, C, h, w) at timestep t, and the requested maps.
-
-        masks (N, K, h, w), masked: the subjects' location masks and which subjects have one, see `Masker.at`.
-        """
+    def predict(self, noisy: NoisyLatents) -> tuple[Tensor, Maps | None]:
+        """The guided prediction for z, (N, C, h, w), and the requested maps."""
 
     def owned(self, masks: Tensor | None) -> Tensor | None:
         """The masks (N, K, h, w) as they are shown: what of each is its subject's."""
@@ -96,23 +97,17 @@ class JointDenoiser:
 
     @property
     def prompt(self) -> TokenizedPrompt:
+        """The whole prompt: what the maps' tokens refer to."""
         return self.conditions.prompt
 
     def owned(self, masks: Tensor | None) -> Tensor | None:
         """The masks (N, K, h, w) as they are shown: these."""
         return masks
 
-    def predict(
-        self,
-        scheduler: Any,
-        z: Tensor,
-        t: Tensor,
-        request: MapRequest | None,
-        masks: Tensor | None,
-        masked: Sequence[bool],
-    ) -> tuple[Tensor, MapRecorder | None]:
-        """The guided prediction for z (N, C, h, w) at t, and its maps; see `Denoiser.predict`."""
-        recorder = None if request is None else request.recorder()
+    def predict(self, noisy: NoisyLatents) -> tuple[Tensor, MapRecorder | None]:
+        """The guided prediction for z, (N, C, h, w), and its maps; see `Denoiser.predict`."""
+        z, t = noisy.z, noisy.t
+        recorder = None if noisy.request is None else noisy.request.recorder()
         context, outputs = self.conditions.at(t.item())
         state = subject_state(
             self.base,
@@ -125,15 +120,15 @@ class JointDenoiser:
             everywhere=self.everywhere,
             unconditional=self.unconditional,
             repeat=len(z),
-            masks=masks,
-            masked=masked,
+            masks=noisy.masks,
+            masked=noisy.masked,
             location=self.config.location,
             recorder=recorder,
             steady=self.conditions.steady,
             projected=self.projected,
         )
         guided = self.unconditional is not None
-        z_in = scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
+        z_in = noisy.scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
         layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
         prediction = unet_forward(self.base, z_in, t, state, layout)
         if not guided:

@@ -1,14 +1,17 @@
-"""The errors that a user can mend. Each message is one sentence: what was given, and what to do instead.
+"""Errors that a user can mend. Each message is one sentence: what was given, and what to do instead.
 
-Nothing here imports torch. Whoever shows errors to people (the page, the API, the command line) shows the message of
-a `UserError` and hides everything else.
+Nothing here imports torch. The page, the API and the command line show the message of a `UserError` to people, and hide
+every other error.
 """
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake of whoever uses the library, the page or a file. `argument`: what was wrong, where it has a name."""
+    """A mistake that the user can mend, in one sentence.
+
+    message: names what was given and what to do instead. argument: the name of what was wrong, "" where it has none.
+    """
 
     def __init__(self, message: str = "", argument: str = "") -> None:
         super().__init__(message)
@@ -16,7 +19,7 @@ class UserError(ValueError):
 
     @classmethod
     def of(cls, argument: str, given: object, remedy: str) -> UserError:
-        """Such as `of("steps", 0, "must be 1 to 100")`: “steps=0 must be 1 to 100.”"""
+        """The error of one argument: `of("steps", 0, "must be 1 to 100")` reads “steps=0 must be 1 to 100.”."""
         return cls(f"{argument}={given!r} {remedy}".rstrip(".") + ".", argument)
 
 
@@ -29,7 +32,7 @@ class BaseModelError(UserError):
 
 
 class HubError(UserError):
-    """A file cannot be had from the hub; the message says what to put where."""
+    """A file cannot be downloaded from the hub; the message says what to put where."""
 
 
 class CheckpointError(UserError):
@@ -57,7 +60,7 @@ class RequestError(UserError):
 
 
 class ViewError(UserError):
-    """Something that is not in a run was requested of it."""
+    """A map, picture or step was requested that the run does not have."""
 
 
 class ResumeError(UserError):
@@ -65,7 +68,7 @@ class ResumeError(UserError):
 
 
 class DataLayoutError(UserError):
-    """A folder of photographs has not the layout of its data set."""
+    """A folder of photographs does not have the layout of its data set."""
 
 
 def out_of_memory(error: BaseException) -> bool:

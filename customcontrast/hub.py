@@ -1,7 +1,7 @@
 """Names of published weights -> files on this machine: from Hugging Face's cache, or downloaded into it once.
 
 Only safetensors are taken, and of every repository only the files that are read: half-precision weights where the run
-is in half precision and there are any. What is in the cache (HF_HOME, HF_HUB_CACHE) is used without asking the network,
+is in half precision and there are any. What is in the cache (HF_HOME, HF_HUB_CACHE) is used without the network,
 and HF_HUB_OFFLINE is honoured. Published files with a known digest are checked after their download.
 """
 
@@ -55,45 +55,30 @@ class Published:
     sha256: str
 
 
-def _h94(path: str, size: int, sha256: str) -> Published:
-    return Published("h94/IP-Adapter", path, size, sha256)
+_H94 = (  # of the repository h94/IP-Adapter: name, base, bytes, SHA-256
+    ("ip-adapter-plus", "sd15", 98_183_288, "a1c250be40455cc61a43da1201ec3f1edaea71214865fb47f57927e06cbe4996"),
+    ("ip-adapter-plus", "sdxl", 847_517_512, "3f5062b8400c94b7159665b21ba5c62acdcd7682262743d7f2aefedef00e6581"),
+    ("ip-adapter-plus-face", "sd15", 98_183_288, "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b"),
+    ("ip-adapter-plus-face", "sdxl", 847_517_512, "677ad8860204f7d0bfba12d29e6c31ded9beefdf3e4bbd102518357d31a292c1"),
+    ("ip-adapter", "sd15", 44_642_768, "289b45f16d043d0bf542e45831f971dcdaabe18b656f11e86d9dfba7e9ee3369"),
+    ("ip-adapter", "sdxl", 698_391_064, "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831"),
+    ("ip-adapter-light", "sd15", 44_642_768, "0747d08db670535bfa286452a77d93cebad5c677b46d038543f9f2de8690bb26"),
+    ("ip-adapter-full-face", "sd15", 43_592_352, "f4a17fb643bf876235a45a0e87a49da2855be6584b28ca04c62a97ab5ff1c6f3"),
+)
+
+
+def _h94_path(name: str, base: str) -> str:
+    """Path in that repository, which names a file after adapter, base and, for SDXL, its image encoder."""
+    if base == "sdxl":
+        return f"sdxl_models/{name}_sdxl_vit-h.safetensors"
+    stem = f"{name.removesuffix('-light')}_sd15{'_light' if name.endswith('-light') else ''}"
+    return f"models/{stem}.safetensors"
 
 
 # (name, base) -> file. All are Apache-2.0 and read OpenCLIP ViT-H/14.
 ADAPTERS: dict[tuple[str, str], Published] = {
-    ("ip-adapter-plus", "sd15"): _h94(
-        "models/ip-adapter-plus_sd15.safetensors", 98_183_288,
-        "a1c250be40455cc61a43da1201ec3f1edaea71214865fb47f57927e06cbe4996",
-    ),
-    ("ip-adapter-plus", "sdxl"): _h94(
-        "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors", 847_517_512,
-        "3f5062b8400c94b7159665b21ba5c62acdcd7682262743d7f2aefedef00e6581",
-    ),
-    ("ip-adapter-plus-face", "sd15"): _h94(
-        "models/ip-adapter-plus-face_sd15.safetensors", 98_183_288,
-        "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b",
-    ),
-    ("ip-adapter-plus-face", "sdxl"): _h94(
-        "sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors", 847_517_512,
-        "677ad8860204f7d0bfba12d29e6c31ded9beefdf3e4bbd102518357d31a292c1",
-    ),
-    ("ip-adapter", "sd15"): _h94(
-        "models/ip-adapter_sd15.safetensors", 44_642_768,
-        "289b45f16d043d0bf542e45831f971dcdaabe18b656f11e86d9dfba7e9ee3369",
-    ),
-    ("ip-adapter", "sdxl"): _h94(
-        "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", 698_391_064,
-        "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831",
-    ),
-    ("ip-adapter-light", "sd15"): _h94(
-        "models/ip-adapter_sd15_light.safetensors", 44_642_768,
-        "0747d08db670535bfa286452a77d93cebad5c677b46d038543f9f2de8690bb26",
-    ),
-    ("ip-adapter-full-face", "sd15"): _h94(
-        "models/ip-adapter-full-face_sd15.safetensors", 43_592_352,
-        "f4a17fb643bf876235a45a0e87a49da2855be6584b28ca04c62a97ab5ff1c6f3",
-    ),
-}  # fmt: skip
+    (name, base): Published("h94/IP-Adapter", _h94_path(name, base), size, sha256) for name, base, size, sha256 in _H94
+}
 NAMES = tuple(dict.fromkeys(name for name, _ in ADAPTERS))
 SAFETY = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "safety_checker")  # repository and folder of the checker
 
@@ -212,7 +197,7 @@ def safety_folder(source: str | Path = "on", weights: str | Path = "") -> Path:
     given = Path(weights) / part if text == "on" else Path(text)
     if is_folder(given) and (text != "on" or str(weights)):
         folder = given / part if is_folder(given / part) else given
-        if _wanted(_names(folder), {"": True}, half=True) is None:
+        if _required(_names(folder), {"": True}, half=True) is None:
             raise HubError(
                 f"safety_checker: {str(folder)!r} lacks config.json or model.safetensors; put those of "
                 f"https://huggingface.co/{repo}, folder {part}, there."
@@ -232,7 +217,7 @@ def safety_folder(source: str | Path = "on", weights: str | Path = "") -> Path:
 
 
 def fp16_only(folder: Path, half: bool) -> bool:
-    """Whether a folder's weights are read from its half-precision files: asked for, or nothing else is there."""
+    """Whether a folder's weights are read from its half-precision files: requested, or nothing else is there."""
     chosen = _chosen_weights([file.name for file in folder.glob("*.safetensors")], half)
     return any(".fp16" in name for name in chosen)
 
@@ -253,7 +238,7 @@ def _download(repo: str, path: str, published: Published | None) -> Path:
         raise _unreachable(error, repo, [path], f"adapter=FILE with that file{size}") from error
     if published is not None:
         bytes_here = file.stat().st_size
-        wrong = bytes_here != published.size or fresh and _digest(file) != published.sha256
+        wrong = bytes_here != published.size or (fresh and _digest(file) != published.sha256)
         if wrong:
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)
@@ -285,18 +270,18 @@ def _folder(
     from huggingface_hub import HfApi, snapshot_download
 
     folder = _cached(repo)
-    if folder is not None and _wanted(_names(folder), parts, half) is not None:
+    if folder is not None and _required(_names(folder), parts, half) is not None:
         return folder
     try:
         names = HfApi().list_repo_files(repo)
         if extra and any(name.startswith(f"{extra}/") for name in names):
             parts = parts | {extra: True, "feature_extractor": False}
-        wanted = _wanted(names, parts, half)
-        if wanted is None:
+        required = _required(names, parts, half)
+        if required is None:
             shown = ", ".join(part or "its top folder" for part in parts)
             raise HubError(f"{repo!r} lacks safetensors weights or settings in one of: {shown}; choose another one.")
-        log.info("fetching %d files of %s", len(wanted), repo)
-        return Path(snapshot_download(repo, allow_patterns=wanted))
+        log.info("fetching %d files of %s", len(required), repo)
+        return Path(snapshot_download(repo, allow_patterns=required))
     except HubError:
         raise
     except Exception as error:
@@ -324,18 +309,18 @@ def _names(folder: Path) -> list[str]:
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
 
 
-def _wanted(names: Sequence[str], parts: dict[str, bool], half: bool) -> list[str] | None:
+def _required(names: Sequence[str], parts: dict[str, bool], half: bool) -> list[str] | None:
     """The files of a repository that are read; None where a part is not complete."""
-    wanted = ["model_index.json"] if "model_index.json" in names else []
+    required = ["model_index.json"] if "model_index.json" in names else []
     for part, weights in parts.items():
         inside = [name.removeprefix(f"{part}/") for name in names if not part or name.startswith(f"{part}/")]
         inside = [name for name in inside if "/" not in name]
         chosen = [name for name in inside if _SETTINGS.fullmatch(name)]
         heavy = _chosen_weights(inside, half) if weights else []
-        if not chosen or weights and not (heavy and "config.json" in chosen):
+        if not chosen or (weights and not (heavy and "config.json" in chosen)):
             return None
-        wanted += [f"{part}/{name}" if part else name for name in chosen + heavy]
-    return wanted
+        required += [f"{part}/{name}" if part else name for name in chosen + heavy]
+    return required
 
 
 def _chosen_weights(names: Collection[str], half: bool) -> list[str]:

@@ -68,11 +68,13 @@ class IPAdapterConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]], name: str) -> IPAdapterConfig:
-        """The config of a file with these tensors. Raises CheckpointError for a layout that is not known."""
+        """Read the config off the shapes of a file's tensors. Raises CheckpointError for an unknown layout.
+
+        name: of the file, for the message.
+        """
         if (
             any(".perceiver_resampler." in key for key in shapes)
-            or "image_proj.proj.2.bias" in shapes
-            and ("image_proj.norm.weight" in shapes)
+            or {"image_proj.proj.2.bias", "image_proj.norm.weight"} <= shapes.keys()
         ):
             raise CheckpointError(
                 f"load_adapter: {name} is an IP-Adapter FaceID, which reads a face recogniser's vectors; take "
@@ -102,7 +104,7 @@ class IPAdapterConfig:
 
 
 class ResamplerAttention(nn.Module):
-    """The latents' attention over image features and themselves, under the published names."""
+    """Attention of the latents over image features and themselves, under the published names."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -113,7 +115,7 @@ class ResamplerAttention(nn.Module):
         self.to_out = nn.Linear(heads * HEAD, dim, bias=False)
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
-        """x: (B, N, dim), latents: (B, n, dim) -> what is added to the latents (B, n, dim)."""
+        """The update of the latents (B, n, dim) by image features x (B, N, dim)."""
         latents = self.norm2(latents)
         keys, values = self.to_kv(torch.cat([self.norm1(x), latents], dim=1)).chunk(2, dim=-1)
         parts = [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.to_q(latents), keys, values)]
@@ -121,7 +123,7 @@ class ResamplerAttention(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Kind "plus": learned latents ask the patch features, block by block. (B, N, image width) -> (B, tokens, C)."""
+    """Kind "plus": learned latents attend to the patch features, block by block."""
 
     def __init__(self, c: IPAdapterConfig) -> None:
         super().__init__()
@@ -133,6 +135,7 @@ class Resampler(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Image tokens (B, tokens, C) of patch features (B, N, image width)."""
         x, latents = self.proj_in(features), self.latents.expand(len(features), -1, -1)
         for attention, feed_forward in cast("Iterable[tuple[nn.Module, nn.Module]]", self.layers):
             latents = latents + attention(x, latents)
@@ -148,7 +151,7 @@ def _feed_forward(dim: int) -> nn.Sequential:
 
 
 class PooledProjection(nn.Module):
-    """Kind "pooled": one linear map of the image embedding. (B, image width) -> (B, tokens, C)."""
+    """Kind "pooled": one linear map of the image embedding."""
 
     def __init__(self, c: IPAdapterConfig) -> None:
         super().__init__()
@@ -156,11 +159,12 @@ class PooledProjection(nn.Module):
         self.proj, self.norm = nn.Linear(c.image_width, c.tokens * c.width), nn.LayerNorm(c.width)
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """Image tokens (B, tokens, C) of image embeddings (B, image width)."""
         return self.norm(self.proj(embedding).unflatten(-1, (self.tokens, -1)))
 
 
 class FullProjection(nn.Module):
-    """Kind "full": every token of the image encoder through two layers. (B, N, image width) -> (B, N, C)."""
+    """Kind "full": every token of the image encoder through two layers."""
 
     def __init__(self, c: IPAdapterConfig) -> None:
         super().__init__()
@@ -168,6 +172,7 @@ class FullProjection(nn.Module):
         self.proj = nn.Sequential(nn.Linear(e, e), nn.GELU(), nn.Linear(e, c.width), nn.LayerNorm(c.width))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Image tokens (B, N, C) of patch features (B, N, image width)."""
         return self.proj(features)
 
 
@@ -175,7 +180,7 @@ _PROJECTIONS = {"plus": Resampler, "pooled": PooledProjection, "full": FullProje
 
 
 class IPAdapter(nn.Module):
-    """An IP-Adapter with the parts of `Adapter`'s interface that generation uses. The same at every timestep."""
+    """A published IP-Adapter behind the interface of `Adapter` that generation uses; the same at every timestep."""
 
     _nothing: Tensor | None
 
@@ -198,16 +203,16 @@ class IPAdapter(nn.Module):
 
     @torch.no_grad()
     def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
-        """Image tokens of one subject's references, joined along the tokens: (1, references · tokens, C)."""
+        """Encode references of one subject to image tokens, joined along the tokens: (1, references · tokens, C)."""
         tokens = self._tokens(base, preprocess(base, pictures))
         return tokens.reshape(1, -1, tokens.shape[-1])
 
     @torch.no_grad()
     def nothing(self, base: BaseModel) -> Tensor:
-        """Image tokens of the unconditional half, (1, tokens, C), computed once.
+        """Image tokens of the unconditional half of classifier-free guidance, (1, tokens, C), computed once.
 
-        Those of a zero pixel tensor after normalisation; for "pooled", of a zero embedding. One picture serves any
-        number of references: a softmax over the same keys several times is the softmax over them once.
+        They are those of a zero pixel tensor after normalisation; for "pooled", of a zero embedding. One picture serves
+        any number of references: a softmax over the same keys several times is the softmax over them once.
         """
         if self._nothing is None:
             side = base.image_encoder.config.image_size
@@ -238,7 +243,7 @@ class IPAdapter(nn.Module):
         return [to_k(tokens) for to_k in self.to_k], [to_v(tokens) for to_v in self.to_v]
 
     def published(self) -> dict[str, Tensor]:
-        """All weights under their published names."""
+        """All weights under their published names, as `save_adapter` writes them."""
         own = self.state_dict()
         return {name: own[ours] for name, ours in published_names(self).items()}
 
@@ -273,7 +278,7 @@ def role_scales(base: BaseModel, role: str) -> tuple[float, ...]:
 
 
 def read_config(path: str | Path) -> tuple[IPAdapterConfig, dict[str, Any]]:
-    """Sizes of an IP-Adapter's file, and what its metadata say, without reading a weight. Raises CheckpointError."""
+    """Sizes of an IP-Adapter's file and its metadata, without reading a weight. Raises CheckpointError."""
     path = Path(path)
     try:
         with safe_open(str(path), framework="pt") as file:

@@ -1,7 +1,7 @@
 """Layout of a picture: where each subject is, how it is turned, camera and light.
 
-A base that was trained with it (the embedded Toyland model) draws subjects where it is told; `layout_channels` makes
-the input channels of it. Everything is painted into the subject's box, so the denoiser is told *where* a view holds.
+A base that was trained with it (the embedded Toyland 2) draws subjects in the given boxes; `layout_channels` turns it
+into input channels. Everything is painted into the subject's box, so that the denoiser reads *where* a view holds.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class SubjectLayout:
             raise ValueError(f"pose is {self.pose!r}; choose one of {', '.join(POSES)}")
 
     def mirrored(self) -> SubjectLayout:
-        """The same seen in a mirror: left and right change places."""
+        """The same place and view in a mirror: left and right change places."""
         left, top, right, bottom = self.box
         return replace(self, box=(1 - right, top, 1 - left, bottom), azimuth=-self.azimuth)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Layout of a picture.
+    """Layout of a picture: where its subjects stand and how they are turned, camera and light.
 
     subjects: one or two, in the order in which the prompt names them. elevation: of the camera above the ground,
     degrees. light: azimuth and elevation of where the light comes from, degrees.
@@ -71,12 +71,12 @@ class Layout:
             raise ValueError(f"subjects has {len(self.subjects)}; pass one or two SubjectLayout")
 
     def mirrored(self) -> Layout:
-        """The same seen in a mirror: subjects, their turns and the light change sides."""
+        """The same layout in a mirror: subjects, their turns and the light change sides."""
         subjects = tuple(s.mirrored() for s in self.subjects)
         return replace(self, subjects=subjects, light=(-self.light[0], self.light[1]))
 
     def numbers(self) -> list[float]:
-        """The layout as a row of NUMBERS numbers, for `layout_channels.channels`."""
+        """The layout as a row of NUMBERS floats, for `layout_channels.channels`; 0 for a subject that is not there."""
         row: list[float] = [self.elevation, *self.light]
         for k in range(MAX_SUBJECTS):
             if k < len(self.subjects):
@@ -92,10 +92,10 @@ NUMBERS = 3 + 6 * MAX_SUBJECTS
 
 @dataclass(frozen=True)
 class LayoutPrior:
-    """Layouts of a base's world, for pictures whose layout nobody asked for.
+    """Layouts that a base was trained on, for pictures that come without one.
 
-    nouns: every word for a kind of subject -> the kind. kinds: for each, boxes and views it was seen with alone, as
-    (left, top, right, bottom, azimuth, pose, shape). shapes: words of a prompt -> the shape they ask for.
+    nouns: every word for a kind of subject -> the kind. kinds: for each, boxes and views that it had when alone, as
+    (left, top, right, bottom, azimuth, pose, shape). shapes: words of a prompt -> the shape they mean.
     """
 
     nouns: dict[str, str]
@@ -104,7 +104,7 @@ class LayoutPrior:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LayoutPrior:
-        """From a JSON object with the fields' names."""
+        """Make one of a JSON object with the fields' names."""
         return cls(values["nouns"], values["kinds"], values["shapes"])
 
     def named(self, prompt: str) -> list[tuple[str, str, str | None]]:

@@ -12,13 +12,13 @@ from customcontrast.layout import MAX_SUBJECTS, NUMBERS, POSES, Layout
 
 
 def layout_channels(layouts: Sequence[Layout | None], height: int, width: int) -> Tensor:
-    """Channels (B, LAYOUT_CHANNELS, height, width) of these layouts on a grid of latents; None gives zeros."""
+    """Paint layouts on a grid of latents: channels (B, LAYOUT_CHANNELS, height, width); None gives zeros."""
     rows = torch.stack([torch.zeros(NUMBERS) if x is None else torch.tensor(x.numbers()) for x in layouts])
     return channels(rows, height, width)
 
 
 def channels(rows: Tensor, height: int, width: int) -> Tensor:
-    """Rows of `Layout.numbers` (B, NUMBERS) to channels (B, LAYOUT_CHANNELS, height, width) on the rows' device.
+    """Paint rows of `Layout.numbers` (B, NUMBERS): channels (B, LAYOUT_CHANNELS, height, width) on their device.
 
     A cell holds the share of it that a box covers. A row without any box is unknown: all zeros.
     """
@@ -38,7 +38,7 @@ def channels(rows: Tensor, height: int, width: int) -> Tensor:
 
 
 def mirrored_rows(rows: Tensor) -> Tensor:
-    """Rows of `Layout.numbers` (B, NUMBERS) of the same pictures seen in a mirror."""
+    """Rows of `Layout.numbers` (B, NUMBERS) of the mirrored pictures."""
     out = rows.clone()
     out[:, 1] *= -1
     subjects = out[:, 3:].unflatten(1, (MAX_SUBJECTS, 6))

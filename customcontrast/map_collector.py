@@ -1,4 +1,4 @@
-"""Collects the maps of one generation, step by step."""
+"""Collecting the maps of one generation, step by step."""
 
 from __future__ import annotations
 
@@ -51,8 +51,11 @@ class MapCollector:
         return requested and self.record.keeps(step)
 
     def request(self, step: int, for_masks: bool, sources: Sequence[Tensor] = ()) -> MapRequest | None:
-        """The maps that are wanted of this step (from 1): the requested tokens if it is recorded, the subjects alone
-        if only a mask needs them, else none. sources: see `MapRecorder`."""
+        """The maps to compute at this step (from 1); None where none are needed.
+
+        They are those of the requested tokens if the step is recorded, and the subjects' alone if only a mask needs
+        them. for_masks: whether one does. sources: see `MapRecorder`.
+        """
         if self.record.keeps(step):
             return MapRequest(self.tokens, self.record.layers, for_masks, sources, self.normalize)
         return MapRequest(normalize=self.normalize) if for_masks else None
@@ -117,20 +120,20 @@ class MapCollector:
 
     def _stacked(self, kind: str, shape: tuple[int, ...]) -> np.ndarray:
         """(images, T', …); ones where this adapter has no such map: without a sink all mass is on the subject."""
-        kept = self.maps[kind]
-        return np.stack(kept, axis=1) if kept else np.full(shape, kind == "visual", np.float16)
+        recorded = self.maps[kind]
+        return np.stack(recorded, axis=1) if recorded else np.full(shape, kind == "visual", np.float16)
 
 
-def chosen_tokens(wanted: Sequence[int | str] | None, prompt: TokenizedPrompt) -> list[int]:
+def chosen_tokens(requested: Sequence[int | str] | None, prompt: TokenizedPrompt) -> list[int]:
     """Positions of the tokens whose maps are recorded, sorted.
 
-    wanted: None = all; else positions (from 0, the start token) and words of the prompt. Raises ValueError naming what
-    the prompt does not have.
+    requested: None = all; else positions (from 0, the start token) and words of the prompt. Raises ValueError naming
+    what the prompt does not have.
     """
-    if wanted is None:
+    if requested is None:
         return list(range(len(prompt.tokens)))
     places: set[int] = set()
-    for token in wanted:
+    for token in requested:
         if isinstance(token, str):
             found = [i for word, at in prompt.words for i in at if word.strip(",.;:!?").lower() == token.lower()]
         else:

@@ -1,4 +1,4 @@
-"""What the UNet says of one step: all subjects in one call, or each subject in a pass of its own.
+"""The UNet's prediction of one step: all subjects in one call, or each subject in a pass of its own.
 
 One call is the paper's way. A small base mixes two subjects that way, whatever masks keep them apart: what one pass
 draws is one thing in the middle. `SeparateDenoiser` is MultiDiffusion (Bar-Tal et al. 2023) with a shift: the prompt of
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
 from customcontrast.config import ResolvedConfig
-from customcontrast.denoiser import Denoiser, JointDenoiser, MapRequest
+from customcontrast.denoiser import Denoiser, JointDenoiser, MapRequest, NoisyLatents
 from customcontrast.layout import Layout
 from customcontrast.layout_channels import layout_channels
 from customcontrast.run_settings import drawn_masks, picture_layouts
@@ -48,22 +47,20 @@ class SeparateDenoiser:
         """The tokens of `prompt` that every pass has."""
         return set.intersection(*(set(places.values()) for places in self.places))
 
-    def predict(
-        self,
-        scheduler: Any,
-        z: Tensor,
-        t: Tensor,
-        request: MapRequest | None,
-        masks: Tensor | None,
-        masked: Sequence[bool],
-    ) -> tuple[Tensor, JoinedMaps | None]:
+    def predict(self, noisy: NoisyLatents) -> tuple[Tensor, JoinedMaps | None]:
         """As `Denoiser.predict`: each subject's own prediction, moved back and mixed."""
-        weights = self.weights(masks, len(z))
-        masks, total, parts = _within(masks, weights), torch.zeros_like(z), []
+        z, request = noisy.z, noisy.request
+        weights = self.weights(noisy.masks, len(z))
+        masks, total, parts = _within(noisy.masks, weights), torch.zeros_like(z), []
         for k, (one, cells) in enumerate(zip(self.passes, self.shifts, strict=True)):
-            own = None if masks is None else shifted(masks[:, k : k + 1], cells, z.shape[-1])
-            part = None if request is None else self._part(request, k)
-            moved, maps = one.predict(scheduler, z.roll(cells, -1), t, part, own, masked[k : k + 1])
+            own = replace(
+                noisy,
+                z=z.roll(cells, -1),
+                request=None if request is None else self._part(request, k),
+                masks=None if masks is None else shifted(masks[:, k : k + 1], cells, z.shape[-1]),
+                masked=noisy.masked[k : k + 1],
+            )
+            moved, maps = one.predict(own)
             total += weights[:, k : k + 1].to(z.dtype) * moved.roll(-cells, -1)
             parts += [] if maps is None else [maps]
         return total, None if request is None else JoinedMaps(self, parts, request.tokens, weights)
@@ -78,8 +75,9 @@ class SeparateDenoiser:
         return None if masks is None else _within(masks, self.weights(masks, len(masks)))
 
     def weights(self, masks: Tensor | None, images: int) -> Tensor:
-        """Whose a latent cell is: softmax over the subjects of M_k + PRIOR · prior_k, sharpened -> (images, K, h, w).
+        """To which subject a latent cell belongs, (images, K, h, w) in [0, 1].
 
+        It is the softmax over the subjects of M_k + PRIOR · prior_k, sharpened.
         So a subject may reach into its neighbour's part where the neighbour is not, and no further.
         """
         size = (self.prior.shape[-2], self.prior.shape[-1])
@@ -97,7 +95,7 @@ class JoinedMaps:
     def __init__(
         self, whole: SeparateDenoiser, parts: list[MapRecorder], tokens: Sequence[int], weights: Tensor
     ) -> None:
-        """weights: whose each place is, (N, K, h, w)."""
+        """Join the maps `parts` of all passes. weights: to which subject each place belongs, (N, K, h, w)."""
         self.whole = whole
         self.parts = parts
         self.tokens = list(tokens)
@@ -172,7 +170,7 @@ def make_denoiser(
     timesteps: Tensor,
     size: Size,
 ) -> Denoiser:
-    """Conditions of all timesteps (T,), and how they are put to the UNet.
+    """The conditions of a run at all timesteps (T,), and the denoiser that hands them to the UNet.
 
     pictures: style and layout pictures, which act everywhere. size: (h, w) of the latents.
     """

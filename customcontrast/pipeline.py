@@ -23,6 +23,7 @@ from customcontrast.base_model import BaseModel, chosen_device, load_base, usual
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
+from customcontrast.denoiser import NoisyLatents
 from customcontrast.encoder import token_sources
 from customcontrast.errors import BaseModelError, CheckpointError, ConfigError, HubError, out_of_memory
 from customcontrast.hub import adapter_file, is_file, is_folder, is_ip_adapter
@@ -81,17 +82,20 @@ class CustomContrast:
         safety_checker: str | Path | SafetyChecker | None = None,
         memory: str | MemoryPlan | None = None,
     ) -> CustomContrast:
-        """Load a base model ("toyland", "sd15", "sdxl") and an adapter file.
+        """Load a base model (toyland, toyland2, sd15 or sdxl) and an adapter file.
 
-        weights: a diffusers folder, hub id or checkpoint file; default the base's own. adapter: a .safetensors file,
-        the name of a published IP-Adapter ("ip-adapter-plus", see `hub.ADAPTERS`) or "owner/name:path"; default
-        `adapter.safetensors` in the weights folder if it is there, else none: then it is plain text-to-image.
-        image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default the weights' own, else
-        the one that the adapter was published with.
+        weights: a diffusers folder, hub id or checkpoint file; default: the base's own.
+        adapter: a .safetensors file, the name of a published IP-Adapter ("ip-adapter-plus", see `hub.ADAPTERS`) or
+            "owner/name:path"; default: `adapter.safetensors` in the weights folder if it is there, else none, which
+            leaves plain text-to-image.
+        device: default CUDA where there is one. dtype: torch's or its name; default float16 on CUDA, float32 on a CPU.
+        image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default: the weights' own, else
+            the one that the adapter was published with.
         safety_checker: pictures that it flags are withheld. "on" = the weights' own or the published one; a folder; a
-        hub id; None = without. memory: "auto" = number type, CPU offload and decoding in tiles by what is free, see
-        `memory.choose_memory`; "none", "model", "sequential" = that offload; a plan of yours; None = all of the model
-        on the device. Raises ValueError with one sentence.
+            hub id; None = without.
+        memory: "auto" = number type, CPU offload and decoding in tiles by what is free, see `memory.choose_memory`;
+            "none", "model", "sequential" = that offload; a plan of yours; None = all of the model on the device.
+        Raises BaseModelError or CheckpointError, both ValueErrors, with one sentence.
         """
         source = str(weights or (BASES[base].weights if isinstance(base, str) and base in BASES else ""))
         beside = Path(source) / "adapter.safetensors"
@@ -153,9 +157,9 @@ class CustomContrast:
         adapter: Adapter | IPAdapter | None = None,
         safety_checker: SafetyChecker | None = None,
     ) -> CustomContrast:
-        """From what is in memory already (training, tests). The adapter is used as it is, in its own type.
+        """Make one of a base model and an adapter in memory. The adapter is used as it is, in its own type.
 
-        An adapter that is being trained further needs a new instance each time: contexts are kept per instance.
+        While an adapter is being trained, make a new instance for each look at it: contexts are cached per instance.
         """
         return cls(base, adapter, safety_checker)
 
@@ -173,12 +177,14 @@ class CustomContrast:
         placement: Placement | None = None,
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
-        """Look at one subject's references, once: CLIP features, projected to f_I. Use it again and again.
+        """Encode the references of one subject to f_I (section 3.2), once for any number of generations.
 
-        segmentations: one or several references of one subject. noun: its class noun, such as "teddy bear".
-        strength: λ of this subject among several. placement: a box or mask for it, or no mask at all (None: where its
-        maps say); `Subject.placed` changes it later. layer_scales: what λ is multiplied by in each cross-attention
-        layer: numbers in execution order, or {layer or block of the UNet: number} and 0 elsewhere; None = 1 in all.
+        segmentations: one or several references of one subject, as a `Segmenter` returns them.
+        noun: its class noun, such as "teddy bear". strength: λ of this subject among several, −1000 to 1000.
+        placement: a box or mask for it, or no mask at all; None = its location masks decide. `Subject.placed` changes
+            it later.
+        layer_scales: factors of λ in each cross-attention layer: L numbers in execution order, or {layer or block of
+            the UNet: number} and 0 elsewhere; None = 1 in all.
         Raises ValueError with one sentence.
         """
         with on_device(self.base.device, self.base.image_encoder, self.adapter):
@@ -191,11 +197,12 @@ class CustomContrast:
         role: str = "style",
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
-        """A whole picture that lends its style or layout (InstantStyle); give it to `stream` among the subjects.
+        """Encode a whole picture whose style or layout new pictures take over (InstantStyle, Wang et al. 2024).
 
-        It has no noun, no place and no mask, and acts in the layers that carry style or layout: see
-        `ip_adapter.ROLE_BLOCKS`. Only IP-Adapters take one. role: "style" or "layout". strength: its own λ, which
-        `subject_scale` leaves alone. layer_scales: other layers, as in `subject`. Raises ValueError with one sentence.
+        Pass the result to `generate` among the subjects. It has no noun, no place and no mask, and acts in the layers
+        that carry style or layout, `ip_adapter.ROLE_BLOCKS`. Only IP-Adapters take one.
+        picture: all of it is encoded. strength: its own λ; `subject_scale` does not change it. role: "style" or
+        "layout". layer_scales: other layers, as in `subject`. Raises ValueError with one sentence.
         """
         if role == "subject":
             raise ValueError("style: role='subject' has a noun and a place; make it with `subject`.")
@@ -230,25 +237,30 @@ class CustomContrast:
         subject_start: float = 0.0,
         subject_end: float = 1.0,
     ) -> Iterator[Step | Result]:
-        """Generate, watching: yields a `Step` after each denoising step and the `Result` last.
+        """Generate pictures step by step: yields a `Step` after each denoising step and the `Result` last.
 
-        prompt: see `prompt.parse_prompt` for the accepted forms. subjects: up to four, from `subject`, each with
-        its own λ and place (`Subject.placed`), and style pictures from `style`.
-        subject_scale: λ of Eq. 3 (0 = the visual branch off; S* stays in the prompt); None = the adapter's own,
-        `default_scale`: 1 for ours, 0.6 for IP-Adapters. seed: picture i uses seed + i.
-        guidance_scale: 1 or less turns classifier-free guidance off. height, width: px, multiples of the autoencoder's
-        factor. scheduler: a key of `sampling.SCHEDULERS`. None is always the base's own. preview_every: steps between
-        previews, 0 = none.
-        generator: one per picture, in place of `seed`. latents: starting noise (N, C, h, w) of unit variance, in place
-        of theirs. on_step: called after each step with (step from 1, timestep, latents), returns the latents to go on
-        with, and False to stop there. layout: where the subjects are, how they are turned, camera and light, for a base
-        that was trained with it (`BaseModel.layout_channels`); None: drawn by the seed, in the places that the subjects
-        were given. output_type: what `Result.images` are, see `sampling.to_output`; "latent" = the
-        latents (N, C, h, w), not decoded. guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in
-        diffusers, the prompt is read so many layers earlier; the negative prompt is not. subject_start, subject_end:
-        shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and the masks stay).
-        Without subjects it is the base's plain text-to-image.
-        Arguments are checked at once (ValueError); closing the generator stops the run.
+        Closing the generator stops the run. Without subjects it is the base's plain text-to-image. None is always the
+        base's own value; ranges are in `config.LIMITS`.
+
+        prompt: see `conditioning.prompt.parse_prompt` for the accepted forms. negative_prompt: what to avoid.
+        subjects: up to four from `subject`, each with its own λ and place (`Subject.placed`), and those of `style`.
+        guidance_scale: of classifier-free guidance; 1 or less turns it off.
+        subject_scale: λ of Eq. 3; 0 turns the visual branch off, and S* stays in the prompt; None = the adapter's own,
+            `default_scale`: 1 for ours, 0.6 for IP-Adapters.
+        subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
+            the masks stay).
+        seed: picture i uses seed + i. height, width: px, multiples of the autoencoder's factor.
+        location: how location masks are made and used (section 3.4). record: which attention maps are recorded.
+        preview_every: steps between two previews, 0 = none. scheduler: a key of `specs.SCHEDULERS`.
+        generator: one per picture, in place of `seed`. latents: starting noise (N, C, h, w) of unit variance.
+        on_step: called after each step with (step from 1, timestep, latents (N, C, h, w)); returns the latents to
+            continue with, and False to stop there.
+        layout: where the subjects stand, how they are turned, camera and light, for a base that was trained with it
+            (`BaseModel.layout_channels`); None = drawn by the seed, in the places that the subjects were given.
+        output_type: form of `Result.images`, see `sampling.to_output`; "latent" = the latents (N, C, h, w).
+        guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in diffusers, how many layers of the text
+            encoders are left out at their end, for the prompt alone.
+        Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
         config = GenerationConfig(
             prompt=prompt,
@@ -277,7 +289,7 @@ class CustomContrast:
         return self.run(config, subjects)
 
     def run(self, config: GenerationConfig, subjects: Subject | Sequence[Subject] = ()) -> Iterator[Step | Result]:
-        """`stream` with its settings in one object. Raises ConfigError at once."""
+        """Generate as `stream` does, with all settings in one object. Raises ConfigError at once."""
         several = tuple(subjects) if isinstance(subjects, list | tuple) else (subjects,)
         if config.location.normalize is None and self.adapter is not None:
             config = replace(config, location=replace(config.location, normalize=self.adapter.normalize))
@@ -309,14 +321,14 @@ class CustomContrast:
         return self._run(resolved, tuple(s for s in several if s.role == "subject"), pictures, scheduler)
 
     def generate(self, prompt: str, subjects: Subject | Sequence[Subject] = (), **options: Any) -> Result:
-        """Generate: `stream` run to its end, with the same arguments."""
+        """Generate pictures and return them with their masks and maps: `stream` run to its end, same arguments."""
         *_, result = self.stream(prompt, subjects, **options)
         return result  # type: ignore[return-value]
 
     def unknown_words(self, prompt: str) -> list[tuple[str, str]]:
-        """Words this base was never trained on, each with the nearest it knows ("" if none is near).
+        """Words of a prompt that the base was never trained on, each with the nearest one it knows, "" if none is near.
 
-        [] for bases without a word list.
+        [] for a base without a list of words. Raises ValueError where prompt is no text.
         """
         known, prompt = self.base.vocabulary, check_text("prompt", prompt)
         if known is None:
@@ -340,7 +352,7 @@ class CustomContrast:
         pictures: tuple[Subject, ...],
         scheduler: Any,
     ) -> Iterator[Step | Result]:
-        """The denoising loop. All that is mutable is made here and dies here."""
+        """The denoising loop. All mutable state is created here and discarded with the run."""
         base, N = self.base, config.num_images
         clock = _Clock()
         install_processors(base.unet)  # diffusers' own switches, attention slicing among them, take ours away
@@ -365,21 +377,21 @@ class CustomContrast:
         )
         located = [subject.placement.location for subject in subjects]
         masker = Masker(config.location, drawn_masks(config, subjects, grid, base.device), located, N)
-        masks_wanted = any(located) and config.location.enabled or bool(subjects) and config.record.maps
+        masks_required = (any(located) and config.location.enabled) or (bool(subjects) and config.record.maps)
 
         for step, t in enumerate(timesteps, start=1):
-            asked = masks_wanted and masker.asks(step)
+            for_masks = masks_required and masker.needs_maps(step)
             sources = self._sources(subjects, t) if collector.looks(step) else ()
-            request = collector.request(step, asked, sources)
-            prediction, maps = denoiser.predict(scheduler, z, t, request, *masker.at(step))
+            request = collector.request(step, for_masks, sources)
+            prediction, maps = denoiser.predict(NoisyLatents(scheduler, z, t, request, *masker.at(step)))
             stepped = scheduler.step(prediction, t, z, **options)
 
-            masker.take(maps.location() if asked and maps is not None else None)
+            masker.take(maps.location() if for_masks and maps is not None else None)
             arrays = collector.write(step, maps, denoiser.owned(masker.masks))
             preview = None
             if config.preview_every and step % config.preview_every == 0 and self.safety is None:
-                foreseen = predicted_x0(scheduler, stepped, prediction, t, z)
-                preview = side_by_side(self._preview(foreseen))
+                x_0 = predicted_x0(scheduler, stepped, prediction, t, z)
+                preview = side_by_side(self._preview(x_0))
             z, going = stepped.prev_sample, True
             if config.on_step is not None:
                 z, going = config.on_step(step, t, z)

@@ -1,4 +1,4 @@
-"""Where one subject may stand: where its location mask says, or where the user drew a box or a mask."""
+"""Where one subject may stand: in its location mask, or in a box or mask that the user gave."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ MAX_MASK_SIDE = 4096  # px
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where one subject may appear. A drawn layout takes the location mask's place from step 1 on.
+    """Where one subject may appear. A box or mask replaces its location mask from step 1 on.
 
+    location: False = the subject is not masked by its location map.
     box: (x0, y0, x1, y1), x to the right and y down, x1 and y1 exclusive. All four at most 1: fractions of the
         picture's width and height. Otherwise pixels of the picture. Cells of the latent grid that it covers in part are
         masked in part.
@@ -49,7 +50,7 @@ class Placement:
 
     @property
     def drawn(self) -> bool:
-        """Whether the user drew a layout."""
+        """Whether there is a box or a mask."""
         return self.box is not None or self.mask is not None
 
     def in_fractions(self, height: int, width: int) -> Box | None:
@@ -65,7 +66,7 @@ class Placement:
         return x0 / width, y0 / height, x1 / width, y1 / height
 
     def layout(self, grid: tuple[int, int], height: int, width: int) -> Tensor | None:
-        """What was drawn, as a soft mask (h, w) in [0, 1] on `grid` of a picture of height × width px; else None."""
+        """The box or mask as a soft mask (h, w) in [0, 1] on `grid`, for a picture of height × width px; else None."""
         if self.mask is not None:
             down, across = (_area_weights(n, cells) for n, cells in zip(self.mask.shape, grid, strict=True))
             return (down @ torch.from_numpy(self.mask.astype(np.float64) / 255) @ across.T).clamp(0, 1).float()
@@ -88,7 +89,7 @@ class Placement:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Placement:
-        """Rebuild from `to_dict`, which may come from a stranger. Raises ValueError with one sentence."""
+        """Rebuild from `to_dict`; every value is checked. Raises ValueError with one sentence."""
         mask = values.get("mask")
         box = values.get("box")
         return cls(bool(values.get("location", True)), box, None if mask is None else _read_mask(mask))

@@ -16,7 +16,7 @@ CELLS = 16  # their side, in latent cells
 
 @dataclass(frozen=True, eq=False)
 class LatentRGB:
-    """Colour of a latent cell: z·weight + bias. For looking on, never for a final picture."""
+    """Colour of a latent cell: z·weight + bias. For previews, never for a final picture."""
 
     weight: Tensor  # (C, 3)
     bias: Tensor  # (3,)
@@ -29,7 +29,7 @@ class LatentRGB:
 
 @torch.no_grad()
 def fit_latent_rgb(base: BaseModel, pictures: Tensor | None = None) -> LatentRGB:
-    """The linear map from a base's latents to colours, by least squares through its own autoencoder.
+    """Fit the linear map from a base's latents to colours, by least squares through its own autoencoder.
 
     pictures: what it is fitted on, pixels (B, 3, H, W) in [−1, 1]; None = random fields of colour, which needs no
     data and fits any finetuned autoencoder. A cell's colour is the mean of its pixels.

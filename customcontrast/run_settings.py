@@ -20,7 +20,7 @@ from customcontrast.subject import Subject
 def resolve(
     base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject], default_scale: float = 1.0
 ) -> ResolvedConfig:
-    """The settings with the base's own values where there were none, checked against base and subjects.
+    """Fill in the base's own values where there are none, and check all against base and subjects.
 
     default_scale: the adapter's own λ. Raises ConfigError naming the argument, what came and what is taken.
     """
@@ -87,12 +87,12 @@ def _depth(text_encoder: Any) -> int:
 
 
 def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
-    """latents and generator must be of this many pictures, of this size. Raises ConfigError."""
+    """Check that latents and generators are for this many pictures of this size. Raises ConfigError."""
     N, f = config.num_images, base.scale_factor
-    wanted = (N, base.latent_channels, config.height // f, config.width // f)
-    if config.latents is not None and tuple(getattr(config.latents, "shape", ())) != wanted:
+    expected = (N, base.latent_channels, config.height // f, config.width // f)
+    if config.latents is not None and tuple(getattr(config.latents, "shape", ())) != expected:
         shape = tuple(getattr(config.latents, "shape", ())) or repr(config.latents)
-        raise ConfigError(f"generate: latents is {shape}; {N} pictures of this size start from a tensor {wanted}.")
+        raise ConfigError(f"generate: latents is {shape}; {N} pictures of this size start from a tensor {expected}.")
     given = config.generator
     if given is None:
         return

@@ -30,7 +30,7 @@ _SOLVER_KINDS = ("algorithm_type", "solver_type")  # what DPM-Solver's relatives
 
 
 def make_scheduler(own: Any, name: str | None = None) -> Any:
-    """A new scheduler for one run, from the base's own config: its noise schedule, and whether it predicts ε or v.
+    """Make a scheduler for one run, from the base's own config: its noise schedule, and whether it predicts ε or v.
 
     own: the base's scheduler. name: a key of `specs.SCHEDULERS` or a diffusers class name; None = the base's own class.
     Options of the base's config that another class does not accept (the kind of a DPM-Solver) are left out for it.
@@ -100,7 +100,7 @@ def predicted_x0(scheduler: Any, stepped: Any, prediction: Tensor, t: Tensor, z:
 
 
 def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
-    """The guided prediction (N, …) with this share of its own spread brought back to that of the prompt's half.
+    """Rescale a guided prediction (N, …): bring its spread back to that of the prompt's half, by this share.
 
     share in [0, 1]: 0 changes nothing (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps Are Flawed",
     section 3.4, there φ = 0.7).
@@ -113,12 +113,12 @@ def rescaled(mixed: Tensor, with_prompt: Tensor, share: float) -> Tensor:
 
 
 def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Pixels (N, 3, H, W) in [−1, 1] as N PIL pictures."""
+    """Convert pixels (N, 3, H, W) in [−1, 1] to N PIL pictures."""
     return [Image.fromarray(picture) for picture in (_arrays(_unit(pixels)) * 255).round().astype("uint8")]
 
 
 def to_output(pixels: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
-    """Pixels (N, 3, H, W) in [−1, 1] in the requested form.
+    """Convert pixels (N, 3, H, W) in [−1, 1] to the requested form.
 
     output_type: "pil" = pictures, "np" = float32 (N, H, W, 3) in [0, 1], "pt" = (N, 3, H, W) in [0, 1].
     """

@@ -1,4 +1,4 @@
-"""The base models and the schedulers by name, with what can be said of them before anything heavy is imported."""
+"""Tables of the base models and schedulers by name, read before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -50,37 +50,40 @@ class BaseSpec:
 _CLIP = TextPart("tokenizer", "text_encoder", "CLIPTextModel")
 _CLIP_2 = TextPart("tokenizer_2", "text_encoder_2", "CLIPTextModelWithProjection")
 _CLIP_L = "openai/clip-vit-large-patch14"
-_SMALL = {"width": 192, "heads": 6}
 _KINDS = ("bear", "cat", "rabbit", "elephant", "duck", "robot", "car", "knight")
+
+
+def _embedded(name: str, title: str, sizes: tuple[str, ...], kinds: tuple[str, ...]) -> BaseSpec:
+    """A base whose weights come with the package."""
+    return BaseSpec(
+        name,
+        title,
+        str(WEIGHTS / name),
+        (_CLIP,),
+        hidden_layer=-1,
+        steps=20,
+        guidance=4.0,
+        sizes=sizes,
+        encoder={"width": 192, "heads": 6},
+        embedded=True,
+        kinds=kinds,
+    )
+
 
 BASES: dict[str, BaseSpec] = {
     spec.name: spec
     for spec in (
-        BaseSpec(
+        _embedded(
             "toyland",
             "Toyland (small, ships with CustomContrast)",
-            str(WEIGHTS / "toyland"),
-            (_CLIP,),
-            hidden_layer=-1,
-            steps=20,
-            guidance=4.0,
-            sizes=("96x96", "96x128", "128x96", "128x128"),
-            encoder=_SMALL,
-            embedded=True,
-            kinds=_KINDS,
+            ("96x96", "96x128", "128x96", "128x128"),
+            _KINDS,
         ),
-        BaseSpec(
+        _embedded(
             "toyland2",
             "Toyland 2 (new: 192 px, ships with CustomContrast)",
-            str(WEIGHTS / "toyland2"),
-            (_CLIP,),
-            hidden_layer=-1,
-            steps=20,
-            guidance=4.0,
-            sizes=("192x192", "192x256", "256x192"),
-            encoder=_SMALL,
-            embedded=True,
-            kinds=(*_KINDS, "dog", "backpack", "teapot", "vase"),
+            ("192x192", "192x256", "256x192"),
+            (*_KINDS, "dog", "backpack", "teapot", "vase"),
         ),
         BaseSpec(
             "sd15",
@@ -111,7 +114,7 @@ BASES: dict[str, BaseSpec] = {
 
 @dataclass(frozen=True)
 class SchedulerSpec:
-    """A sampler: its class in diffusers, and the options it is given beside the base's own config."""
+    """A scheduler: its class in diffusers, and its options beside the base's own config."""
 
     title: str  # as the page lists it
     class_name: str

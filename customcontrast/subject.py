@@ -1,4 +1,4 @@
-"""One subject: its references looked at once, ready for any number of generations."""
+"""One subject: its references encoded once, ready for any number of generations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_STRENGTH = 1000  # |λ|; more is no use, and too much for 16-bit numbers
 
 
 class Segmented(Protocol):
-    """What a subject is made from; `segmentation.Segmentation` is one."""
+    """A reference that can be encoded; `segmentation.Segmentation` is one."""
 
     def on_plain(self) -> Image.Image:
         """The segmented subject on white, RGB."""
@@ -35,9 +35,9 @@ class Segmented(Protocol):
 
 @dataclass(frozen=True)
 class WholePicture:
-    """A reference that is not cut out: all of the picture is looked at."""
+    """A reference that is not cut out: all of the picture is encoded."""
 
-    picture: Image.Image
+    picture: Image.Image  # any mode and size
 
     def on_plain(self) -> Image.Image:
         """The picture as it is, RGB."""
@@ -46,7 +46,7 @@ class WholePicture:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One subject, or a style picture. Made by `CustomContrast.subject` and `CustomContrast.style`."""
+    """An encoded subject, or an encoded style picture; `CustomContrast.subject` and `.style` return it."""
 
     noun: str  # class noun; S* comes right after it in the prompt
     segmentations: tuple[Segmented, ...]  # its reference pictures
@@ -61,7 +61,10 @@ class Subject:
     maker: str = ""  # digest of that adapter, see `maker_of`; "" = unknown
 
     def placed(self, box: Box | None = None, mask: np.ndarray | None = None, location: bool = True) -> Subject:
-        """The same subject in a place of the user's: see `Placement`. Without arguments: where its maps say."""
+        """The same subject in a place of your choice; without arguments, where its location masks say.
+
+        box, mask, location: see `Placement`. Raises ValueError.
+        """
         return replace(self, placement=Placement(location, box, mask))
 
 
@@ -108,9 +111,9 @@ def look_at(
     role: str = "subject",
     layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
 ) -> Subject:
-    """References of one subject -> CLIP features -> f_I, or an IP-Adapter's image tokens.
+    """Encode references of one subject: CLIP features projected to f_I, or an IP-Adapter's image tokens.
 
-    Raises ValueError with one sentence.
+    Arguments: see `CustomContrast.subject`; role: one of `ip_adapter.ROLES`. Raises ValueError with one sentence.
     """
     if adapter is None:
         raise ValueError(

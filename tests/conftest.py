@@ -43,11 +43,15 @@ def cutout() -> Callable[[int], Cutout]:
     return make
 
 
+def written(save: Callable[[Path], None], folder: Path) -> Path:
+    """The folder, with the model that `save` writes."""
+    save(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toyland")
-    save_tiny_toyland(folder)
-    return folder
+    return written(save_tiny_toyland, tmp_path_factory.mktemp("toyland"))
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +66,7 @@ def headed_folder(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pyt
 
 @pytest.fixture(scope="session")
 def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sdxl")
-    save_tiny_xl(folder)
-    return folder
+    return written(save_tiny_xl, tmp_path_factory.mktemp("sdxl"))
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib.util
+import inspect
 import re
 import shlex
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+
+from tests.support import documented
 
 ROOT = Path(__file__).parents[1]
 PENDING: tuple[str, ...] = ()  # pages that may still be missing
@@ -27,6 +31,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img [^>]*src=\"([^\"]+)\"")
 PATH = re.compile(r"\.?[\w*-][\w.*-]*(?:/[\w.*-]+)*/?")
 MODULE = re.compile(r"(?:customcontrast|train|tests|examples)(?:\.\w+)+")
+PLACED = re.compile(r"`(\w+)(?:\.(\w+))?` (?:in|of) `([\w./-]+\.py)`")
 RUN = re.compile(r"(?:\S*python[\d.]*|accelerate launch|torchrun)\s+(?:.*?\s)?(-m\s+[\w.]+|[\w./-]+\.py)\b(.*)")
 
 
@@ -131,6 +136,14 @@ def defined(file: Path) -> set[str]:
     return found
 
 
+def members(file: Path, name: str) -> set[str]:
+    """Methods, properties and fields of a class at a module's top level; {} for what is no class."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    body = next((node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), [])
+    fields = {node.target.id for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    return fields | {node.name for node in body if isinstance(node, ast.FunctionDef)}
+
+
 def is_here(dotted: str) -> bool:
     """Whether a dotted name is a module or package of this repository, or something defined in one."""
     parts = dotted.split(".")
@@ -159,6 +172,71 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_paths_in_backticks_exist(page: Path) -> None:
     assert not [path for path in paths(page) if path not in PENDING and not any(ROOT.glob(path.rstrip("/")))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_stand_in_the_files_that_are_named(page: Path) -> None:
+    """`Viewers.show` in `customcontrast/ui/handlers/viewers.py`, and the like."""
+    wrong = []
+    for first, second, path in PLACED.findall(prose(page)):
+        file = ROOT / path
+        if first not in defined(file) or (second and second not in members(file, first)):
+            wrong.append(f"{first}.{second} in {path}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("task", ["Read Eq. 7", "Change or add a loss", "Add a viewer", "Add a base model"])
+def test_a_newcomers_path_names_its_files_step_by_step(task: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = re.search(rf"^### {re.escape(task)}\n(.*?)(?=^#)", text, re.MULTILINE | re.DOTALL)
+    steps = re.findall(r"^\d\. .*(?:\n   .*)*", section[1], re.MULTILINE)
+    assert len(steps) >= 4 and len(PLACED.findall(section[1])) >= 2
+    for step in steps:
+        files = [code for code in INLINE.findall(step) if "/" in code and PATH.fullmatch(code)]
+        assert files and all((ROOT / file).exists() for file in files), step
+
+
+def test_every_public_name_is_documented() -> None:
+    import customcontrast
+
+    text = documented.API.read_text(encoding="utf-8")
+    assert not [name for name in customcontrast.__all__ if not re.search(rf"\b{name}\b", text)]
+
+
+def test_documented_signatures_are_those_of_the_code() -> None:
+    import customcontrast as cc
+
+    owners = {"CustomContrast": cc.CustomContrast, "model": cc.CustomContrast, "subject": cc.Subject}
+    owners["segmenter"] = cc.Segmenter
+
+    def form(function: object) -> list[tuple]:
+        parameters = inspect.signature(function).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters if p.name != "self"]
+
+    calls = documented.signatures()
+    assert {"CustomContrast.load", "model.generate", "load_adapter", "Segmenter"} <= calls.keys()
+    for call, text in calls.items():
+        owner, _, name = call.rpartition(".")
+        function = getattr(owners[owner] if owner else cc, "stream" if call == "model.generate" else name)
+        namespace: dict[str, object] = {}
+        exec(f"def shown({text}): ...", namespace)
+        assert form(namespace["shown"]) == form(function), call
+    assert form(cc.CustomContrast.generate)[:2] == form(cc.CustomContrast.stream)[:2]
+
+
+def test_every_field_of_a_result_is_documented() -> None:
+    from customcontrast.output import Result
+
+    assert {field.name for field in dataclasses.fields(Result)} <= set(codes(documented.API))
+
+
+@pytest.mark.parametrize("endpoint", ["segment", "generate", "maps"])
+def test_documented_inputs_of_the_api_are_those_of_the_code(endpoint: str) -> None:
+    """In the same order; with the running app, tests/ui/test_app.py compares `view_api` too."""
+    tree = ast.parse((ROOT / "customcontrast" / "ui" / "api.py").read_text(encoding="utf-8"))
+    function = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == endpoint)
+    names = [argument.arg for argument in function.args.args if argument.arg not in ("self", "run")]
+    assert list(documented.inputs(f"/{endpoint}")) == names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

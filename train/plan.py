@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from customcontrast.adapter import Adapter
+from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.text_context import TextContext, TokenizedPrompt, subject_state
@@ -122,14 +122,13 @@ def make_plan(config: AdapterTrainConfig, gpus: int, memory: float = 80.0) -> Pl
     slices = gpus if config.optim.sharding == "full" else 1
     side = (config.data.size or base.default_size) // base.scale_factor
     states = len(base.image_layers) * base_tokens(base) * base.image_encoder.config.hidden_size * 2
+    base_parts = [m for name, group in models.items() if name != "adapter" for m in group]
     plan = Plan(
         config=config,
         gpus=gpus,
         parameters=parameters,
         parts=parts,
-        frozen=sum(
-            p.nbytes for name, group in models.items() if name != "adapter" for m in group for p in m.parameters()
-        ),  # fmt: skip
+        frozen=sum(p.nbytes for m in base_parts for p in m.parameters()),
         trained=5 * size // slices,
         checkpoint=4 * size,
         latent=base.latent_channels * side * side * 2,
@@ -154,102 +153,130 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory:
     and all of them together are the step. memory: whether to find what is alive too (on the meta device alone).
     """
     device = next(base.unet.parameters()).device
-    loss, B = config.loss, config.optim.batch
-    side = config.data.size or base.default_size
-    latent = (side // base.scale_factor,) * 2
-    layers, mfi = len(base.cross_attention_layers), adapter.config
-    crop = base.image_encoder.config.image_size
-    on = {"device": device}
-    t = torch.zeros(B, dtype=torch.long, **on)
-    reads = B * (1 if loss.contrast_batch else 2) + 2 * loss.contrast_batch  # r, and r⁺ or the pairs'
+    step = _MicroStep(base, adapter, config, torch.zeros(config.optim.batch, dtype=torch.long, device=device))
+    runs: list[tuple[str, Callable[[], Tensor]]] = [
+        ("autoencoder (z of x)", step.autoencoder),
+        ("CLIP image encoder", step.image_encoder),
+        ("adapter", step.mapped),
+        ("text encoders", step.texts),
+        ("UNet", step.unet),
+    ]
+    if config.loss.contrast_batch and adapter.config.textual and (config.loss.cscl or config.loss.macl):
+        runs.insert(3, ("pairs for Eq. 4 and 7", step.pairs))
+    install_processors(base.unet)
+    return [Part(name, *_counted(run, device, memory)) for name, run in runs]
 
-    def states(n: int) -> list[Tensor]:
-        shape = (n, base_tokens(base), base.image_encoder.config.hidden_size)
-        return [torch.empty(shape, dtype=base.dtype, **on) for _ in base.image_layers]
 
-    def vae() -> Tensor:
-        with torch.no_grad():
-            pixels = torch.empty(B, 3, side, side, dtype=base.vae.dtype, **on)
-            return base.vae.encode(pixels).latent_dist.mode()
+@dataclass(frozen=True, eq=False)
+class _MicroStep:
+    """One micro-step of one process, a method for each of its parts; each returns what it is differentiated by."""
 
-    def clip() -> Tensor:
-        with torch.no_grad():
-            pixels = torch.empty(reads, 3, crop, crop, dtype=base.image_encoder.dtype, **on)
-            return base.image_encoder(pixels, output_hidden_states=True).image_embeds
+    base: BaseModel
+    adapter: Adapter
+    config: AdapterTrainConfig
+    t: Tensor  # timesteps (B,), on the device of the models' weights
 
-    def mapped() -> Tensor:
-        out = adapter([state.to(weight(adapter).dtype) for state in states(B)], t)
+    @property
+    def B(self) -> int:
+        """Samples."""
+        return self.config.optim.batch
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.base.cross_attention_layers)
+
+    @property
+    def side(self) -> int:
+        """Of a target picture, px."""
+        return self.config.data.size or self.base.default_size
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None, gradient: bool = False) -> Tensor:
+        """A tensor on the device, in the base's type."""
+        return torch.empty(shape, dtype=dtype or self.base.dtype, device=self.t.device, requires_grad=gradient)
+
+    def zeros(self, n: int) -> Tensor:
+        """n whole numbers: timesteps, or positions."""
+        return torch.zeros(n, dtype=torch.long, device=self.t.device)
+
+    def states(self, n: int) -> list[Tensor]:
+        """CLIP's hidden states of n references."""
+        width = self.base.image_encoder.config.hidden_size
+        return [self.empty(n, base_tokens(self.base), width) for _ in self.base.image_layers]
+
+    def output(self) -> AdapterOutput:
+        """What the adapter makes of B references."""
+        return self.adapter([state.to(weight(self.adapter).dtype) for state in self.states(self.B)], self.t)
+
+    @torch.no_grad()
+    def autoencoder(self) -> Tensor:
+        pixels = self.empty(self.B, 3, self.side, self.side, dtype=self.base.vae.dtype)
+        return self.base.vae.encode(pixels).latent_dist.mode()
+
+    @torch.no_grad()
+    def image_encoder(self) -> Tensor:
+        contrast, encoder = self.config.loss.contrast_batch, self.base.image_encoder
+        reads = self.B * (1 if contrast else 2) + 2 * contrast  # r, and r⁺ or the pairs'
+        pixels = self.empty(reads, 3, encoder.config.image_size, encoder.config.image_size, dtype=encoder.dtype)
+        return encoder(pixels, output_hidden_states=True).image_embeds
+
+    def mapped(self) -> Tensor:
+        loss, out = self.config.loss, self.output()
         outputs = [*out.keys, *out.values, *out.mfi.text_tokens, out.mfi.visual_cls]
         outputs += [out.mfi.text_cls] if out.mfi.text_cls is not None else []
-        total = sum(x.float().sum() for x in outputs)
-        if mfi.textual and loss.macl and not loss.contrast_batch:
-            total = total + positives(B, t)
+        total = torch.stack([x.float().sum() for x in outputs]).sum()
+        if self.adapter.config.textual and loss.macl and not loss.contrast_batch:
+            total = total + self.positives(self.B, self.t)
         return total
 
-    def positives(n: int, t: Tensor) -> Tensor:
-        encoder = adapter.encoder
-        f_t, _ = encoder.textual(encoder.encode_image(states(n)), t)
+    def positives(self, n: int, t: Tensor) -> Tensor:
+        encoder = self.adapter.encoder
+        f_t, _ = encoder.textual(encoder.encode_image(self.states(n)), t)
         return functools.reduce(torch.add, (x.float().sum() for x in encoder.text_tokens(f_t)))
 
-    def pairs() -> Tensor:
-        n, encoder = loss.contrast_batch, adapter.encoder
-        times = torch.zeros(n, dtype=torch.long, **on)
-        out = encoder(encoder.encode_image(states(n)), times)
+    def pairs(self) -> Tensor:
+        n, encoder = self.config.loss.contrast_batch, self.adapter.encoder
+        times = self.zeros(n)
+        out = encoder(encoder.encode_image(self.states(n)), times)
         heads = [out.visual_cls] if out.text_cls is None else [out.text_cls, out.visual_cls]
         total = functools.reduce(torch.add, (x.float().sum() for x in (*out.text_tokens, *heads)))
-        return total + positives(n, times) if loss.macl else total
+        return total + self.positives(n, times) if self.config.loss.macl else total
 
-    def texts() -> Tensor:
-        total = torch.zeros((), **on)
-        ends = torch.zeros(B * layers, dtype=torch.long, **on)
-        for encoder in base.text_encoders:
-            config_ = encoder.config
-            rows = torch.empty(
-                B * layers,
-                config_.max_position_embeddings,
-                config_.hidden_size,
-                dtype=base.dtype,
-                requires_grad=True,
-                **on,
-            )
+    def texts(self) -> Tensor:
+        total, count = torch.zeros((), device=self.t.device), self.B * self.layers
+        ends = self.zeros(count)
+        for encoder in self.base.text_encoders:
+            c = encoder.config
+            rows = self.empty(count, c.max_position_embeddings, c.hidden_size, gradient=True)
             for part, end in zip(rows.split(TEXT_ROWS), ends.split(TEXT_ROWS), strict=True):
-                hidden, pooled = encode_rows(encoder, part, end, base.spec.hidden_layer)
+                hidden, pooled = encode_rows(encoder, part, end, self.base.spec.hidden_layer)
                 total = total + hidden.float().sum() + (pooled.float().sum() if pooled is not None else 0)
         return total
 
-    def unet() -> Tensor:
+    def unet(self) -> Tensor:
+        base, B = self.base, self.B
         length = base.text_encoders[0].config.max_position_embeddings
         width = sum(encoder.config.hidden_size for encoder in base.text_encoders)
-        needs = {"dtype": base.dtype, "requires_grad": True, **on}
-        hidden = torch.empty(B, layers, length, width, **needs)
+        hidden = self.empty(B, self.layers, length, width, gradient=True)
         pooled = None
         if base.spec.pooled:
-            pooled = torch.empty(B, base.text_encoders[-1].config.projection_dim, **needs)
+            pooled = self.empty(B, base.text_encoders[-1].config.projection_dim, gradient=True)
         with torch.no_grad():
-            out = adapter([state.to(weight(adapter).dtype) for state in states(B)], t)
-        fresh = lambda xs: [torch.empty_like(x, dtype=base.dtype).requires_grad_() for x in xs]  # noqa: E731
-        out = replace(out, keys=fresh(out.keys), values=fresh(out.values))
-        prompt = _prompt(length, mfi.placeholder_tokens)
-        here = replace(base, device=device)
-        recorder = MapRecorder() if loss.lambda_2 else None
+            out = self.output()
+        out = replace(out, keys=self._fresh(out.keys), values=self._fresh(out.values))
+        prompt = _prompt(length, self.adapter.config.placeholder_tokens)
+        here = replace(base, device=self.t.device)
+        recorder = MapRecorder() if self.config.loss.lambda_2 else None
+        latent = (self.side // base.scale_factor,) * 2
         state = subject_state(here, TextContext(hidden, pooled), [prompt] * B, [out], size=latent,
-                              strengths=[torch.ones(B, **on)], recorder=recorder)  # fmt: skip
-        z = torch.empty(B, base.unet.config.in_channels, *latent, dtype=base.dtype, **on)
-        total = unet_forward(here, z, t, state).float().square().mean()
+                              strengths=[torch.ones(B, device=self.t.device)], recorder=recorder)  # fmt: skip
+        z = self.empty(B, base.unet.config.in_channels, *latent)
+        total = unet_forward(here, z, self.t, state).float().square().mean()
         A = aggregate(recorder) if recorder else None
         return total if A is None else total + A.float().mean()
 
-    steps: list[tuple[str, Callable[[], Tensor]]] = [
-        ("autoencoder (z of x)", vae),
-        ("CLIP image encoder", clip),
-        ("adapter", mapped),
-        ("text encoders", texts),
-        ("UNet", unet),
-    ]
-    if loss.contrast_batch and mfi.textual and (loss.cscl or loss.macl):
-        steps.insert(3, ("pairs for Eq. 4 and 7", pairs))
-    install_processors(base.unet)
-    return [Part(name, *_counted(run, device, memory)) for name, run in steps]
+    def _fresh(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.empty_like(x, dtype=self.base.dtype).requires_grad_() for x in tensors]
 
 
 TEXT_ROWS = 512  # as `AdapterLoss` sends them

@@ -104,11 +104,12 @@ def install_processors(unet: Any) -> tuple[LayerSpec, ...]:
 
 
 def slice_attention(unet: nn.Module, slice_size: str | int | None = "auto") -> None:
-    """Attention a few heads at a time, in every layer of a UNet: less memory, more time, the same numbers.
+    """Compute attention a few heads at a time in every layer of a UNet: less memory, more time, the same numbers.
 
-    What `unet.set_attention_slice` does, without taking the subject away: cross-attention keeps the processor of Eq. 3,
-    which slices by itself. slice_size: "auto" = half of a layer's heads at a time, "max" = one, a number of heads
-    (layers that have fewer take all theirs), or None = no slicing. Raises ValueError.
+    It replaces `unet.set_attention_slice`, which would take the subject away: here cross-attention keeps the processor
+    of Eq. 3, which slices by itself.
+    slice_size: "auto" = half of a layer's heads at a time, "max" = one, a number of heads (layers that have fewer take
+        all theirs), or None = no slicing. Raises ValueError.
     """
     install_processors(unet)
     layers = [attn for attn in unet.modules() if isinstance(attn, Attention)]
@@ -129,14 +130,14 @@ def slice_attention(unet: nn.Module, slice_size: str | int | None = "auto") -> N
 
 
 class SubjectAttention(nn.Module):
-    """The trained half of Eq. 3, for all layers: W'_k, W'_v, and one null key per layer (the sink)."""
+    """The trainable part of Eq. 3, for all layers: W'_k, W'_v, and one null key per layer (the sink)."""
 
     def __init__(self, config: EncoderConfig, specs: tuple[LayerSpec, ...]) -> None:
         super().__init__()
         if len(specs) != config.num_layers:
             raise ValueError(
                 f"SubjectAttention: the UNet has {len(specs)} cross-attention layers, config.num_layers is "
-                f"{config.num_layers}; make the config with bases.encoder_config(base)."
+                f"{config.num_layers}; make the config with base_model.encoder_config(base)."
             )
         self.specs = specs
         self.to_k = nn.ModuleList(nn.Linear(config.width, spec.width, bias=False) for spec in specs)
@@ -148,7 +149,7 @@ class SubjectAttention(nn.Module):
             nn.init.normal_(weight, std=0.02)  # a quiet start: the frozen base is nearly itself
 
     def forward(self, f_tv: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """K_v = W'_k f_tv and V_v = W'_v f_tv of every layer.
+        """Project visual features to keys K_v = W'_k f_tv and values V_v = W'_v f_tv of every layer.
 
         f_tv: (B, L, n, d) -> two lists of L tensors (B, n, width_l), or (B, n+1, width_l) with the sink:
         the null key and its zero value come first.

@@ -27,7 +27,7 @@ def location_mask(
     free: Collection[int] = (),
     rivalry: bool = True,
 ) -> Tensor:
-    """Soft location masks M_t from attention maps A: min–max, values <= threshold to 0, min–max again (section 3.4).
+    """Make soft location masks M_t of attention maps A: min–max, values <= threshold to 0, min–max (section 3.4).
 
     maps: A (R, K, h, w); previous: M of the step before (R, K, h, w) or None. Returns M (R, K, h, w) in [0, 1].
     Several subjects: where their masks overlap, the pixel belongs to the larger A. A mask that comes out empty or flat
@@ -63,7 +63,7 @@ def shared(layouts: Mapping[int, Tensor]) -> dict[int, Tensor]:
 
 
 class Masker:
-    """The location masks of one run, step by step; one object a run.
+    """Makes the location masks of one run, step by step; one object a run.
 
     layouts: the user's drawing (h, w) of each subject, or None. located: whether each subject is masked by its location
     map, if it has no drawing. Drawings act from step 1 on, whatever LocationConfig's enabled, start_step and
@@ -85,12 +85,12 @@ class Masker:
             self.masks = masks.expand(images, -1, -1, -1)
 
     def at(self, step: int) -> tuple[Tensor | None, tuple[bool, ...]]:
-        """M (images, K, h, w) for this step (from 1), and which subjects it masks; (None, ()) while it masks none."""
+        """The masks M (images, K, h, w) of this step (from 1) and which subjects they mask; (None, ()) for none yet."""
         found = self.found and self.config.enabled and step >= self.config.start_step
         which = tuple(k in self.drawn or (found and k not in self.free) for k in range(self.subjects))
         return (self.masks, which) if any(which) else (None, ())
 
-    def asks(self, step: int) -> bool:
+    def needs_maps(self, step: int) -> bool:
         """Whether the maps of this step are needed: not once the masks are frozen, nor where all are drawn."""
         freeze = self.config.freeze_step
         frozen = self.found and freeze is not None and step > freeze

@@ -28,6 +28,7 @@ class MapSums:
     counts: dict[str, int] = field(default_factory=lambda: {"text": 0, "subject": 0, "visual": 0})
 
     def add(self, kind: str, maps: Tensor) -> None:
+        """Add one layer's maps (R, channels, h, w). kind: "text", "subject" or "visual"."""
         old = getattr(self, kind)
         setattr(self, kind, maps if old is None else old + maps)
         self.counts[kind] += 1
@@ -78,19 +79,19 @@ class MapRecorder:
         return self.everywhere or self.keeps(layer)
 
     def add_text(self, layer: int, size: Size, tokens: Tensor, subjects: Tensor | None) -> None:
-        """tokens: (R, h·w, S); subjects: (R, h·w, K), the S* mass of each subject, or None."""
+        """Add a layer's text maps. tokens: (R, h·w, S); subjects: (R, h·w, K), the S* mass of each subject, or None."""
         if self.tokens and self.keeps(layer):
-            wanted = slice(self.tokens) if isinstance(self.tokens, int) else self.tokens
-            self._add("text", layer, size, tokens[..., wanted])
+            chosen = slice(self.tokens) if isinstance(self.tokens, int) else self.tokens
+            self._add("text", layer, size, tokens[..., chosen])
         if subjects is not None:
             self._add("subject", layer, size, subjects)
 
     def add_visual(self, layer: int, size: Size, mass: Tensor) -> None:
-        """mass: (R, h·w, K), the mass on each subject's tokens."""
+        """Add a layer's visual maps. mass: (R, h·w, K), the mass on each subject's tokens."""
         self._add("visual", layer, size, mass)
 
     def add_looked(self, layer: int, size: Size, subject: int, weights: Tensor) -> None:
-        """weights: (R, h·w, n) of one subject's visual tokens, mean over heads."""
+        """Add a layer's weights (R, h·w, n) on one subject's visual tokens, mean over heads."""
         if not self.keeps(layer) or (f"looked{subject}", layer) in self._seen:
             return
         self._seen.add((f"looked{subject}", layer))
@@ -135,7 +136,7 @@ class MapRecorder:
         return total.permute(0, 2, 3, 1).unflatten(-1, self.sources[subject].shape[-2:])
 
     def location(self) -> Tensor | None:
-        """`aggregate` of these maps."""
+        """Each subject's map A, see `aggregate`."""
         return aggregate(self)
 
     def _mean(self, sums: dict[Size, MapSums], kinds: tuple[str, ...], grid: Size | None) -> Tensor | None:
@@ -159,16 +160,17 @@ class MapRecorder:
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
-    """(R, c, h, w) -> (R, c, *size), bilinear, antialiased where it shrinks; float32 if the size changes."""
+    """Resize maps (R, c, h, w) to (R, c, *size), bilinear and antialiased; float32 if the size changes."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps.float(), size, mode="bilinear", antialias=True)
 
 
 def aggregate(recorder: MapRecorder, grid: Size | None = None) -> Tensor | None:
-    """A, "the map" of Eq. 8 and of the location mask: average of all visual maps and of the p-th text maps.
+    """Aggregate the recorded maps to A, "the map" of Eq. 8 and of the location mask, (R, K, h, w) in [0, 1].
 
-    Over all layers and heads, each resized to one grid (default: the finest recorded) -> (R, K, h, w) in [0, 1].
+    It is the average of all visual maps and of the p-th text maps over all layers and heads, each resized to one grid
+    (default: the finest recorded).
     What was not recorded is left out: no visual maps without the sink, no text maps without S*. None without both.
     """
     return recorder._mean(recorder.located, ("visual", "subject"), grid)

@@ -15,7 +15,7 @@ from customcontrast.attention.state import SubjectBranch, SubjectState, level_si
 
 
 class SubjectProcessor(AttnProcessor2_0):
-    """Attention processor of cross-attention layer l. Stateless: all it is told of a run comes with the call.
+    """Attention processor of cross-attention layer l. Stateless: all that it needs of a run comes with the call.
 
     `encoder_hidden_states` is a SubjectState, or a plain tensor for diffusers' ordinary attention, to the bit.
 
@@ -43,19 +43,27 @@ class SubjectProcessor(AttnProcessor2_0):
         *args: object,
         **kwargs: object,
     ) -> Tensor:
+        """The layer's output (B, h·w, width), from hidden states of that shape: Eq. 3, or diffusers' own attention.
+
+        Raises ValueError for an attention mask beside a SubjectState, or hidden states of another size than its own.
+        """
         state = encoder_hidden_states
-        if not isinstance(state, SubjectState) and self.slice_size is not None:
-            return SlicedAttnProcessor(self.slice_size)(attn, hidden_states, state, attention_mask)
         if not isinstance(state, SubjectState):
+            if self.slice_size is not None:
+                return SlicedAttnProcessor(self.slice_size)(attn, hidden_states, state, attention_mask)
             return super().__call__(attn, hidden_states, state, attention_mask, temb, *args, **kwargs)
         if attention_mask is not None:
             raise ValueError("SubjectProcessor: attention_mask is not supported together with a SubjectState.")
-        size = level_size(state.size, self.level)
-        if hidden_states.shape[1] != size[0] * size[1]:
-            raise ValueError(
-                f"SubjectProcessor: layer {self.layer} has {hidden_states.shape[1]} positions; latents of {state.size} "
-                f"halved {self.level} times make {size}. Is state.size the size of these latents?"
-            )
+        out = self.attention(attn, hidden_states, state)
+        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
+        out = attn.to_out[1](out)
+        if attn.residual_connection:
+            out = out + hidden_states
+        return out / attn.rescale_output_factor
+
+    def attention(self, attn: Any, hidden_states: Tensor, state: SubjectState) -> Tensor:
+        """Eq. 3 before the output projection, (B, heads, h·w, c)."""
+        size = self.grid(hidden_states, state)
 
         def project(context: Tensor) -> tuple[Tensor, Tensor]:
             return split_heads(attn.to_k(context), attn.heads), split_heads(attn.to_v(context), attn.heads)
@@ -81,18 +89,23 @@ class SubjectProcessor(AttnProcessor2_0):
             out = torch.cat([out[: state.first], out[state.first :] + visual])
         if without is not None:
             out = torch.cat([out[: state.first] + without, out[state.first :]])
+        return out
 
-        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
-        out = attn.to_out[1](out)
-        if attn.residual_connection:
-            out = out + hidden_states
-        return out / attn.rescale_output_factor
+    def grid(self, hidden_states: Tensor, state: SubjectState) -> tuple[int, int]:
+        """The size (h, w) of this layer. Raises ValueError where the hidden states have another one."""
+        size = level_size(state.size, self.level)
+        if hidden_states.shape[1] != size[0] * size[1]:
+            raise ValueError(
+                f"SubjectProcessor: layer {self.layer} has {hidden_states.shape[1]} positions; latents of {state.size} "
+                f"halved {self.level} times make {size}. Is state.size the size of these latents?"
+            )
+        return size
 
     def record_text(self, Q: Tensor, K_t: Tensor, state: SubjectState, size: tuple[int, int]) -> Tensor | None:
-        """Text map of every token (mean over heads), where anyone asks. Returns each subject's (R, h·w, K)."""
-        owners_wanted = len(state.branches) > 1 and not state.all_masked
+        """Text map of every token (mean over heads), if it is needed. Returns each subject's (R, h·w, K)."""
+        for_shares = len(state.branches) > 1 and not state.all_masked
         recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
-        if recorder is None and not owners_wanted:
+        if recorder is None and not for_shares:
             return None
         padding = state.padding_bias(Q.dtype)
         bias = None if padding is None else padding[state.first :]
@@ -106,8 +119,9 @@ class SubjectProcessor(AttnProcessor2_0):
     def visual_branches(
         self, Q: Tensor, state: SubjectState, size: tuple[int, int], masks: Tensor | None, shares: Tensor | None
     ) -> Tensor | None:
-        """Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v -> (R, heads, h·w, c), or None without subjects.
+        """The visual term of Eq. 3 over all subjects k, (R, heads, h·w, c), or None without subjects.
 
+        It is Σ_k λ_k · (where k is) · softmax(Q K_vᵀ/√d) V_v.
         Where k is: its mask; among several subjects, one without a mask (yet) has its part of their text maps' softmax,
         shares (R, K, h·w). Branches that are everywhere come on top.
         """
@@ -124,12 +138,7 @@ class SubjectProcessor(AttnProcessor2_0):
                 recorder.add_looked(self.layer, size, k, seen)
             if absent:
                 continue
-            if branch.beside is not None:
-                out = out + self.attention_beside(Q, branch.beside)
-            where = self.where(state, k, masks, shares)
-            if where is not None:
-                out = out * where.to(out.dtype)
-            out = out * strength(branch, self.layer, out)
+            out = self.weighed(Q, out, branch, self.where(state, k, masks, shares))
             total = out if total is None else total + out
         if masses and recorder is not None:
             recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
@@ -146,11 +155,20 @@ class SubjectProcessor(AttnProcessor2_0):
             where = masks if state.location.mask_visual else None
         return None if where is None else where[:, k, None, :, None]
 
+    def weighed(self, Q: Tensor, out: Tensor, branch: SubjectBranch, where: Tensor | None) -> Tensor:
+        """λ_k · (where k is) · `out` (R, heads, h·w, c) of its visual tokens, with that of image tokens beside them."""
+        if branch.beside is not None:
+            out = out + self.attention_beside(Q, branch.beside)
+        if where is not None:
+            out = out * where.to(out.dtype)
+        return out * strength(branch, self.layer, out)
+
     def unconditional_branches(
         self, Q: Tensor, state: SubjectState, masks: Tensor | None, shares: Tensor | None
     ) -> Tensor | None:
-        """Σ_k λ_k · (where k is) · softmax(Q K_uᵀ/√d) V_u of the rows without subjects, or None where there is none.
+        """The visual term of the rows without subjects (the unconditional half), or None where there is none.
 
+        It is Σ_k λ_k · (where k is) · softmax(Q K_uᵀ/√d) V_u.
         Where k is, is what the other half of the same pictures says. Without masks here
         (`LocationConfig.mask_unconditional`), K subjects have an even part each: K_u is the same for all of them.
         """
@@ -162,7 +180,7 @@ class SubjectProcessor(AttnProcessor2_0):
             if k < K and state.location.mask_unconditional:
                 where = self.where(state, k, masks, shares)
                 out = out if where is None else out * where.to(out.dtype)
-            elif 1 < K and k < K:
+            elif K > 1 and k < K:
                 out = out / K
             out = out * strength(branch, self.layer, out)
             total = out if total is None else total + out
@@ -174,7 +192,10 @@ class SubjectProcessor(AttnProcessor2_0):
         return attend(Q, keys, values, slice_size=self.slice_size)
 
     def visual_attention(self, Q: Tensor, branch: SubjectBranch, explicit: bool) -> tuple[Tensor, Tensor | None]:
-        """softmax(Q K_vᵀ/√d) V_v, and if explicit the weights on the subject's tokens (R, h·w, n), mean over heads."""
+        """One subject's attention softmax(Q K_vᵀ/√d) V_v, (R, heads, h·w, c).
+
+        Returns with it, if explicit, the weights on the subject's tokens (R, h·w, n), mean over heads.
+        """
         R, heads = Q.shape[:2]
         K_v = split_heads(branch.keys[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
         V_v = split_heads(branch.values[self.layer].to(Q.dtype), heads).expand(R, -1, -1, -1)
@@ -189,12 +210,12 @@ class SubjectProcessor(AttnProcessor2_0):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, heads·c) -> (B, heads, N, c)."""
+    """Split the width into heads: (B, N, heads·c) -> (B, heads, N, c)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def probabilities(Q: Tensor, K: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(Q Kᵀ/√d + bias) in float32 -> (B, heads, N, S).
+    """Attention probabilities softmax(Q Kᵀ/√d + bias), (B, heads, N, S) in float32.
 
     Q: (B, heads, N, c), K: (B, heads, S, c), bias: (B, 1, 1, S).
     """
@@ -203,7 +224,7 @@ def probabilities(Q: Tensor, K: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_size: int | None = None) -> Tensor:
-    """softmax(Q Kᵀ/√d + bias) V, fused -> (B, heads, N, c); slice_size heads of one row at a time.
+    """Fused attention softmax(Q Kᵀ/√d + bias) V, (B, heads, N, c); slice_size heads of one row at a time.
 
     Q: (B, heads, N, c); K, V: (B, heads, S, c); bias: (B, 1, N, S).
     """
@@ -217,7 +238,7 @@ def attend(Q: Tensor, K: Tensor, V: Tensor, bias: Tensor | None = None, slice_si
 
 
 def head_mean(Q: Tensor, K: Tensor, slice_size: int | None = None, bias: Tensor | None = None) -> Tensor:
-    """`probabilities`, mean over heads -> (B, N, S); never more than slice_size heads of one row in memory."""
+    """Mean of `probabilities` over the heads, (B, N, S); never more than slice_size heads of one row in memory."""
     if slice_size is None:
         return probabilities(Q, K, bias).mean(dim=1)
     total = torch.zeros(len(Q), Q.shape[2], K.shape[2], device=Q.device)

@@ -1,4 +1,4 @@
-"""What one UNet call is told about its texts and subjects. Made in the call, dies there."""
+"""The texts and subjects of one UNet call. Created for the call and discarded with it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class SubjectBranch:
     # the rows before state.first: what an IP-Adapter shows the unconditional half in place of a picture
 
     def absent(self, layer: int) -> bool:
-        """Whether λ is 0 in every row of this layer."""
+        """Whether λ is 0 in every row of this layer l, so that the subject need not be computed."""
         none_here = self.layer_scales is not None and self.layer_scales[layer] == 0
-        return none_here or not isinstance(self.strength, Tensor) and self.strength == 0
+        return none_here or (not isinstance(self.strength, Tensor) and self.strength == 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class SubjectState:
         return self.masks is not None and all(branch.masked for branch in self.branches)
 
     def positions(self) -> Tensor | None:
-        """p of all subjects over the text tokens, (R or 1, K, S) of 0 and 1; None where no subject has S*."""
+        """Token positions p of all subjects as rows of 0 and 1, (R or 1, K, S); None where no subject has S*."""
         positions = [branch.positions for branch in self.branches if branch.positions is not None]
         if not self.branches or len(positions) < len(self.branches):
             return None
@@ -126,7 +126,7 @@ class SubjectState:
         return self._made["positions"]
 
     def padding_bias(self, dtype: torch.dtype) -> Tensor | None:
-        """What to add to the text logits so that padding gets no attention, (B, 1, 1, S); None where all is seen."""
+        """Bias of the text logits that keeps attention off padding, (B, 1, 1, S); None where there is none."""
         if self.lengths is None:
             return None
         if "padding" not in self._made:
@@ -173,7 +173,7 @@ class Denoises(Protocol):
 def unet_forward(
     base: Denoises, z: Tensor, t: Tensor | float, state: SubjectState, layout: Tensor | None = None
 ) -> Tensor:
-    """The UNet with Eq. 3 in every cross-attention layer: the one call that training and inference share.
+    """Run the UNet with Eq. 3 in every cross-attention layer: the one call that training and inference share.
 
     base: a BaseModel whose UNet has the processors (`attention.install_processors`).
     z: noisy latents (B, C, h, w), B = state's contexts × state.repeat. t: one timestep, or one per row (B,).

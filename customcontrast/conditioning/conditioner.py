@@ -1,4 +1,4 @@
-"""Prompt, subjects and timesteps -> everything that does not depend on seed or λ, kept for the next seed."""
+"""Prompt, subjects and timesteps -> everything that depends on neither seed nor λ, cached for the next seed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from customcontrast.warm_start import WarmAdapter
 
 ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
 ENCODER_WEIGHTS = 2**26  # attention weights of one of its blocks at once, over heads, rows, queries and image tokens
-CACHE_BYTES = 512 * 2**20  # memory for what is kept; the newest is kept whatever its size
+CACHE_BYTES = 512 * 2**20  # memory of the cache; its newest entry stays whatever its size
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Conditions:
         return len(self.context.hidden) == 1
 
     def at(self, t: float) -> tuple[TextContext, list[AdapterOutput]]:
-        """Those of timestep t."""
+        """Text context and adapter outputs of timestep t, one row each."""
         i = self.timesteps.index(t)
         return self.context.row(0 if self.steady else i), [output.row(i) for output in self.outputs]
 
@@ -68,7 +68,7 @@ class TensorCache:
         return len(self._items)
 
     def get(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        """What is cached under `key` (its first item says what it is), or what `make` makes, cached from now on."""
+        """The value cached under `key`, else the value of `make`, cached from now on. key: its kind comes first."""
         with self._lock:
             if key in self._items:
                 return self._items[key][0]
@@ -99,7 +99,7 @@ def tensor_bytes(value: TextContext | AdapterOutput) -> int:
 
 
 class Conditioner:
-    """Makes `Conditions`, and keeps the latest contexts and adapter outputs for whoever asks for the same again."""
+    """Computes `Conditions`, with an LRU cache of text contexts and adapter outputs."""
 
     def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None) -> None:
         self.base = base
@@ -126,7 +126,7 @@ class Conditioner:
     def conditions(
         self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], timesteps: Tensor, clip_skip: int = 0
     ) -> Conditions:
-        """For one prompt and its subjects at all timesteps of a run (T,), in large batches."""
+        """Compute, or take from the cache, what a prompt and its subjects give at all timesteps of a run (T,)."""
         tokenized = self.tokenized(prompt, subjects)
         n = tokenized.positions.shape[1]
         distinct = tuple(dict.fromkeys(timesteps.tolist()))
@@ -171,7 +171,7 @@ class Conditioner:
 
     @torch.no_grad()
     def fingerprint(self) -> bytes:
-        """What the text encoders say of a text of two tokens: it changes with their weights, type and LoRA layers."""
+        """Digest of the text encoders' output for two tokens: it changes with their weights, type and LoRA layers."""
         digest = hashlib.sha256(str(self.base.dtype).encode())
         for tokenizer, encoder in zip(self.base.tokenizers, self.base.text_encoders, strict=True):
             ids = torch.tensor([[tokenizer.bos_token_id, tokenizer.eos_token_id]], device=self.base.device)
@@ -203,7 +203,7 @@ class Conditioner:
         return weighted(context, prompt.weights, self._text(encode_prompt(self.base, ""), encoders, clip_skip))
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
-        """What the adapter says of a subject, whatever the prompt; the visual Q-Former runs once for all timesteps."""
+        """The adapter's output for a subject; the visual Q-Former runs once for all timesteps."""
         adapter = self.loaded
         if isinstance(adapter, IPAdapter):
             nothing = adapter.nothing(self.base)
@@ -224,8 +224,10 @@ class Conditioner:
 
 
 class VisualConditioner(Conditioner):
-    """`Conditions` of the visual branch alone: the prompt holds no S*, each subject comes through Eq. 3's second term
-    only. This is how IP-Adapter brings a picture in, with the weights of this adapter."""
+    """`Conditions` of the visual branch alone: the prompt holds no S*.
+
+    Each subject acts through the second term of Eq. 3 only, as in IP-Adapter, with the weights of this adapter.
+    """
 
     @property
     def placeholder_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What the user types -> words with a place for each subject -> token ids with the places of S*.
+"""Prompt -> words with a place for each subject -> token ids with the places of S*.
 
 "a <bear> on the beach", "a bear S* on the beach", "a bear S1* and a cat S2*", or just "a bear on the beach".
 """
@@ -25,7 +25,7 @@ _WEIGHTS = f"[{chr(WEIGHT)}-{chr(WEIGHT + 255)}]"
 _GAP = rf"(?:\s|{_WEIGHTS})"  # between two words
 _NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue1ff\ud800-\udfff]")  # special tokens, our marks, half characters
 _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
-# A stranger's text goes through these: possessive quantifiers (++) keep them linear in its length.
+# Any visitor's text goes through these: possessive quantifiers (++) keep them linear in its length.
 _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _TAG = re.compile(r"<\s*+(?:/[^<>]*+|[\w-]++:[^<>]*+|[\w-]++\s*+/)>")  # <lora:x:1>, </b>, <br/>
 _WEIGHT = re.compile(r"\(([^():]*+)(?<!\d):\s*+(\d++(?:\.\d*+)?|\.\d++)\s*+\)")  # (word:1.3)
@@ -57,6 +57,7 @@ class Note(str):
     kind: str
 
     def __new__(cls, text: str, kind: str) -> Note:
+        """A note of this text and kind."""
         note = super().__new__(cls, text)
         note.kind = kind
         return note
@@ -74,7 +75,7 @@ class Word:
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """A prompt whose subjects have their places."""
+    """A prompt as words, with the place of each subject's S* among them."""
 
     words: tuple[Word, ...]
     notes: tuple[str, ...] = ()  # what was changed, in sentences for the user
@@ -86,7 +87,7 @@ class ParsedPrompt:
 
 
 def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
-    """Find the place of each subject: right after its class noun.
+    """Parse a prompt: find the place of each subject, right after its class noun.
 
     prompt: any text. nouns: the class noun of each subject, in order.
     Places are taken from S*, S1*, …; then <marked words> that are a subject's noun; then the noun's first free
@@ -129,10 +130,10 @@ def clean_noun(noun: str) -> str:
 
 
 def guess_noun(prompt: str) -> str:
-    """The subject's class noun, where only the prompt is known: the <marked> word, the word before S*, or the last word
-    of the first phrase that is not about the picture itself ("a painting of a red cat on …" -> "cat").
+    """Guess the subject's class noun from a prompt alone.
 
-    Raises ValueError with one sentence when there is none.
+    It is the <marked> word, else the word before S*, else the last word of the first phrase that is not about the
+    picture itself ("a painting of a red cat on …" -> "cat"). Raises ValueError with one sentence when there is none.
     """
     prompt = _WEIGHT.sub(r"\1", without_tags(check_text("prompt", prompt), []))
     before = _BEFORE_SLOT.search(prompt)
@@ -235,7 +236,7 @@ def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], no
 
 
 def _related(word: str, noun: str) -> bool:
-    """Whether two names share a word: "bear" is how one speaks of a "teddy bear"."""
+    """Whether two names share a word, as "bear" and "teddy bear" do."""
     return bool(set(word.lower().split()) & set(noun.lower().split()))
 
 
@@ -289,7 +290,7 @@ def _words(text: str, nouns: Sequence[str]) -> tuple[Word, ...]:
 
 
 def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
-    """For each subject the prompt that speaks of it alone, and which words of `parsed` that is.
+    """For each subject the prompt that names it alone, and which words of `parsed` that is.
 
     "a cat S1* wearing a hat and a dog S2* in the snow" -> "a cat S* wearing a hat in the snow", "a dog S* in the snow".
     A subject's own words are its phrase, from the article to S*, and what it wears or does; words that link two
@@ -335,7 +336,7 @@ def _phrase_start(words: Sequence[Word], before: int, end: int) -> int:
 
 
 def _attributes(words: Sequence[Word], start: int, taken: Collection[int]) -> list[int]:
-    """Which words from `start` on say what the subject before them wears or does: up to a place, a mark, or `taken`."""
+    """Which words from `start` on describe what the subject before them wears or does: up to a place or `taken`."""
     found: list[int] = []
     if start == len(words) or not re.fullmatch(r"\w+ing|with|who|that", _bare(words[start])):
         return found
@@ -370,7 +371,7 @@ class TokenizedPrompt:
 
     @cached_property
     def position_rows(self) -> Tensor:
-        """p as 0/1 rows over all tokens: (K, S)."""
+        """Token positions p as 0/1 rows over all tokens: (K, S)."""
         rows = torch.zeros(len(self.positions), len(self.ids[0]) + 1)
         return rows.scatter_(1, self.positions % rows.shape[1], 1.0)[:, :-1]  # −1 lands in the extra column
 
@@ -386,7 +387,7 @@ class TokenizedPrompt:
 def tokenize(
     tokenizers: Sequence[CLIPTokenizer], parsed: ParsedPrompt, placeholder_tokens: int, num_subjects: int = 0
 ) -> TokenizedPrompt:
-    """Token ids with n = placeholder_tokens filler tokens for each placeholder.
+    """Tokenize a parsed prompt, with n = placeholder_tokens filler tokens for each placeholder.
 
     The fillers repeat the token before them and are replaced at the text encoder's input; nothing is added to the
     vocabulary. Words that do not fit are cut from the end, but never a placeholder or its noun.

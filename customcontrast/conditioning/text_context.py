@@ -40,7 +40,7 @@ ROWS = {"cpu": 16, "cuda": 256}  # (t, l) rows that go through a text encoder at
 
 @dataclass(frozen=True, eq=False)
 class TextContext:
-    """What the UNet reads of B prompts."""
+    """Text contexts of B prompts, as the UNet reads them."""
 
     hidden: Tensor  # C(t, l): (B, L, S, d_text), widths of several text encoders joined; (B, 1, S, d_text) without S*
     pooled: Tensor | None = None  # SDXL's pooled text (B, P): the mean over the layers' contexts
@@ -66,7 +66,7 @@ class TextContext:
 
 
 def joined(contexts: Sequence[TextContext]) -> TextContext:
-    """Contexts of one number of layers, row after row; shorter ones are padded to the longest."""
+    """Join contexts of the same number of layers, row after row; shorter ones are padded to the longest."""
     longest = max(c.hidden.shape[2] for c in contexts)
     padded = [c.padded(longest) for c in contexts]
     first = padded[0]
@@ -98,7 +98,7 @@ def encode_contexts(
     shared: bool = True,
     clip_skip: int = 0,
 ) -> TextContext:
-    """Text contexts of B prompts (or of one prompt at B timesteps: repeat it), gradients flow into S*.
+    """Encode B prompts (or one prompt at B timesteps: repeat it) to text contexts; gradients flow into S*.
 
     text_tokens[k][i]: S* of subject k for text encoder i, (B, L, n, d_text) — `AdapterOutput.mfi.text_tokens` of each
         subject. They replace the filler tokens at the encoder's input; a prompt without this subject's fillers
@@ -120,14 +120,12 @@ def encode_contexts(
     together = (
         shared and not clip_skip and bool(given) and max(places) > 0 and all(prompt is prompts[0] for prompt in prompts)
     )
+    encoding = _Encoding(base, prompts, positions, rows, clip_skip)
     for i, encoder in enumerate(base.text_encoders):
         ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts]).to(base.device)
         embeds = encoder.get_input_embeddings()(ids[:1] if together else ids)[:, None]  # (B or 1, 1, S, d_text)
         tokens = [tokens[i] for tokens in given]
-        if together:
-            h, p = _encode_together(base, encoder, embeds, prompts, positions, tokens, rows)
-        else:
-            h, p = _encode_each(base, encoder, embeds, prompts, positions, tokens, rows, clip_skip)
+        h, p = (encoding.together if together else encoding.each)(encoder, embeds, tokens)
         hidden.append(h)
         if p is not None and hasattr(encoder, "text_projection"):
             pooled = p.mean(dim=1)
@@ -135,44 +133,40 @@ def encode_contexts(
     return TextContext(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=-1), pooled, lengths)
 
 
-def _encode_each(
-    base: BaseModel,
-    encoder: Any,
-    embeds: Tensor,
-    prompts: Sequence[TokenizedPrompt],
-    positions: Tensor,
-    tokens: Sequence[Tensor],
-    rows: int,
-    clip_skip: int = 0,
-) -> tuple[Tensor, Tensor | None]:
-    """Every (prompt, layer) row in full -> hidden (B, L, S, d_text), projected pooled text (B, L, P) or None."""
-    embeds = _put_tokens(embeds, positions, tokens)
-    B, L = embeds.shape[:2]
-    ends = torch.tensor([prompt.end for prompt in prompts], device=base.device).repeat_interleave(L)
-    parts = zip(embeds.flatten(0, 1).split(rows), ends.split(rows), strict=True)
-    encoded = [encode_rows(encoder, part, end, base.spec.hidden_layer, clip_skip) for part, end in parts]
-    hidden = torch.cat([h for h, _ in encoded]).unflatten(0, (B, L))
-    if encoded[0][1] is None:
-        return hidden, None
-    return hidden, _together(p for _, p in encoded).unflatten(0, (B, L))
+@dataclass(frozen=True, eq=False)
+class _Encoding:
+    """The rows (prompt, layer) of one `encode_contexts`, which go through each text encoder in turn."""
 
+    base: BaseModel
+    prompts: Sequence[TokenizedPrompt]
+    positions: Tensor  # of S* (B, K, n), −1 where there is none
+    rows: int  # that go through an encoder at once
+    clip_skip: int
 
-def _encode_together(
-    base: BaseModel,
-    encoder: Any,
-    embeds: Tensor,
-    prompts: Sequence[TokenizedPrompt],
-    positions: Tensor,
-    tokens: Sequence[Tensor],
-    rows: int,
-) -> tuple[Tensor, Tensor | None]:
-    """The same for one prompt B times: embeds (1, 1, S, d_text)."""
-    B, L = tokens[0].shape[:2]
-    places = positions[0].flatten()
-    own = torch.cat(list(tokens), dim=2).flatten(0, 1)[:, places >= 0].to(embeds.dtype)  # (B·L, K·n, d_text)
-    kept = places[places >= 0].tolist()
-    hidden, pooled = encode_shared(encoder, embeds[0, 0], own, kept, prompts[0].end, base.spec.hidden_layer, rows)
-    return hidden.unflatten(0, (B, L)), None if pooled is None else pooled.unflatten(0, (B, L))
+    def each(self, encoder: Any, embeds: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Every row in full -> hidden (B, L, S, d_text), projected pooled text (B, L, P) or None.
+
+        embeds: (B, 1, S, d_text). tokens: S* of each subject (B, L, n, d_text).
+        """
+        embeds = _put_tokens(embeds, self.positions, tokens)
+        B, L = embeds.shape[:2]
+        ends = torch.tensor([prompt.end for prompt in self.prompts], device=self.base.device).repeat_interleave(L)
+        parts = zip(embeds.flatten(0, 1).split(self.rows), ends.split(self.rows), strict=True)
+        layer = self.base.spec.hidden_layer
+        encoded = [encode_rows(encoder, part, end, layer, self.clip_skip) for part, end in parts]
+        hidden = torch.cat([h for h, _ in encoded]).unflatten(0, (B, L))
+        if encoded[0][1] is None:
+            return hidden, None
+        return hidden, _together(p for _, p in encoded).unflatten(0, (B, L))
+
+    def together(self, encoder: Any, embeds: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """The same for one prompt B times: embeds (1, 1, S, d_text)."""
+        B, L = tokens[0].shape[:2]
+        places = self.positions[0].flatten()
+        own = torch.cat(list(tokens), dim=2).flatten(0, 1)[:, places >= 0].to(embeds.dtype)  # (B·L, K·n, d_text)
+        at, end, layer = places[places >= 0].tolist(), self.prompts[0].end, self.base.spec.hidden_layer
+        hidden, pooled = encode_shared(encoder, embeds[0, 0], own, at, end, layer, self.rows)
+        return hidden.unflatten(0, (B, L)), None if pooled is None else pooled.unflatten(0, (B, L))
 
 
 def _put_tokens(embeds: Tensor, positions: Tensor, tokens: Sequence[Tensor]) -> Tensor:
@@ -207,10 +201,10 @@ def subject_state(
     projected: dict[int, tuple[Tensor, Tensor]] | None = None,
     origins: Tensor | None = None,
 ) -> SubjectState:
-    """The state of one UNet call, for training and inference alike; hand it to `attention.unet_forward`.
+    """Assemble the state of one UNet call, for training and inference alike; pass it to `attention.unet_forward`.
 
     context: C(t, l) of B prompts, from `encode_contexts`. prompts: the same prompts, for the places of S*.
-    outputs: what the adapter said of each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
+    outputs: the adapter's output for each subject k, B rows each. strengths: λ of each subject, or one λ per row (B,).
     layer_scales: what each subject's λ is multiplied by in each layer, None = 1; () for none. everywhere: see
         SubjectState.
     size: (h, w) of the latents. unconditional: the empty prompt, put in front for classifier-free guidance.

@@ -25,7 +25,7 @@ Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each (R, heads, 
 def encode_rows(
     encoder: Any, embeds: Tensor, ends: Tensor, hidden_layer: int, clip_skip: int = 0
 ) -> tuple[Tensor, Tensor | None]:
-    """A CLIP text encoder on input embeddings, every row in full.
+    """Run a CLIP text encoder on input embeddings, every row in full.
 
     embeds: (R, S, d); ends: position of each row's end token (R,). hidden_layer: −1 = last hidden state, normed;
     −2 = the one before it, not normed (SDXL). clip_skip: so many layers before that one. Returns it (R, S, d), and the
@@ -34,21 +34,21 @@ def encode_rows(
     core = getattr(encoder, "text_model", encoder)
     h = core.embeddings(inputs_embeds=embeds)
     mask = create_causal_mask(core.config, h, None, None)  # no padding, no cache; the last one's name has changed
-    depth, wanted = len(core.encoder.layers) + 1 + hidden_layer - clip_skip, h
+    depth, state = len(core.encoder.layers) + 1 + hidden_layer - clip_skip, h
     for i, layer in enumerate(core.encoder.layers):
         h = layer(h, mask, is_causal=True)
-        wanted = h if i + 1 == depth else wanted
+        state = h if i + 1 == depth else state
     pooled = None
     if hasattr(encoder, "text_projection"):
         normed = core.final_layer_norm(h)
         pooled = encoder.text_projection(normed[torch.arange(len(normed), device=normed.device), ends])
-    return (core.final_layer_norm(wanted) if hidden_layer == -1 else wanted), pooled
+    return (core.final_layer_norm(state) if hidden_layer == -1 else state), pooled
 
 
 def encode_shared(
     encoder: Any, embeds: Tensor, tokens: Tensor, places: Sequence[int], end: int, hidden_layer: int, rows: int
 ) -> tuple[Tensor, Tensor | None]:
-    """The same for R rows of one prompt: embeds with `tokens` in the `places`.
+    """Run a CLIP text encoder on R rows of one prompt that differ in their S* tokens alone.
 
     embeds: (S, d), the prompt's; tokens: (R, m, d), the S* of each row; places: their m positions, from 1. end: the end
     token's position. rows: how many go through at once. Returns what `encode_rows` does; gradients reach `tokens`.
@@ -85,13 +85,13 @@ def encode_shared(
 
 def _prefix(layers: Sequence[Any], depth: int, x: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Keys and values of the tokens before S* in every layer, and their state after `depth` layers (1, first, d)."""
-    kept, state = [], x
+    keys_values, state = [], x
     for i, layer in enumerate(layers):
         Q, K, V = _project(layer, x)
-        kept.append((K, V))
+        keys_values.append((K, V))
         x = _finish(layer, x, F.scaled_dot_product_attention(Q, K, V, is_causal=True))
         state = x if i + 1 == depth else state
-    return kept, state
+    return keys_values, state
 
 
 def _project(layer: Any, x: Tensor) -> Heads:

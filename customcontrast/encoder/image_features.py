@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 
-class SeesPictures(Protocol):
+class EncodesPictures(Protocol):
     """The parts of a base model that encode reference pictures."""
 
     image_processor: Any
@@ -33,8 +33,8 @@ def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
     return tuple(round(depth * (count - i) / count) for i in range(count))
 
 
-def preprocess(base: SeesPictures, pictures: Sequence[Image.Image]) -> Tensor:
-    """Pixel values (B, 3, S, S) for the CLIP image encoder from segmented subjects R (RGB pictures on white)."""
+def preprocess(base: EncodesPictures, pictures: Sequence[Image.Image]) -> Tensor:
+    """Prepare segmented subjects R (RGB pictures on white) for the CLIP image encoder: pixel values (B, 3, S, S)."""
     pictures = [picture.convert("RGB") for picture in pictures]
     pixels = base.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
     return pixels.to(base.device, base.image_encoder.dtype)
@@ -42,7 +42,7 @@ def preprocess(base: SeesPictures, pictures: Sequence[Image.Image]) -> Tensor:
 
 @torch.no_grad()
 def extract(
-    base: SeesPictures, pictures: Sequence[Image.Image] | Tensor, layers: Sequence[int] | None = None
+    base: EncodesPictures, pictures: Sequence[Image.Image] | Tensor, layers: Sequence[int] | None = None
 ) -> tuple[Tensor, ...]:
     """Hidden states of the frozen CLIP image encoder, one per entry of `layers` (default: the base's three).
 
@@ -55,7 +55,10 @@ def extract(
 
 
 @torch.no_grad()
-def embed(base: SeesPictures, pictures: Sequence[Image.Image] | Tensor) -> Tensor:
-    """CLIP image embeddings (B, d_proj), not normalised: what S_ij of Eq. 7 compares."""
+def embed(base: EncodesPictures, pictures: Sequence[Image.Image] | Tensor) -> Tensor:
+    """CLIP image embeddings (B, d_proj), not normalised; S_ij of Eq. 7 is their cosine.
+
+    pictures: as in `extract`.
+    """
     pixels = pictures if isinstance(pictures, Tensor) else preprocess(base, pictures)
     return base.image_encoder(pixels).image_embeds

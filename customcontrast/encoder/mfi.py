@@ -61,7 +61,10 @@ class MFIEncoder(nn.Module):
             nn.init.zeros_(head.bias)
 
     def encode_image(self, hidden_states: Sequence[Tensor]) -> Tensor:
-        """Project hidden states of the 3 CLIP layers, each (B, N, d_I), to f_I (B, 3N, d). Raises ValueError."""
+        """Project hidden states of three CLIP layers, each (B, N, d_I), to f_I (B, 3N, d).
+
+        Raises ValueError for another number of layers.
+        """
         if len(hidden_states) != len(self.image_norms):
             raise ValueError(
                 f"encode_image: hidden_states has {len(hidden_states)} layers; this encoder takes "
@@ -72,9 +75,9 @@ class MFIEncoder(nn.Module):
         return torch.cat([proj(norm(h.to(dtype))) + layer for h, norm, proj, layer in parts], dim=1)
 
     def textual(self, f_I: Tensor, t: Tensor, layers: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Textual Q-Former. f_I: (B, 3N, d), or (1, 3N, d) for one subject at many t; t: (B,); layers: (R,).
+        """Run the textual Q-Former: f_t, its n features (B, R, n, d), and u, the textual CLS (B, R, d).
 
-        Returns f_t, its n features in width d (B, R, n, d), and u, the textual CLS (B, R, d).
+        f_I: (B, 3N, d), or (1, 3N, d) for one subject at many t. t: (B,). layers: indices l (R,); None = all.
         """
         q = self.text_queries(t, layers)
         B, R, count, d = q.shape
@@ -84,18 +87,18 @@ class MFIEncoder(nn.Module):
         return f_t[:, :, :-1], f_t[:, :, -1]
 
     def text_tokens(self, f_t: Tensor) -> list[Tensor]:
-        """f_t: (B, R, n, d) -> S* tokens in the input space of each text encoder, [(B, R, n, d_text)]."""
+        """Map f_t (B, R, n, d) to S* tokens at the input of each text encoder, [(B, R, n, d_text)]."""
         return [head(f_t) for head in self.text_heads]
 
     def visual(self, f_I: Tensor) -> tuple[Tensor, Tensor]:
-        """Visual Q-Former. f_I: (B, 3N, d) -> f_v (B, m, d) and v, the visual CLS (B, d)."""
+        """Run the visual Q-Former on f_I (B, 3N, d): f_v (B, m, d), and v, the visual CLS (B, d)."""
         f_v = self.visual_qformer(f_I, self.visual_queries(len(f_I)))[:, 0]
         return f_v[:, :-1], f_v[:, -1]
 
     def fuse(self, f_v: Tensor, f_t: Tensor) -> Tensor:
-        """TV Fusion: f_tv = norm(PA(f_v[:m], f_t[:n])), Eq. 2, with the textual features as queries.
+        """Fuse textual and visual features: f_tv = norm(PA(f_v[:m], f_t[:n])), Eq. 2, with f_t as queries.
 
-        f_v: (B or 1, m, d); f_t: (B, R, n, d) -> (B, R, n, d).
+        f_v: (B or 1, m, d). f_t: (B, R, n, d). Returns f_tv (B, R, n, d).
         """
         B, R, n, d = f_t.shape
         if len(f_v) == 1 and B > 1:
@@ -103,10 +106,11 @@ class MFIEncoder(nn.Module):
         return self.tv_norm(self.tv_fusion(f_v, f_t)).reshape(B, R, n, d)
 
     def forward(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> MFIOutput:
-        """f_I: (B, 3N, d) with t: (B,); or one subject's f_I (1, 3N, d) at many t (B,).
+        """Encode subjects at their timesteps, for all L layers (Fig. 2(a)); shapes of the result: see MFIOutput.
 
+        f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps. t: (B,).
         visual: the result of `visual(f_I)`, if it is cached; it depends on neither t nor l.
-        Shapes of the result: see MFIOutput. L rows (all layers) for each t. Raises ValueError.
+        Raises ValueError where f_I and t do not fit.
         """
         if t.ndim != 1 or len(f_I) not in (1, len(t)):
             raise ValueError(

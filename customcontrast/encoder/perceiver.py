@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class PerceiverAttention(nn.Module):
-    """Eq. 2: `PA(f, q) = softmax(Q Kᵀ/√d) V` with `Q = W_q q`, `K = W_k [f, q]`, `V = W_v [f, q]`.
+    """Attention of queries to features and themselves, Eq. 2.
+
+    `PA(f, q) = softmax(Q Kᵀ/√d) V` with `Q = W_q q`, `K = W_k [f, q]`, `V = W_v [f, q]`.
 
     Queries come in R rows that share one f: the rows of all (t, l) attend in a single pass, and the keys and
     values of f are computed once for all of them. Queries of different rows never see each other.
@@ -28,7 +30,7 @@ class PerceiverAttention(nn.Module):
         self.to_out = nn.Linear(width, width, bias=False)
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """f: features (B, N, d); q: queries (B, R, n, d) -> (B, R, n, d), before the residual."""
+        """Attend from queries q (B, R, n, d) to features f (B, N, d): (B, R, n, d), before the residual."""
         B, R, n, d = q.shape
         h, c = self.heads, d // self.heads
         f, q = self.norm_f(f), self.norm_q(q)
@@ -40,7 +42,7 @@ class PerceiverAttention(nn.Module):
         return self.to_out(out.permute(0, 2, 3, 1, 4).reshape(B, R, n, d))
 
     def weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """softmax(Q Kᵀ/√d) of every head: on the features (B, h, R, n, N), and on the row's queries (B, h, R, n, n)."""
+        """Attention weights of every head: on the features (B, h, R, n, N), on the row's queries (B, h, R, n, n)."""
         return self._weights(self.norm_f(f), self.norm_q(q))
 
     def _weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +59,7 @@ class PerceiverAttention(nn.Module):
 
 
 class PerceiverBlock(nn.Module):
-    """(PA, feed-forward), pre-norm, residual."""
+    """One block of a Q-Former: PerceiverAttention, then a feed-forward part, each pre-norm and residual."""
 
     def __init__(self, width: int, heads: int, feedforward: int) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class PerceiverBlock(nn.Module):
         )
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """f: (B, N, d); q: (B, R, n, d) -> (B, R, n, d)."""
+        """Update queries q (B, R, n, d) by features f (B, N, d)."""
         q = q + self.attention(f, q)
         return q + self.feedforward(q)
 
@@ -85,7 +87,7 @@ class QFormer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """f: (B, N, d); q: (B, R, n, d) -> (B, R, n, d)."""
+        """Update queries q (B, R, n, d) by features f (B, N, d)."""
         for block in self.blocks:
             q = block(f, q)
         return self.norm(q)

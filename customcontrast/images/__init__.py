@@ -1,0 +1,1 @@
+"""Reading pictures of any kind as clean RGB."""

@@ -1,0 +1,1 @@
+"""CustomContrast behind the interfaces of other libraries."""

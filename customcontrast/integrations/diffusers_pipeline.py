@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class CustomContrastOutput(BaseOutput):
-    """What a call returns. Pictures are numbered prompt by prompt; each map list has one array per picture."""
+    """Pictures and maps of one call. Pictures are numbered prompt by prompt; each list of maps has one array each."""
 
     images: (
         list[Image.Image] | np.ndarray | Tensor
@@ -69,20 +69,36 @@ class CustomContrastOutput(BaseOutput):
     nsfw_content_detected: list[bool] | None = None  # per picture: the safety checker withheld it; None = there is none
 
 
-EXTRAS = (  # names of the constructor beside the modules that diffusers registers, and the attributes that hold them
-    ("adapter", "adapter"),
-    ("base", "base_name"),
-    ("vocabulary", "vocabulary"),
-    ("zero_empty_prompt", "zero_empty_prompt"),
-    ("masks_padding", "masks_padding"),
-    ("layout_prior", "layout_prior"),
-    ("encoder_name", "encoder_name"),
-    ("safety_checker", "safety_checker"),
+@dataclass(frozen=True)
+class Part:
+    """One part of a base model under the names that it has here and there."""
+
+    name: str  # argument of the pipeline's constructor, and key of `components`
+    field: str  # of `BaseModel`
+    attribute: str  # of the pipeline
+
+
+# What a pipeline and a `BaseModel` share beside tokenizers and text encoders: modules, which diffusers registers, and
+# facts of the base, which it does not. Device, type, size and default settings follow from them.
+MODULES = (
+    Part("vae", "vae", "vae"),
+    Part("unet", "unet", "unet"),
+    Part("scheduler", "scheduler", "scheduler"),
+    Part("image_encoder", "image_encoder", "image_encoder"),
+    Part("feature_extractor", "image_processor", "feature_extractor"),
+)
+FACTS_OF_BASE = (
+    Part("base", "name", "base_name"),
+    Part("vocabulary", "vocabulary", "vocabulary"),
+    Part("zero_empty_prompt", "zero_empty_prompt", "zero_empty_prompt"),
+    Part("masks_padding", "masks_padding", "masks_padding"),
+    Part("layout_prior", "layout_prior", "layout_prior"),
+    Part("encoder_name", "encoder_name", "encoder_name"),
 )
 
 
 class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
-    """Text and subjects to pictures, with the names and conventions of diffusers' pipelines.
+    """Generate pictures of your subjects, with the names and conventions of diffusers' pipelines.
 
     Make one by `from_pretrained`, or by `from_parts` from what is in memory (the modules are shared, not copied). LoRA
     (`load_lora_weights`, `set_adapters`, `fuse_lora`, `unload_lora_weights`), `to`, `enable_model_cpu_offload`,
@@ -146,10 +162,14 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @property
     def components(self) -> dict[str, Any]:
-        """Every part under its constructor's name, the adapter and the base's facts too: `Class(**pipe.components)`
-        is the same pipeline over the same modules."""
+        """Every part under its name in the constructor, so that `type(pipe)(**pipe.components)` is the same pipeline.
+
+        The modules are shared, not copied; beside them stand the adapter and the facts of the base.
+        """
         own = super().components
-        return own if self._modules_alone else own | {name: getattr(self, attribute) for name, attribute in EXTRAS}
+        if self._modules_alone:
+            return own
+        return own | {"adapter": self.adapter} | {part.name: getattr(self, part.attribute) for part in FACTS_OF_BASE}
 
     @contextmanager
     def _only_modules(self) -> Iterator[None]:
@@ -162,7 +182,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **parts: Any) -> CustomContrastPipeline:
-        """Another pipeline's parts in this kind of pipeline, shared, not copied; `parts` replaces or adds some.
+        """Make a pipeline of another one's parts, which are shared, not copied; `parts` replaces or adds some.
 
         pipeline: a `CustomContrastPipeline`, or diffusers' own for SD-1.5 or SDXL; the latter needs `image_encoder` and
         `feature_extractor` in `parts` where it has none. parts: names of the constructor; `adapter` may be a file, and
@@ -198,28 +218,16 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         adapter: Adapter | IPAdapter | None = None,
         safety_checker: SafetyChecker | None = None,
     ) -> CustomContrastPipeline:
-        """From a base model and an adapter in memory, such as those of a `CustomContrast`."""
+        """Make a pipeline of a base model and an adapter in memory, such as those of a `CustomContrast`."""
         pairs = zip(base.spec.text_parts, base.tokenizers, base.text_encoders, strict=True)
         texts = {
             name: part
             for text, tokenizer, encoder in pairs
             for name, part in ((text.tokenizer, tokenizer), (text.encoder, encoder))
         }
+        shared = {part.name: getattr(base, part.field) for part in (*MODULES, *FACTS_OF_BASE)}
         return (CustomContrastXLPipeline if base.spec.pooled else CustomContrastPipeline)(
-            vae=base.vae,
-            unet=base.unet,
-            scheduler=base.scheduler,
-            image_encoder=base.image_encoder,
-            feature_extractor=base.image_processor,
-            adapter=adapter,
-            base=base.name,
-            vocabulary=base.vocabulary,
-            zero_empty_prompt=base.zero_empty_prompt,
-            masks_padding=base.masks_padding,
-            layout_prior=base.layout_prior,
-            encoder_name=base.encoder_name,
-            safety_checker=safety_checker,
-            **texts,
+            adapter=adapter, safety_checker=safety_checker, **shared, **texts
         )
 
     @classmethod
@@ -233,14 +241,15 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         image_encoder: str | Path | None = None,
         safety_checker: str | Path | SafetyChecker | None = None,
     ) -> CustomContrastPipeline:
-        """Load a diffusers pipeline folder or hub id, or a base by its name ("toyland", "sd15", "sdxl").
+        """Load a diffusers pipeline folder or hub id, or a base by its name: toyland, toyland2, sd15 or sdxl.
 
-        base: None = what the adapter was trained for, else what model_index.json looks like. adapter: a .safetensors
-        file, the name of a published IP-Adapter or "owner/name:path" (see `CustomContrast.load`); None =
-        `adapter.safetensors` in the folder if it is there. torch_dtype: None = float16 on CUDA, float32 on
-        a CPU. device: None = CUDA where there is one. image_encoder: folder or hub id of the CLIP image encoder, where
-        the weights bring none. safety_checker: see `CustomContrast.load`. Only safetensors are read. Raises ValueError
-        with one sentence.
+        base: None = the one that the adapter was trained for, else inferred from model_index.json.
+        adapter: a .safetensors file, the name of a published IP-Adapter or "owner/name:path" (see
+            `CustomContrast.load`); None = `adapter.safetensors` in the folder if it is there.
+        torch_dtype: None = float16 on CUDA, float32 on a CPU. device: None = CUDA where there is one.
+        image_encoder: folder or hub id of the CLIP image encoder, where the weights bring none.
+        safety_checker: see `CustomContrast.load`.
+        Only safetensors are read. Raises ValueError with one sentence.
         """
         source = str(pretrained_model_name_or_path)
         if adapter is None and (Path(source) / ADAPTER).is_file():
@@ -292,7 +301,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     _stock_class = "StableDiffusionPipeline"
 
     def _stock_options(self) -> dict[str, Any]:
-        """What the stock pipeline's constructor wants to find in the index, beside the modules."""
+        """What the stock pipeline's constructor requires in the index, beside the modules."""
         return {"safety_checker": [None, None], "requires_safety_checker": False}
 
     # ---- the model behind it -------------------------------------------------------------------------
@@ -302,25 +311,16 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """A `CustomContrast` of the current components; a new one where a component has been replaced."""
         spec = BASES[self.base_name]
         size = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        shared: dict[str, Any] = {part.field: getattr(self, part.attribute) for part in (*MODULES, *FACTS_OF_BASE)}
         base = BaseModel(
-            name=self.base_name,
             tokenizers=[getattr(self, text.tokenizer) for text in spec.text_parts],
             text_encoders=self._text_encoders,
-            unet=self.unet,
-            vae=self.vae,
-            scheduler=self.scheduler,
-            image_encoder=self.image_encoder,
-            image_processor=self.feature_extractor,
             default_size=size,
             default_steps=spec.steps,
             default_guidance=spec.guidance,
             dtype=self.unet.dtype,
             device=torch.device(self._execution_device),
-            vocabulary=self.vocabulary,
-            zero_empty_prompt=self.zero_empty_prompt,
-            masks_padding=self.masks_padding,
-            layout_prior=self.layout_prior,
-            encoder_name=self.encoder_name,
+            **shared,
         )
         known = self._model
         same = known is not None and known.base == base and known.adapter is self.adapter
@@ -340,18 +340,18 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         placement: Placement | None = None,
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
     ) -> Subject:
-        """Encode one subject's references, once: see `CustomContrast.subject`."""
+        """Encode the references of one subject, once; see `CustomContrast.subject`."""
         return self.model.subject(segmentations, noun, strength, placement, layer_scales)
 
     def style(self, picture: Image.Image | Segmented, strength: float = 1.0, role: str = "style") -> Subject:
-        """A whole picture that lends its style or layout: see `CustomContrast.style`."""
+        """Encode a whole picture that gives its style or layout; see `CustomContrast.style`."""
         return self.model.style(picture, strength, role)
 
     # ---- the call ------------------------------------------------------------------------------------
 
     @property
     def interrupt(self) -> bool:
-        """Whether the running call is to stop after this step; set `_interrupt` from a callback or another thread."""
+        """Whether the running call stops after this step; set `_interrupt` from a callback or another thread."""
         return self._interrupt
 
     @property
@@ -390,14 +390,15 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
         prompt, subjects, height … scheduler, layout, guidance_rescale … subject_end: as in `CustomContrast.stream`;
-        None is the base's own. Several prompts share the subjects, or have a list of them each. generator: one for all
-        pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed, from PyTorch's global
-        generator. latents: starting noise (N, C, h, w) of unit variance. record: maps to return;
-        `RecordConfig(maps=False)` is the fastest.
+        None = the base's own. Several prompts share the subjects, or each has a list of its own.
+        generator: one for all pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed
+        from PyTorch's global generator. latents: starting noise (N, C, h, w) of unit variance.
+        record: which maps are returned; `RecordConfig(maps=False)` is the fastest.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
         stops there: the pictures are decoded as they are, further prompts are not begun.
-        Returns CustomContrastOutput, or (images, results). All arguments are checked at once: ValueError.
+        Returns CustomContrastOutput, or (images, results). Raises ValueError, before anything runs, for an argument
+        that cannot be used.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
@@ -488,7 +489,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return on_step
 
     def _here(self, subject: Any) -> Any:
-        """A subject that was made before the pipeline moved, or changed its type."""
+        """A subject that was encoded before the pipeline moved or changed its type, on its device and in its type."""
         if not isinstance(subject, Subject) or self.adapter is None:
             return subject
         dtype = next(self.adapter.parameters()).dtype
@@ -514,11 +515,14 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         return self
 
     def set_attention_slice(self, slice_size: str | int | None) -> None:
-        """What `enable_attention_slicing` and `disable_attention_slicing` call; see `attention.slice_attention`."""
+        """Compute attention a few heads at a time; diffusers' `enable_attention_slicing` calls it.
+
+        slice_size: see `attention.slice_attention`. Raises ValueError.
+        """
         slice_attention(self.unet, slice_size)
 
     def enable_vae_slicing(self) -> None:
-        """Decode one picture at a time. Toyland's PatchAutoencoder has no such switch: it says so and goes on."""
+        """Decode one picture at a time. Toyland's PatchAutoencoder has no such switch: a warning says so."""
         self._switch_vae("enable_slicing")
 
     def disable_vae_slicing(self) -> None:
@@ -540,11 +544,11 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             logger.warning("%s: %s works at half resolution and is decoded whole.", switch, type(self.vae).__name__)
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
-        """Each model comes to the accelerator for its part of a run only; see diffusers.
+        """Move each model to the accelerator for its part of a run only, as in diffusers.
 
         All have accelerate's hooks, which act where a model is called as a whole. The encoders and the adapter, parts
-        of which the library calls directly, come and go by `sampling.on_device`. Not run on CUDA: the tests run the
-        hooks with the CPU as the execution device, so that no weight really travels.
+        of which the library calls directly, are moved by `sampling.on_device`. Not run on CUDA: the tests run the hooks
+        with the CPU as the execution device, so that no weight really moves. Raises ValueError without an accelerator.
         """
         self._exclude_from_cpu_offload: list[str] = []
         with self._only_modules():
@@ -553,10 +557,11 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> None:
-        """Each layer comes to the accelerator for its own forward only: least memory, slow; see diffusers.
+        """Move each layer to the accelerator for its own forward pass only, as in diffusers: least memory, slow.
 
-        The text encoders and the adapter, whose weights the library reads directly, come and go as a whole. Not run
-        on CUDA: the tests run accelerate's hooks from weights on "meta" with the CPU as the execution device.
+        The text encoders and the adapter, whose weights the library reads directly, are moved as a whole. Not run on
+        CUDA: the tests run accelerate's hooks from weights on "meta" with the CPU as the execution device. Raises
+        ValueError without an accelerator.
         """
         rest = [text.encoder for text in BASES[self.base_name].text_parts]
         self._exclude_from_cpu_offload = rest

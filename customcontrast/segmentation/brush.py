@@ -26,7 +26,7 @@ NOTHING_PAINTED = "nothing is left of the subject: paint over it with “Add”.
 
 @dataclass(frozen=True)
 class Stroke:
-    """One stroke of the brush. Made by `check_stroke`."""
+    """One stroke of the brush, as `check_stroke` returns it."""
 
     path: tuple[tuple[float, float], ...]  # (x, y) in pixels of the picture; may run over its border
     radius: float  # px, at least 0.5
@@ -35,7 +35,7 @@ class Stroke:
 
 
 def check_stroke(path: Any, radius: Any, label: int, size: tuple[int, int], after: int = 0) -> Stroke:
-    """A stroke on a picture of `size`, from values that may come from a stranger. Raises SegmentationError.
+    """Check a stroke on a picture of `size`; any values may come. Raises SegmentationError.
 
     path: places (x, y) and radius in px; label: 1 = subject, 0 = not; after: how many clicks came before it.
     """

@@ -17,8 +17,8 @@ from customcontrast.segmentation.clean import work_size
 from customcontrast.segmentation.clicks import Points
 
 PATH_SIDE = 160  # longer side of the grid on which paths are measured, px
-REACH = 0.3  # a click speaks for pixels within this path cost; crossing a plain picture costs 1
-SURE = 0.08  # and is believed without question within this one
+REACH = 0.3  # a click acts on pixels within this path cost; crossing a plain picture costs 1
+SURE = 0.08  # and is certain within this one
 EDGE = 0.02  # path cost of a step over a typical strong edge of the picture
 UNSURE = 0.35  # a prior within this distance of 0.5 leaves the decision to GrabCut
 CLICK = 0.012  # radius of the certain disc around a click, share of the longer side
@@ -73,8 +73,8 @@ def first_guess(colors: np.ndarray, prior: np.ndarray | None, points: Points) ->
 
     Returns:
         guess: (h, w) in 0..1.
-        spoken: (h, w) int8: 1 and -1 where the clicks leave no doubt (subject, not the subject), 0 where they
-            say nothing, 2 where the guess follows them but GrabCut may judge otherwise.
+        settled: (h, w) int8: 1 and -1 where the clicks leave no doubt (subject, not the subject), 0 where they
+            do not act, 2 where the guess follows them but GrabCut may decide otherwise.
     """
     height, width = colors.shape[:2]
     if not points and prior is not None:
@@ -98,19 +98,19 @@ def first_guess(colors: np.ndarray, prior: np.ndarray | None, points: Points) ->
         (x, y) for x, y, label in points if label and prior[min(int(y), height - 1), min(int(x), width - 1)] < 0.5
     ]
     to_beside = cost_of([(x * scale[0], y * scale[1]) for x, y in beside])
-    says_yes = (to_beside < REACH) & (to_beside <= to_no) & (prior < 0.5)
-    says_no = (to_no < REACH) & (to_no < to_yes)
-    guess = np.where(says_no, 0.0, np.where(says_yes, 1.0, prior)).astype(np.float32)
-    spoken = np.where(says_yes | says_no | (np.abs(prior - 0.5) < UNSURE), 2, 0)
-    spoken[says_yes & (to_beside < SURE)] = 1
-    spoken[says_no & (to_no < SURE)] = -1
-    return guess, spoken.astype(np.int8)
+    to_subject = (to_beside < REACH) & (to_beside <= to_no) & (prior < 0.5)
+    to_ground = (to_no < REACH) & (to_no < to_yes)
+    guess = np.where(to_ground, 0.0, np.where(to_subject, 1.0, prior)).astype(np.float32)
+    settled = np.where(to_subject | to_ground | (np.abs(prior - 0.5) < UNSURE), 2, 0)
+    settled[to_subject & (to_beside < SURE)] = 1
+    settled[to_ground & (to_no < SURE)] = -1
+    return guess, settled.astype(np.int8)
 
 
 def grabcut(
     colors: np.ndarray,
     guess: np.ndarray,
-    spoken: np.ndarray,
+    settled: np.ndarray,
     points: Points,
     inside: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -119,7 +119,7 @@ def grabcut(
     Args:
         colors: (h, w, 3) uint8 RGB.
         guess: (h, w) in 0..1.
-        spoken: (h, w) what the clicks settle, as `first_guess` gives it.
+        settled: (h, w) what the clicks settle, as `first_guess` gives it.
         points: clicks in pixels of `colors`.
         inside: (h, w) bool, outside of which nothing is subject (a box), or None.
     """
@@ -129,8 +129,8 @@ def grabcut(
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1,) * 2)
     core = cv2.erode((guess > 0.5).astype(np.uint8), kernel, borderValue=1) > 0
     far = cv2.dilate((guess > 0.5).astype(np.uint8), kernel) == 0
-    mask[(core & (spoken == 0)) | (spoken == 1)] = cv2.GC_FGD
-    mask[(far & (spoken == 0)) | (spoken == -1)] = cv2.GC_BGD
+    mask[(core & (settled == 0)) | (settled == 1)] = cv2.GC_FGD
+    mask[(far & (settled == 0)) | (settled == -1)] = cv2.GC_BGD
     if inside is not None:
         mask[~inside] = cv2.GC_BGD
     radius = max(1, round(CLICK * max(height, width)))

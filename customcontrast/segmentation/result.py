@@ -1,4 +1,4 @@
-"""A segmentation: the picture, the subject's mask on it, and the views that the model and the page need."""
+"""A segmentation: the picture, the subject's mask on it, and the pictures that model and page make of the two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from customcontrast.images.loading import Source, load_picture, load_with_alpha
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A subject cut out of a picture."""
+    """A subject segmented in a picture. Raises SegmentationError for a mask of another shape, or an empty one."""
 
     image: Image.Image  # RGB, W x H
     mask: np.ndarray  # (H, W) bool, True on the subject; never empty
@@ -57,7 +57,7 @@ class Segmentation:
     def on_plain(
         self, color: tuple[int, int, int] = (255, 255, 255), margin: float = 0.1, size: int | None = None
     ) -> Image.Image:
-        """The segmented subject R on a plain ground, centred in a square.
+        """The segmented subject R on a plain ground, centred in a square, RGB.
 
         Args:
             color: the ground, RGB 0..255.
@@ -80,7 +80,7 @@ class Segmentation:
 
 
 def from_mask(image: Source, mask: Image.Image | np.ndarray, score: float = 1.0) -> Segmentation:
-    """A Segmentation from a drawn mask.
+    """Make a Segmentation of a picture and a drawn mask.
 
     Args:
         image: the picture, anything `load_picture` takes.

@@ -1,4 +1,4 @@
-"""Picture -> subject mask: automatically, then corrected by clicks and boxes."""
+"""Picture -> mask of its subject: automatically, then corrected by clicks and boxes."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ class Segmenter:
         device: str | None = None,
         threads: int = 2,
     ) -> None:
-        """Args:
-        sam_checkpoint: a SAM state dict (.safetensors); None looks into the environment
-            (CUSTOMCONTRAST_SAM_CHECKPOINT), and without one clicks are answered by GrabCut.
-        sam_type: its size, "vit_b", "vit_l" or "vit_h".
-        device: where SAM runs; None = a GPU where there is one.
-        threads: CPU threads of U²-Net-p.
+        """Load U²-Net-p, and SAM if there is a checkpoint of it.
+
+        Args:
+            sam_checkpoint: a SAM state dict (.safetensors); None looks into the environment
+                (CUSTOMCONTRAST_SAM_CHECKPOINT), and without one clicks are answered by GrabCut.
+            sam_type: its size, "vit_b", "vit_l" or "vit_h".
+            device: where SAM runs; None = a GPU where there is one.
+            threads: CPU threads of U²-Net-p.
 
         Raises:
             SegmentationError: the checkpoint is named but is not there.
@@ -75,9 +77,10 @@ class Segmenter:
         return "sam" if self._sam else "grabcut"
 
     def auto(self, image: Source) -> Segmentation:
-        """Segment the subject of a picture (anything `load_picture` takes).
+        """Segment the subject of a picture; its own transparency is the mask, else U²-Net-p finds the salient object.
 
-        A transparent ground is the mask; otherwise U²-Net-p finds the salient object.
+        Args:
+            image: a path, bytes, a PIL picture or an array, see `images.loading.load_picture`.
 
         Raises:
             PictureError: the picture cannot be read.
@@ -142,9 +145,9 @@ class Segmenter:
         scale = size[0] / picture.width, size[1] / picture.height
         at_work = [(x * scale[0], y * scale[1], label) for x, y, label in points]
         colors = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-        guess, spoken = first_guess(colors, prior, at_work)
+        guess, certain = first_guess(colors, prior, at_work)
         inside = box_mask(box, picture.size, size) if box is not None else None
-        mask = clean(grabcut(colors, guess, spoken, at_work, inside).astype(np.float32), picture.size, 0.05)
+        mask = clean(grabcut(colors, guess, certain, at_work, inside).astype(np.float32), picture.size, 0.05)
         if not mask.any():
             raise SegmentationError(NOTHING_LEFT)
         return Segmentation(picture, mask, overlap(resize(mask, size) > 0.5, guess > 0.5), "grabcut")
@@ -173,7 +176,7 @@ class Segmenter:
         under = [known.mask[int(y), int(x)] for x, y in yes]
         shared = np.minimum(seen, before).sum() / max(float(seen.sum()), 1e-6)
         part = np.minimum(seen, before)
-        if all(under):  # a part of what was found, unless it is a detail or holds what is not wanted
+        if all(under):  # a part of what was found, unless it is a detail or holds what a click excludes
             at = [(int(x * size[0] / picture.width), int(y * size[1] / picture.height)) for x, y in no]
             unwanted = any(part[y, x] > 0.5 for x, y in at)
             return before if unwanted or part.sum() < DETAIL * before.sum() else part

@@ -1,0 +1,1 @@
+"""Parts of the embedded base model alone: its autoencoder, and the features of its known subjects."""

@@ -21,7 +21,7 @@ CERTAIN = -30.0  # log-variance of a posterior that is a point
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(conv(SiLU(norm(x)))))."""
+    """A residual block: x + conv(SiLU(conv(SiLU(norm(x)))))."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
         _silent(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) to the same."""
+        """Apply the block to x (B, channels, h, w)."""
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
@@ -40,7 +40,7 @@ def _blocks(channels: int, count: int, groups: int) -> list[nn.Module]:
 
 
 class PatchEncoder(nn.Module):
-    """(B, 3, H, W) in [-1, 1] to latents (B, C, H/8, W/8)."""
+    """Pixels (B, 3, H, W) in [-1, 1] to latents (B, C, H/8, W/8)."""
 
     def __init__(self, channels: tuple[int, int, int], layers: int, latents: int, groups: int):
         super().__init__()
@@ -58,6 +58,7 @@ class PatchEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode pixels x."""
         return self.linear(x) + self.net(x)
 
 
@@ -84,6 +85,7 @@ class PatchDecoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:
+        """Decode latents z."""
         return self.linear(z) + self.net(z)
 
 
@@ -126,7 +128,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def encode(self, x: Tensor, return_dict: Literal[False]) -> tuple[DiagonalGaussianDistribution]: ...
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """Pixels (B, 3, H, W) in [-1, 1] to the (point) posterior over latents (B, C, H/8, W/8).
+        """Encode pixels (B, 3, H, W) in [-1, 1] to the (point) posterior over latents (B, C, H/8, W/8).
 
         Raises:
             ValueError: H or W is not a multiple of 8.
@@ -145,7 +147,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     def decode(self, z: Tensor, return_dict: Literal[False], generator: object = None) -> tuple[Tensor]: ...
 
     def decode(self, z: Tensor, return_dict: bool = True, generator: object = None) -> DecoderOutput | tuple[Tensor]:
-        """Latents (B, C, h, w) to pixels (B, 3, 8h, 8w), about [-1, 1]. generator is there for diffusers; unused."""
+        """Decode latents (B, C, h, w) to pixels (B, 3, 8h, 8w), about [-1, 1]. generator: for diffusers, unused."""
         pixels = self.decoder(z / self.latent_scale[:, None, None])
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
 

@@ -1,0 +1,1 @@
+"""The page and its HTTP API; the only package that imports gradio."""

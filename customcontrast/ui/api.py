@@ -30,7 +30,7 @@ def api_errors() -> Iterator[None]:
 
 
 class Endpoints:
-    """/segment, /generate, /maps. A client keeps its session, so /maps speaks of that client's last /generate."""
+    """The endpoints /segment, /generate and /maps. A client has a session, so /maps is about its last /generate."""
 
     def __init__(self, handlers: Handlers) -> None:
         self.handlers = handlers
@@ -158,7 +158,9 @@ class Endpoints:
             files = self.handlers.generation.save(run.request, run.result)
             return files, figures.strip(run.result, 0, run.references), run.settings, run
 
-    def maps(self, run: Any, word: str, step: int = 0, picture: int = 0) -> tuple[Any, dict[str, Any]]:
+    def maps(  # noqa: D417 - `run` is the session's, and no client sends it
+        self, run: Any, word: str, step: int = 0, picture: int = 0
+    ) -> tuple[Any, dict[str, Any]]:
         """Where a word, or a subject's picture, acted in the last picture of this session.
 
         Args:

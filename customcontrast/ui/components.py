@@ -14,6 +14,7 @@ class Picture(gr.Image):
     is_template = True
 
     def preprocess(self, payload: Any) -> str | None:
+        """The path of the uploaded file; None without one."""
         return payload.path if payload else None
 
 
@@ -33,6 +34,7 @@ class Files(gr.File):
         self.data_model = OneOrMoreFiles
 
     def preprocess(self, payload: Any) -> list[str] | None:
+        """The paths of the uploaded files, one file as a list too; None without one."""
         if not payload:
             return None
         files = payload.root if isinstance(payload, OneOrMoreFiles) else payload
@@ -45,6 +47,7 @@ class UploadButton(gr.UploadButton):
     is_template = True
 
     def preprocess(self, payload: Any) -> str | None:
+        """The path of the uploaded file; None without one."""
         return payload.path if payload else None
 
 

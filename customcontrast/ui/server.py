@@ -17,17 +17,17 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # A folder of one's own: on a shared machine gradio's default may belong to whoever came first.
 os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()) / f"gradio-{getattr(os, 'getuid', str)()}"))
 
-from customcontrast.ui.page import EXAMPLES, Page  # noqa: E402, I001 - first: it imports spaces, which must come before torch
+from customcontrast.ui.page import EXAMPLES, Page  # isort: skip - first: it imports spaces, before torch
 
-import gradio as gr  # noqa: E402
+import gradio as gr
 
-from customcontrast.errors import HubError  # noqa: E402
-from customcontrast.hub import NAMES, is_name, safety_folder  # noqa: E402
-from customcontrast.memory import CHOICES  # noqa: E402
-from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
-from customcontrast.ui.service.models import ServiceConfig  # noqa: E402
-from customcontrast.ui.service.service import Service  # noqa: E402
-from customcontrast.ui.theme import CSS, HEAD, theme  # noqa: E402
+from customcontrast.errors import HubError
+from customcontrast.hub import NAMES, is_name, safety_folder
+from customcontrast.memory import CHOICES
+from customcontrast.specs import BASES, DEFAULT_BASE
+from customcontrast.ui.service.models import ServiceConfig
+from customcontrast.ui.service.service import Service
+from customcontrast.ui.theme import CSS, HEAD, theme
 
 __all__ = ["Page", "is_public", "launch", "options"]
 
@@ -85,10 +85,14 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     share = (env("share", gradios("SHARE", "")) or "").lower() in yes
     parser.add_argument("--share", action="store_true", default=share, help="also open a public link")
     chosen = parser.parse_args(arguments)
+    _check(parser, chosen)
+    return chosen
+
+
+def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """End with one sentence where a value cannot be used, whether it is of the command line or the environment."""
     if chosen.base not in BASES:  # from the environment, which argparse does not check
         parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
-    if not 0 < chosen.port < 2**16 or chosen.queue_size < 1:
-        parser.error("--port must be a number from 1 to 65535, and --queue-size at least 1.")
     for name in ("weights", "adapter", "sam_checkpoint"):
         path = getattr(chosen, name)
         if name == "adapter" and path and is_name(path):
@@ -103,7 +107,6 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--device: {chosen.device!r} is no device; give cpu or cuda.")
     if chosen.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not installed: pip install 'gradio[mcp]'.")
-    return chosen
 
 
 def is_public(host: str, share: bool = False) -> bool:

@@ -76,7 +76,7 @@ def updates(structure: Structure, changes: Changes) -> dict[Any, Any]:
 
 
 class Wire:
-    """Wires events to handlers. status: where errors are told that no event tells elsewhere."""
+    """Wires events to handlers. status: where errors are shown that no event shows elsewhere."""
 
     def __init__(self, status: gr.HTML) -> None:
         self.status = status
@@ -95,8 +95,8 @@ class Wire:
         """Wire an event, or one of several, to a handler.
 
         inputs: name of the handler's argument → a structure. outputs: name in its changes → a structure. told: the
-        output where its errors are told; "" = the page's status. chosen: the index of what was selected comes first.
-        drawn: what the event itself tells comes first.
+        output where its errors are shown; "" = the page's status. chosen: the index of what was selected comes first.
+        drawn: the event's own data come first.
         """
         inputs, outputs = dict(inputs or {}), dict(outputs or {})
         told = told or "status"

@@ -1,7 +1,7 @@
 """Arrays -> pictures that explain a run: no model code, no state, safe to call from many threads.
 
-maps.py shows attention and location maps, sheets.py puts pictures side by side and writes animations,
-plots.py draws curves and t-SNE, canvas.py holds the typography they share.
+overlays.py shows attention and location maps, sheets.py puts pictures side by side and writes animations, plots.py
+draws curves and t-SNE, drawing.py holds the typography they share.
 """
 
 from typing import Any

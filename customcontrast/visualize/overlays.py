@@ -56,6 +56,7 @@ def overlay(
         image: the generated picture; the result has its size.
         map: (h, w), any range.
         strength: 0..1, how far the dim parts go to the map's dark end.
+        cmap: a matplotlib colour map.
         value_range: (low, high) of the map's colours, so that several overlays compare; None = min–max.
     """
     low, high = value_range or (None, None)

@@ -76,7 +76,10 @@ def tsne_plot(
 
     Args:
         features: (N, d), at least 3 rows.
-        subject_ids, view_ids: N labels each.
+        subject_ids: N labels, a shape each.
+        view_ids: N labels, a colour each.
+        title: one line above the plot.
+        size: (width, height) in px.
         seed: of the embedding; equal inputs give equal pictures.
 
     Raises:

@@ -89,6 +89,13 @@ def labelled_grid(
 ) -> Image.Image:
     """Pictures over two parameters: column labels above, row labels at the left, an optional title.
 
+    Args:
+        rows: pictures, row by row; all rows of one length.
+        row_labels: one for each row, "" for none.
+        column_labels: one for each column.
+        tile: width of a picture, px.
+        title: one line above all.
+
     Raises:
         ValueError: no pictures, or a number of labels that does not match them.
     """
@@ -166,7 +173,7 @@ def animation(frames: Sequence[Image.Image], path: str | Path, fps: float = 5, h
     if not fps > 0:
         raise ValueError(f"fps: got {fps}; give a positive number.")
     width, height = frames[0].size
-    if path.suffix.lower() == ".mp4":  # H.264 wants even sides
+    if path.suffix.lower() == ".mp4":  # H.264 takes even sides only
         width, height = width + width % 2, height + height % 2
     still = [fit(frame, (width, height)) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,7 @@ from tests.benchmarks.generation import contender
 
 def resident() -> float:
     """RSS now, MB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def peak() -> float:

@@ -55,7 +55,7 @@ def ask(client: Client, steps: int, subject: bool = False, seed: int = 0) -> obj
 
 def press(raw: Raw, steps: int) -> Iterator[tuple[float, str]]:
     """Upload a subject as the page does, press Generate: (seconds since the click, what came), message by message."""
-    with open(BEAR, "rb") as file:
+    with Path(BEAR).open("rb") as file:
         path = raw.http.post(f"{raw.url}/gradio_api/upload", files={"files": ("bear.png", file, "image/png")}).json()[0]
     upload = raw.events("upload-1")[0]
     raw.send(upload, [{"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "bear.png"}])
@@ -113,7 +113,7 @@ def crowd(url: str, count: int, steps: int, folder: Path) -> dict[str, float]:
                 waits[number].append(time.perf_counter() - began)
                 inside, _ = read_png(files[0])
                 others.extend(got["seed"] for got in (recipe, inside) if got["seed"] != seed)
-            except Exception as error:  # counted; the crowd goes on
+            except Exception as error:  # noqa: BLE001 - counted; the crowd goes on
                 failed.append(str(error))
 
     threads = [threading.Thread(target=visit, args=(number,)) for number in range(count)]

@@ -78,7 +78,7 @@ def contenders(config: AdapterTrainConfig, device: str) -> dict[str, Callable[[]
     return {"bare UNet, forward and backward": bare, "our whole step (Eq. 9, optimiser, average)": step}
 
 
-def sitting(config: AdapterTrainConfig, folder: Path, processes: int, minutes: float, device: str) -> dict[str, float]:
+def session(config: AdapterTrainConfig, folder: Path, processes: int, minutes: float, device: str) -> dict[str, float]:
     """`train.adapter.train` for so long: samples a second, and the share of time spent waiting for data."""
     folder.mkdir()
     path, output = folder / "config.yaml", folder / "run"
@@ -110,7 +110,7 @@ def run(options: Options) -> Report:
         rows = summarize(
             interleave(contenders(config, options.device), max(3, options.rounds // 2), sync=options.device == "cuda")
         )
-        turns = [sitting(config, folder / str(i), n, options.minutes, options.device) for i, n in enumerate((1, 2, 1))]
+        turns = [session(config, folder / str(i), n, options.minutes, options.device) for i, n in enumerate((1, 2, 1))]
     lines = table(
         (
             f"batch of {config.optim.batch}, {precision}",
@@ -128,10 +128,10 @@ def run(options: Options) -> Report:
     scaling, allowed = two / ((before + after) / 2), len(os.sched_getaffinity(0))
     lines.append(f"two processes against one: {scaling:.2f} × on {allowed} core(s) allowed")
     if abs(before - after) > 0.2 * min(before, after):
-        lines.append("the two sittings of one process differ by more than a fifth: the machine was busy, measure again")
+        lines.append("the two sessions of one process differ by more than a fifth: the machine was busy, measure again")
     targets = [
         Target("step × bare UNet", rows[1].ratio, 1.25),
         Target("waiting for data, share", max(s["data_wait"] for s in turns), 0.05),
     ]
-    figures = {"rows": [row.as_dict() for row in rows], "sittings": turns, "scaling": scaling, "cores": allowed}
+    figures = {"rows": [row.as_dict() for row in rows], "sessions": turns, "scaling": scaling, "cores": allowed}
     return Report("Training: the Toyland preset", lines, figures, targets)

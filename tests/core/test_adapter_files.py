@@ -85,17 +85,17 @@ def test_pickle_and_rubbish_are_refused(tiny_base: BaseModel, tmp_path: Path) ->
 
     for name, data in (("a.pt", pickle.dumps(Bomb())), ("a.safetensors", pickle.dumps(Bomb())), ("b.safetensors", b"")):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(CheckpointError, match="refused|cannot be read"):
+        with pytest.raises(CheckpointError, match=r"refused|cannot be read"):
             load_adapter(tmp_path / name, tiny_base)
     with pytest.raises(CheckpointError, match="no file"):
         load_adapter(tmp_path / "none.safetensors", tiny_base)
-    with pytest.raises(CheckpointError, match="end in .safetensors"):
+    with pytest.raises(CheckpointError, match=r"end in .safetensors"):
         save_adapter(random_adapter(tiny_base), tmp_path / "a.bin")
 
 
 def test_safetensors_of_something_else(tiny_base: BaseModel, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"note": "hello"})
-    with pytest.raises(CheckpointError, match="cannot be read|not a CustomContrast adapter"):
+    with pytest.raises(CheckpointError, match=r"cannot be read|not a CustomContrast adapter"):
         load_adapter(tmp_path / "x.safetensors", tiny_base)
     save_file({"x": torch.zeros(1)}, tmp_path / "y.safetensors")
     with pytest.raises(CheckpointError, match="not a CustomContrast adapter"):

@@ -153,7 +153,7 @@ def test_ablations_run_through_the_same_code(any_base: BaseModel, flags: dict[st
 
 def test_wrong_sizes_get_a_sentence(tiny_base: BaseModel) -> None:
     z, t, state, _ = prepared(tiny_base, random_adapter(tiny_base), (8, 8))
-    with pytest.raises(ValueError, match="state.size"):
+    with pytest.raises(ValueError, match=r"state.size"):
         unet_forward(tiny_base, z[..., :4], t, state)
     with pytest.raises(ValueError, match="contexts for 2"):
         unet_forward(tiny_base, z[:1], t, state)

@@ -27,7 +27,7 @@ def test_unknown_base_lists_the_known_ones() -> None:
 def test_missing_toyland_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spec = dataclasses.replace(BASES["toyland"], weights=str(tmp_path / "none"))
     monkeypatch.setitem(BASES, "toyland", spec)
-    with pytest.raises(BaseModelError, match="toyland weights are missing.*pretrain.py"):
+    with pytest.raises(BaseModelError, match=r"toyland weights are missing.*pretrain.py"):
         load_base("toyland")
 
 
@@ -96,7 +96,7 @@ def test_added_conditions_only_for_sdxl(tiny_base: BaseModel, tiny_xl_base: Base
 
 
 def test_sdxl_weights_in_a_sd_base_are_refused_in_a_sentence(tiny_folder: Path) -> None:
-    with pytest.raises(BaseModelError, match="tokenizer_2|text_encoder_2"):
+    with pytest.raises(BaseModelError, match=r"tokenizer_2|text_encoder_2"):
         load_base("sdxl", weights=tiny_folder, device="cpu")
 
 
@@ -105,5 +105,5 @@ def test_types_have_names(tiny_folder: Path) -> None:
         base = load_base("toyland", tiny_folder, "cpu", dtype=name)
         assert base.dtype == dtype == next(base.unet.parameters()).dtype
     for wrong in ("float8", 16, torch.int64):
-        with pytest.raises(BaseModelError, match="dtype=.* must be float32, float16 or bfloat16"):
+        with pytest.raises(BaseModelError, match=r"dtype=.* must be float32, float16 or bfloat16"):
             load_base("toyland", tiny_folder, "cpu", dtype=wrong)

@@ -22,11 +22,6 @@ PROMPT = "a bear on the beach"
 T = torch.tensor([900, 600, 300, 0])
 
 
-@pytest.fixture
-def bear(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> Subject:
-    return any_custom.subject(cutout(1), "bear")
-
-
 def context(kilobytes: int) -> TextContext:
     return TextContext(torch.zeros(1, 1, 1, 256 * kilobytes))
 

@@ -39,9 +39,8 @@ def test_eq_2_against_a_plain_loop() -> None:
             nf, nq = pa.norm_f(f[b]), pa.norm_q(q[b, r])
             both = torch.cat([nf, nq])  # [f, q]
             Q, K, V = pa.to_q(nq), pa.to_k(both), pa.to_v(both)
-            heads = []
-            for h in (slice(0, 4), slice(4, 8)):
-                heads.append(torch.softmax(Q[:, h] @ K[:, h].T / math.sqrt(4), dim=-1) @ V[:, h])
+            halves = (slice(0, 4), slice(4, 8))
+            heads = [torch.softmax(Q[:, h] @ K[:, h].T / math.sqrt(4), dim=-1) @ V[:, h] for h in halves]
             assert torch.allclose(out[b, r], pa.to_out(torch.cat(heads, dim=-1)), atol=1e-6)
 
 

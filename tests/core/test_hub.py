@@ -149,9 +149,9 @@ def test_another_content_is_not_taken(
     wrong = Hub(root)
     for content in (b"x" * known.size, b"short"):
         wrong.add(f"h94/IP-Adapter/{known.path}", content)
-        with served(root, tmp_path / "cache", monkeypatch):
-            with pytest.raises(HubError, match="not the published file") as caught:
-                adapter_file("ip-adapter-plus", "sd15")
+        refused = pytest.raises(HubError, match="not the published file")
+        with served(root, tmp_path / "cache", monkeypatch), refused as caught:
+            adapter_file("ip-adapter-plus", "sd15")
         assert "\n" not in str(caught.value)
         assert not list((tmp_path / "cache").rglob("*.safetensors"))
     with served(published, tmp_path / "cache", monkeypatch):
@@ -188,9 +188,9 @@ def test_without_network_it_says_which_file_to_get(name: str, offline: Path) -> 
 
 
 def test_without_network_of_bases_and_image_encoders(offline: Path, tiny_folder: Path) -> None:
-    with pytest.raises(BaseModelError, match="could not be fetched.*unet/.*text_encoder/.*pass the folder"):
+    with pytest.raises(BaseModelError, match=r"could not be fetched.*unet/.*text_encoder/.*pass the folder"):
         load_base("sd15")
-    with pytest.raises(BaseModelError, match="models/image_encoder/ of https://huggingface.co/h94/IP-Adapter"):
+    with pytest.raises(BaseModelError, match=r"models/image_encoder/ of https://huggingface.co/h94/IP-Adapter"):
         load_base("toyland", tiny_folder, "cpu", image_encoder="h94/IP-Adapter:models/image_encoder")
     with pytest.raises(BaseModelError, match="is no folder here"):
         load_base("toyland", tiny_folder, "cpu", image_encoder="./nowhere")
@@ -207,13 +207,13 @@ def test_names_that_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
         CustomContrast.load("sdxl", tiny_folder, "ip-adapter-full-face", "cpu")
     with pytest.raises(CheckpointError, match="there is no file"):
         CustomContrast.load("toyland", tiny_folder, "nowhere.safetensors", "cpu")
-    with pytest.raises(HubError, match="names no .safetensors file"):
+    with pytest.raises(HubError, match=r"names no .safetensors file"):
         adapter_file("owner/name:folder", "sd15")
 
 
 def test_what_the_hub_does_not_have(server: Hub) -> None:
     server.add("owner/name/unet/config.json", b"{}")
-    with pytest.raises(HubError, match="has no missing.safetensors; check the spelling"):
+    with pytest.raises(HubError, match=r"has no missing.safetensors; check the spelling"):
         adapter_file("owner/name:missing.safetensors", "sd15")
     with pytest.raises(HubError, match="lacks safetensors weights or settings in one of: unet"):
         pipeline_folder("owner/name", ["unet"], [])

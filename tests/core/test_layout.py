@@ -75,7 +75,7 @@ def test_the_mirror_of_a_layout_is_the_layout_of_the_mirror() -> None:
         (lambda: Layout((LEFT,) * 3), "subjects"),
     ],
 )
-def test_a_layout_that_cannot_be_is_refused_by_name(make, word) -> None:  # noqa: ANN001
+def test_a_layout_that_cannot_be_is_refused_by_name(make, word) -> None:
     with pytest.raises(ValueError, match=f"^{word}"):
         make()
 
@@ -139,7 +139,7 @@ def custom(laid_out: BaseModel) -> CustomContrast:
     return CustomContrast(laid_out, random_adapter(laid_out))
 
 
-def subject_of(custom: CustomContrast, noun: str, color: tuple[int, int, int] = (200, 40, 40)):  # noqa: ANN201
+def subject_of(custom: CustomContrast, noun: str, color: tuple[int, int, int] = (200, 40, 40)):
     picture = Image.new("RGB", (48, 48), color)
     mask = np.zeros((48, 48), bool)
     mask[8:40, 12:36] = True

@@ -13,7 +13,7 @@ CONFIG = LocationConfig()
 def plain_mask(A: torch.Tensor, threshold: float) -> torch.Tensor:
     """One map (h, w), from the words of the method."""
     M = (A - A.min()) / (A.max() - A.min())
-    M[M <= threshold] = 0
+    M[M <= threshold] = 0  # noqa: SIM300 - M is the paper's mask, no constant
     return (M - M.min()) / (M.max() - M.min())
 
 
@@ -120,9 +120,9 @@ def test_masker_goes_by_step() -> None:
     assert (masker.at(1)[0][:, 1:] == 1).all()
     masker.take(torch.rand(2, 3, 4, 4))
     assert masker.at(2)[1] == (True, False, False) and masker.at(3)[1] == (True, True, False)
-    assert masker.asks(2) and not masker.asks(3)
+    assert masker.needs_maps(2) and not masker.needs_maps(3)
     all_drawn = Masker(LocationConfig(enabled=False), [box], [True], 1)
-    assert not all_drawn.asks(1) and all_drawn.at(1)[1] == (True,), "a drawing holds with location masks off"
+    assert not all_drawn.needs_maps(1) and all_drawn.at(1)[1] == (True,), "a drawing holds with location masks off"
     none = Masker(LocationConfig(), [None], [True], 1)
     none.take(None)
     assert none.at(5) == (None, ())

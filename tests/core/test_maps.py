@@ -60,7 +60,7 @@ def test_by_resolution() -> None:
 
 
 def test_a_layer_that_runs_twice_counts_once() -> None:
-    recorder, plain = record()
+    recorder, _plain = record()
     before = aggregate(recorder)
     recorder.add_visual(1, (4, 6), torch.ones(2, 24, 2))
     recorder.add_text(1, (4, 6), torch.ones(2, 24, 6), torch.ones(2, 24, 2))

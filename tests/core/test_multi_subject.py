@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +13,11 @@ from hypothesis import strategies as st
 from customcontrast.conditioning.conditioner import VisualConditioner
 from customcontrast.conditioning.prompt import parse_prompt, words_of_each
 from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig, ResolvedConfig
-from customcontrast.denoiser import JointDenoiser
+from customcontrast.denoiser import JointDenoiser, NoisyLatents
 from customcontrast.multi_subject import INWARD, SeparateDenoiser, make_denoiser
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.run_settings import resolve
 from customcontrast.sampling import make_scheduler
-from tests.conftest import Cutout
 
 APART = LocationConfig(apart=True)
 PROMPT = "a bear and a cat on the beach"
@@ -29,8 +27,8 @@ FAST = {"num_inference_steps": 3, **SIZE}
 
 
 @pytest.fixture(scope="session")
-def pair(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> list[Subject]:
-    return [any_custom.subject(cutout(1), "bear"), any_custom.subject([cutout(2), cutout(3)], "cat")]
+def pair(bear: Subject, cat: Subject) -> list[Subject]:
+    return [bear, cat]
 
 
 def passes_of(
@@ -142,7 +140,7 @@ def test_a_place_belongs_to_the_mask_and_else_to_the_part(any_custom: CustomCont
 
 def test_the_prediction_is_the_sum_written_out(any_custom: CustomContrast, pair: list[Subject]) -> None:
     """Σ_k W_k · back(ε_k(moved(z))), every pass on its own, and with its own share of the masks."""
-    passes, plan = passes_of(any_custom, pair)
+    passes, _ = passes_of(any_custom, pair)
     scheduler = make_scheduler(any_custom.base.scheduler, None)
     scheduler.set_timesteps(10)
     h, w = passes.prior.shape[-2:]
@@ -151,7 +149,7 @@ def test_the_prediction_is_the_sum_written_out(any_custom: CustomContrast, pair:
     masks = torch.rand(2, 2, h, w, generator=g)
     t = torch.tensor(500)
     with torch.no_grad():
-        found, maps = passes.predict(scheduler, z, t, None, masks, (True, True))
+        found, maps = passes.predict(NoisyLatents(scheduler, z, t, None, masks, (True, True)))
         assert maps is None
         W = passes.weights(masks, 2)
         expected = torch.zeros_like(z)
@@ -160,7 +158,7 @@ def test_the_prediction_is_the_sum_written_out(any_custom: CustomContrast, pair:
             fresh = replace(one, projected={})
             dx = passes.shifts[k]
             own = torch.roll((masks * W)[:, k : k + 1], dx, -1)
-            moved, _ = fresh.predict(scheduler, torch.roll(z, dx, -1), t, None, own, (True,))
+            moved, _ = fresh.predict(NoisyLatents(scheduler, torch.roll(z, dx, -1), t, None, own, (True,)))
             expected += W[:, k : k + 1] * torch.roll(moved, -dx, -1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.output import Result, Step
 from customcontrast.pipeline import CustomContrast, Subject
 from tests.conftest import Cutout
+from tests.support.threads import at_once
 from tests.support.tiny_models import random_adapter
 
 PROMPT = "a bear on the beach"
@@ -33,16 +33,6 @@ def pixels(images: list[Image.Image]) -> np.ndarray:
 
 def same(a: list[Image.Image], b: list[Image.Image], tolerance: int = 0) -> bool:
     return pixels(a).shape == pixels(b).shape and np.abs(pixels(a) - pixels(b)).max() <= tolerance
-
-
-@pytest.fixture(scope="session")
-def bear(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> Subject:
-    return any_custom.subject(cutout(1), "bear")
-
-
-@pytest.fixture(scope="session")
-def cat(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> Subject:
-    return any_custom.subject([cutout(2), cutout(3)], "cat")
 
 
 @pytest.fixture(scope="session")
@@ -134,19 +124,7 @@ def test_two_threads_with_different_subjects_do_not_meet(
     jobs = [(PROMPT, bear), ("a cat in a city", cat), ("a red car", ())]
     alone = [custom.generate(prompt, subject, **FAST) for prompt, subject in jobs]
     custom.conditioner.cache.clear()
-    found: dict[int, Result] = {}
-    start = threading.Barrier(len(jobs))
-
-    def work(i: int) -> None:
-        start.wait()
-        for _ in range(2):
-            found[i] = custom.generate(*jobs[i], **FAST)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once(lambda i: [custom.generate(*jobs[i], **FAST) for _ in range(2)][-1], len(jobs))
     for i, wanted in enumerate(alone):
         assert same(found[i].images, wanted.images)
         assert np.array_equal(found[i].location_masks, wanted.location_masks)

@@ -24,16 +24,6 @@ def pixels(result: object) -> np.ndarray:
     return np.stack([np.asarray(image, dtype=np.int16) for image in result.images])
 
 
-@pytest.fixture(scope="module")
-def bear(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> Subject:
-    return any_custom.subject(cutout(1), "bear")
-
-
-@pytest.fixture(scope="module")
-def cat(any_custom: CustomContrast, cutout: Callable[[int], Cutout]) -> Subject:
-    return any_custom.subject([cutout(2), cutout(3)], "cat")
-
-
 # ---- the layout itself ------------------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.output import Result
 from customcontrast.pipeline import CustomContrast, Subject
 from tests.conftest import Cutout
+from tests.support.threads import at_once
 from tests.support.tiny_models import LENGTH, random_adapter, save_tiny_sd15
 
 ONE, TWO = "a bear on the beach", "a bear S1* and a cat S2*"
@@ -162,23 +162,12 @@ def test_threads_with_different_subjects_do_not_meet(custom: CustomContrast, bea
     fresh = CustomContrast.from_parts(custom.base, custom.adapter)
     jobs = [(ONE, bear), (ONE.replace("bear", "cat"), cat), (ONE, bear.placed(box=(0, 0, 0.5, 0.5)))]
     alone = [custom.generate(prompt, subject, **RUN) for prompt, subject in jobs]
-    found: dict[int, Result] = {}
-    start = threading.Barrier(len(jobs))
-
-    def work(i: int) -> None:
-        start.wait()
-        found[i] = fresh.generate(*jobs[i], **RUN)
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(jobs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = at_once(lambda i: fresh.generate(*jobs[i], **RUN), len(jobs))
     for i, wanted in enumerate(alone):
         assert apart(found[i], wanted) == 0
         assert np.array_equal(found[i].location_masks, wanted.location_masks)
         assert np.array_equal(found[i].visual_maps, wanted.visual_maps)
-    assert len({pixels(result).tobytes() for result in found.values()}) == 3
+    assert len({pixels(result).tobytes() for result in found}) == 3
 
 
 def test_masks_of_512_by_768(custom: CustomContrast, bear: Subject, cat: Subject) -> None:

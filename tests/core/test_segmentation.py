@@ -311,7 +311,7 @@ def test_drawn_masks_of_every_kind() -> None:
 def test_empty_masks_are_refused() -> None:
     picture = two_balls()[0]
     for empty in (np.zeros((180, 300), bool), Image.new("L", (300, 180)), np.zeros((0, 0))):
-        with pytest.raises(SegmentationError, match="paint over|nothing is drawn"):
+        with pytest.raises(SegmentationError, match=r"paint over|nothing is drawn"):
             from_mask(picture, empty)
     with pytest.raises(SegmentationError, match="no pixel is marked"):
         Segmentation(picture, np.zeros((180, 300), bool))
@@ -426,7 +426,7 @@ def test_bad_sam_checkpoints_are_refused_without_running_code(
     plain = tmp_path / "plain.pth"
     torch.save({"weights": torch.zeros(2)}, plain)
     for path in (code, text, half, plain):
-        with pytest.raises(SegmentationError, match="is no safetensors file; convert a .pth"):
+        with pytest.raises(SegmentationError, match=r"is no safetensors file; convert a .pth"):
             sam_module.load_sam(path, "tiny")
     save_file({"a": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(SegmentationError, match="does not hold a tiny model"):
@@ -461,7 +461,7 @@ def test_a_later_click_takes_back_the_part_it_falls_on() -> None:
 
 
 def test_painted_subjects() -> None:
-    picture, left, right = two_balls()
+    picture, left, _right = two_balls()
     known = from_mask(picture, left, score=0.5)
     assert painted(known, []) is known
     stroke = check_stroke([[215, 90]], 20, 1, picture.size)

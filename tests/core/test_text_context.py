@@ -44,7 +44,7 @@ def test_s_star_replaces_the_fillers_at_the_input(any_base: BaseModel) -> None:
         parts = []
         for i, encoder in enumerate(any_base.text_encoders):
 
-            def put(module, inputs, output, i=i, b=b, layer=layer):  # noqa: ANN001, ANN202
+            def put(module, inputs, output, i=i, b=b, layer=layer):
                 output = output.clone()
                 output[:, prompt.positions[0]] = tokens[i][b, layer]
                 return output

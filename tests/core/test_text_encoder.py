@@ -67,8 +67,8 @@ def test_less_is_computed(any_base: BaseModel) -> None:
     tokens, first = s_star(any_base, 2, 4, 1), int(prompt.positions.min())
     seen: dict[str, int] = {}
 
-    def count(name: str):  # noqa: ANN202
-        def hook(module, inputs, output):  # noqa: ANN001, ANN202
+    def count(name: str):
+        def hook(module, inputs, output):
             seen[name] = seen.get(name, 0) + output.shape[0] * output.shape[1]
 
         return hook

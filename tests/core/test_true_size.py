@@ -81,7 +81,7 @@ def test_parameters_of_every_part(true: Model) -> None:
 
 @pytest.mark.parametrize(("name", "trained", "share"), [("sd15", 81_845_184, 0.0564), ("sdxl", 281_869_568, 0.0695)])
 def test_trained_share(name: str, trained: int, share: float, request: pytest.FixtureRequest) -> None:
-    base, adapter = request.getfixturevalue(name)
+    _base, adapter = request.getfixturevalue(name)
     assert parameters(adapter) == trained
     assert trained / sum(COUNTS[name].values()) == pytest.approx(share, abs=5e-5)
 

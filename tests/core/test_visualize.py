@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -79,7 +80,7 @@ def test_strip_steps_are_those_of_the_paper() -> None:
     for total in range(1, 120):
         steps = v.strip_steps(total)
         assert steps[0] == 1 and steps[-1] == total and len(steps) == min(total, 6)
-        assert all(a < b for a, b in zip(steps, steps[1:], strict=False))
+        assert all(a < b for a, b in itertools.pairwise(steps))
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (8, 12), (12, 8)])

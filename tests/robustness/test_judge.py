@@ -73,7 +73,7 @@ def test_an_untold_case_cannot_be_written() -> None:
     with pytest.raises(TypeError):
         case(taken, 3)
     for names in ("", ".", ".*", "(", "x?", "cannot|steps", "used"):
-        with pytest.raises(Exception, match="names no argument|missing|unterminated"):
+        with pytest.raises(Exception, match=r"names no argument|missing|unterminated"):
             case.refused(names, refuse, STEPS)
     for why in ("", "hard to tell"):
         with pytest.raises(ValueError, match="is no reason"):

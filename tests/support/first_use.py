@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright  # noqa: E402
+from playwright.sync_api import sync_playwright
 
-from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
-from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
-from tests.support.serving import EXAMPLES, server  # noqa: E402
+from customcontrast.specs import BASES, DEFAULT_BASE
+from tests.support.browsing import CHROMIUM, FLAGS, Visitor
+from tests.support.serving import EXAMPLES, server
 
 
 def first_use(url: str, photo: Path, noun: str) -> tuple[list[str], dict[str, float]]:
@@ -57,10 +57,10 @@ def main() -> None:
     parser.add_argument("photo", type=Path, nargs="?", default=EXAMPLES / "bear.png")
     parser.add_argument("--noun", default="bear", help="what is typed where the file's name does not tell")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        with server(Path(BASES[DEFAULT_BASE].weights), Path(folder) / "log", arguments=["--base", DEFAULT_BASE]) as url:
-            first_use(url, EXAMPLES / "bear.png", "bear")  # somebody was here before
-            clicks, seen = first_use(url, options.photo, options.noun)
+    weights, arguments = Path(BASES[DEFAULT_BASE].weights), ["--base", DEFAULT_BASE]
+    with tempfile.TemporaryDirectory() as folder, server(weights, Path(folder) / "log", arguments=arguments) as url:
+        first_use(url, EXAMPLES / "bear.png", "bear")  # somebody was here before
+        clicks, seen = first_use(url, options.photo, options.noun)
     print(f"{len(clicks)} clicks: {', '.join(clicks)}")
     print("\n".join(f"{what}: {seconds:.1f} s" for what, seconds in seen.items()))
 

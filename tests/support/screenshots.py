@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image  # noqa: E402
-from playwright.sync_api import Page, sync_playwright  # noqa: E402
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
 
-from customcontrast.specs import BASES, DEFAULT_BASE  # noqa: E402
+from customcontrast.specs import BASES, DEFAULT_BASE
 from customcontrast.visualize import save_small
-from tests.support.browsing import CHROMIUM, FLAGS, Visitor  # noqa: E402
-from tests.support.serving import EXAMPLES, server  # noqa: E402
+from tests.support.browsing import CHROMIUM, FLAGS, Visitor
+from tests.support.serving import EXAMPLES, server
 
 TABS = ("Words", "Compare", "Features", "Recipe")
 

@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     PNDMScheduler,
+    SchedulerMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -26,6 +27,7 @@ from transformers import (
 
 from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel
+from train.common.true_models import word_tokens
 
 LENGTH = 32  # tokens of the tiny text encoders
 WORDS = "a an the photo of bear cat robot bird car on in at beach forest city red blue green wearing hat scarf and with"
@@ -37,20 +39,8 @@ def make_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
 
     pad: the padding token; SDXL's second tokenizer has "!".
     """
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    vocabulary = letters + [letter + "</w>" for letter in letters]
-    merges = []
-    for word in WORDS.split():
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            merges.append((parts[0], parts[1]))
-            parts[:2] = [parts[0] + parts[1]]
-            vocabulary.append(parts[0])
-    merges.append(("!", "!</w>"))  # one token, as in CLIP's own vocabulary
-    vocabulary = [*dict.fromkeys(vocabulary), "!!</w>", "<|startoftext|>", "<|endoftext|>"]
-    merges = list(dict.fromkeys(merges))
+    tokens, merges = word_tokens(WORDS)
+    vocabulary = [*tokens, "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         {token: i for i, token in enumerate(vocabulary)}, merges, model_max_length=LENGTH, pad_token=pad
     )
@@ -92,34 +82,44 @@ def _vae(channels: int, levels: int) -> AutoencoderKL:
     )
 
 
+def _latents(channels: int) -> dict[str, int]:
+    """What the UNets share, by their latent channels."""
+    return {"in_channels": channels, "out_channels": channels, "layers_per_block": 1, "norm_num_groups": 8}
+
+
+def _save_pipeline(
+    folder: Path, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel, latents: int, scheduler: SchedulerMixin
+) -> None:
+    """A StableDiffusionPipeline of this UNet, with an autoencoder of f = 8, a text and an image encoder."""
+    encoder, processor = _vision()
+    StableDiffusionPipeline(
+        vae=_vae(latents, 4),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, 32, 16)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=processor,
+        image_encoder=encoder,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
 def save_tiny_toyland(folder: Path, prediction: str = "v_prediction") -> None:
     """A StableDiffusionPipeline folder shaped like toyland: 8 latent channels, f = 8, three levels."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     unet = UNet2DConditionModel(
         sample_size=8,
-        in_channels=8,
-        out_channels=8,
         block_out_channels=(16, 32, 32),
-        layers_per_block=1,
+        **_latents(8),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=32,
         attention_head_dim=2,
-        norm_num_groups=8,
     )
-    encoder, processor = _vision()
-    StableDiffusionPipeline(
-        vae=_vae(8, 4),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 32, 16)),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=DDIMScheduler(prediction_type=prediction, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        safety_checker=None,
-        feature_extractor=processor,
-        image_encoder=encoder,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    _save_pipeline(folder, tokenizer, unet, 8, scheduler)
     (folder / "vocabulary.json").write_text(json.dumps(WORDS.split()))
 
 
@@ -129,10 +129,8 @@ def save_tiny_xl(folder: Path) -> None:
     tokenizer = make_tokenizer()
     unet = UNet2DConditionModel(
         sample_size=16,
-        in_channels=4,
-        out_channels=4,
         block_out_channels=(16, 32),
-        layers_per_block=1,
+        **_latents(4),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         transformer_layers_per_block=(1, 2),
@@ -142,7 +140,6 @@ def save_tiny_xl(folder: Path) -> None:
         projection_class_embeddings_input_dim=6 * 8 + 24,
         cross_attention_dim=32 + 40,
         use_linear_projection=True,
-        norm_num_groups=8,
     )
     encoder, processor = _vision()
     StableDiffusionXLPipeline(
@@ -164,9 +161,9 @@ def random_adapter(base: BaseModel, seed: int = 0, **overrides: object) -> Adapt
     torch.manual_seed(seed)
     adapter = Adapter.create(base, **(ENCODER | overrides)).requires_grad_(False).eval()
     for linear in adapter.attention.to_v:
-        linear.weight.normal_(std=0.3)
+        torch.nn.init.normal_(linear.weight, std=0.3)
     for linear in adapter.attention.to_k:
-        linear.weight.normal_(std=0.5)
+        torch.nn.init.normal_(linear.weight, std=0.5)
     return adapter
 
 
@@ -182,15 +179,5 @@ def save_tiny_sd15(folder: Path) -> None:
         attention_head_dim=2,
         norm_num_groups=4,
     )
-    encoder, processor = _vision()
-    StableDiffusionPipeline(
-        vae=_vae(4, 4),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 32, 16)),
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
-        safety_checker=None,
-        feature_extractor=processor,
-        image_encoder=encoder,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False)
+    _save_pipeline(folder, tokenizer, unet, 4, scheduler)

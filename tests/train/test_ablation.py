@@ -49,12 +49,12 @@ def test_differences_are_those_of_paired_pictures() -> None:
 
     assert ablation.differences({0: scores(0, 0)}) == []
     _, head, _, first, last = ablation.differences({2: scores(0, 1), 5: scores(0.02, 0), 0: scores(-0.01, 1)})
-    assert head == "| ID | less ID 2: E-CI | E-DI | CT | found |"
+    assert head == "| ID | less ID 2: E-CI | E-DI | CT | retrieval@1 |"
     assert first == (
         "| 0 | +0.000 [+0.000, +0.000] | -0.010 [-0.010, -0.010] | -0.010 [-0.010, -0.010] | +0.000 [+0.000, +0.000] |"
     )
     assert "+0.020" in last and last.endswith("| +1.000 [+1.000, +1.000] |")
     seen = {i: [replace(s, edit=float(i == 5)) for s in scores(0, 1)] for i in (2, 5)}
     *_, head, _, gain = ablation.differences(seen)
-    assert head.endswith("| CT | edits | found |") and "| +1.000 [+1.000, +1.000] |" in gain
-    assert "found" not in ablation.differences({2: scores(0, -1), 5: scores(0, -1)})[1]
+    assert head.endswith("| CT | edits | retrieval@1 |") and "| +1.000 [+1.000, +1.000] |" in gain
+    assert "retrieval@1" not in ablation.differences({2: scores(0, -1), 5: scores(0, -1)})[1]

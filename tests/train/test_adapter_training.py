@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -252,7 +253,7 @@ def test_learning_rate_warms_up_and_falls() -> None:
     optim = OptimConfig(steps=100, warmup=10, learning_rate=1.0, schedule="cosine", final=0.1)
     rates = [schedule(optim).rate(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == rates[10] == pytest.approx(1.0)
-    assert rates[100] == pytest.approx(0.1) and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[100] == pytest.approx(0.1) and all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert schedule(replace(optim, schedule="constant")).rate(5000) == 1.0
 
 
@@ -464,7 +465,7 @@ def test_a_killed_run_goes_on_exactly(settings: AdapterTrainConfig, tmp_path: Pa
 
 
 def test_slices_want_several_processes(settings: AdapterTrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="accelerate launch, or set optim.sharding=none"):
+    with pytest.raises(ConfigError, match=r"accelerate launch, or set optim.sharding=none"):
         train(replace(settings, optim=replace(settings.optim, sharding="full")), tmp_path, cpu=True)
     with pytest.raises(ConfigError, match="choose none or full"):
         OptimConfig(sharding="half")

@@ -107,7 +107,7 @@ def test_a_new_subject_lies_by_its_neighbours() -> None:
 
 def test_an_atlas_is_read_as_written_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     file = tmp_path / "features.safetensors"
-    with pytest.raises(AtlasError, match="--atlas features.safetensors"):
+    with pytest.raises(AtlasError, match=r"--atlas features.safetensors"):
         Atlas.read(file)
     known = small_atlas()
     known.write(file)

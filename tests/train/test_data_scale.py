@@ -322,7 +322,7 @@ def test_cached_features_of_shards_are_what_encoding_says(packed: Path, tiny_bas
     times = [path.stat().st_mtime_ns for path in sorted(latents.glob("*.npy"))]
     for index in (0, 1, 5, 8):
         record = cached.record(index)
-        image, mask, origin = cached.cropped(index, record, 0)
+        image, mask, _origin = cached.cropped(index, record, 0)
         fresh = with_features(tiny_base, collate([replace(folder_sample("x"), image=image, reference=image,
                                                           positive=image, mask=mask)]))  # fmt: skip
         torch.testing.assert_close(cached.cache.latent(index, 0), fresh.latents[0], atol=5e-3, rtol=5e-3)

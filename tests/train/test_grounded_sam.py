@@ -42,48 +42,25 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         image_size=64,
         out_features=["stage2", "stage3", "stage4"],
     )
-    text = {
-        "model_type": "bert",
-        "vocab_size": len(WORDS),
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-        "max_position_embeddings": 16,
-    }
+    one_layer = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"model_type": "bert", "vocab_size": len(WORDS), "hidden_size": 8, "intermediate_size": 8,
+            "max_position_embeddings": 16, **one_layer}  # fmt: skip
+    sides = ("encoder", "decoder")
+    sizes = {f"{side}_attention_heads": 4 for side in sides} | {f"{side}_ffn_dim": 32 for side in sides}
     config = GroundingDinoConfig(
-        backbone_config=backbone,
-        text_config=text,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_queries=5,
-        max_text_len=16,
-    )
+        backbone_config=backbone, text_config=text, d_model=32, encoder_layers=1, decoder_layers=2, num_queries=5,
+        max_text_len=16, **sizes,
+    )  # fmt: skip
     GroundingDinoForObjectDetection(config).save_pretrained(detector)
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=16)
     processor = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
     GroundingDinoProcessor(processor, tokenizer).save_pretrained(detector)
     vision = SamVisionConfig(
-        hidden_size=16,
-        output_channels=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=64,
-        patch_size=8,
-        window_size=4,
-        global_attn_indexes=[0],
-        mlp_dim=16,
-        num_pos_feats=8,
-    )
+        hidden_size=16, output_channels=16, image_size=64, patch_size=8, window_size=4, global_attn_indexes=[0],
+        mlp_dim=16, num_pos_feats=8, **one_layer,
+    )  # fmt: skip
     prompts = SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4)
-    decoder = SamMaskDecoderConfig(
-        hidden_size=16, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=8
-    )
+    decoder = SamMaskDecoderConfig(hidden_size=16, mlp_dim=16, iou_head_hidden_dim=8, **one_layer)
     SamModel(
         SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
     ).save_pretrained(sam)

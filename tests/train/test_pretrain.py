@@ -167,7 +167,7 @@ def test_a_stage_resumes_to_the_weights_of_an_unbroken_run(tmp_path: Path) -> No
             model = nn.Linear(3, 3)
             stage = Stage("toy", model, config, folder)
 
-            def loss_at(step: int, g: torch.Generator, stage=stage, model=model, limit=limit):  # noqa: ANN001, ANN202
+            def loss_at(step: int, g: torch.Generator, stage=stage, model=model, limit=limit):
                 if step + 1 == limit:
                     signal.raise_signal(signal.SIGTERM)
                 x = torch.randn(4, 3, generator=g)

@@ -51,7 +51,7 @@ def test_one_picture_of_a_subject(pool: DataConfig, tiny_base: BaseModel, tmp_pa
     assert torch.equal(source.shards[0]["images"], ordinary.shards[0]["images"])
     with pytest.raises(ConfigError, match=r"data.references \(2\) equal to data.targets \(3\)"):
         DataConfig(same_frame=True, targets=3, references=2)
-    with pytest.raises(ConfigError, match="choose another data.path"):
+    with pytest.raises(ConfigError, match=r"choose another data.path"):
         open_pool(replace(config, path=pool.path), tiny_base)
 
 
@@ -134,7 +134,7 @@ def test_a_pool_grows_and_refuses_other_settings(pool: DataConfig, tiny_base: Ba
     assert len(open_pool(config, tiny_base, cached=False)) == 2
     grown = open_pool(replace(config, subjects=3), tiny_base, cached=False)
     assert len(grown) == 3
-    with pytest.raises(ValueError, match="another data.path"):
+    with pytest.raises(ValueError, match=r"another data.path"):
         open_pool(replace(config, reference_size=64), tiny_base, cached=False)
 
 
@@ -171,7 +171,7 @@ def test_captions_of_the_noun_alone(pool: DataConfig, tiny_base: BaseModel) -> N
         noun = sample.caption[slice(*sample.noun)]
         assert caption[start:end] == noun and caption in (f"a {noun}", f"an {noun}")
     assert sampler.noun_alone(replace(_plain("none"), caption="two owls", noun=(4, 7))).caption == "an owl"
-    with pytest.raises(ConfigError, match="data.captions is 'none'; choose given or noun"):
+    with pytest.raises(ConfigError, match=r"data.captions is 'none'; choose given or noun"):
         DataConfig(captions="none")
 
 
@@ -305,7 +305,7 @@ def test_a_folder_of_your_own(own: Path) -> None:
 
 def test_target_reference_and_positive_are_three_frames_where_there_are_three(own: Path) -> None:
     source = folder.FolderSource(own, size=32, crop=24, progress=False)
-    name, frames, references = source.subjects[1]
+    _name, _frames, references = source.subjects[1]
     order = {id(r): i for i, r in enumerate(references)}
     for seed in range(20):
         rng = random.Random(seed)
@@ -346,7 +346,7 @@ def test_a_branch_is_dropped_with_its_own_probability() -> None:
         DataConfig(drop=0.2, drop_branch=0.25)
 
 
-def test_pool_and_live_source_say_where_the_subject_is(pool, tiny_base: BaseModel) -> None:  # noqa: ANN001
+def test_pool_and_live_source_say_where_the_subject_is(pool, tiny_base: BaseModel) -> None:
     sample = open_pool(pool, tiny_base).sample(1, 0, 0, 1)
     rows = sample.mask[0].any(1).nonzero().flatten()
     assert sample.layout[4] * len(sample.mask[0]) == pytest.approx(int(rows[0]))
@@ -382,7 +382,7 @@ def test_pictures_without_sub_folders_are_told_how_to_lie(own: Path) -> None:
 
 def test_a_text_that_is_none_is_named(own: Path) -> None:
     (own / "cat" / "00.txt").write_bytes(b"\x81\x8d\x8f")
-    with pytest.raises(ConfigError, match="00.txt of cat"):
+    with pytest.raises(ConfigError, match=r"00.txt of cat"):
         folder.FolderSource(own, 32, 24, progress=False)
 
 
@@ -423,7 +423,7 @@ def test_masks_of_every_kind_and_of_another_shape(tmp_path: Path) -> None:
     for name, image in kinds.items():
         image.save(tmp_path / f"{name}.png")
         assert np.array_equal(folder.read_mask(tmp_path / f"{name}.png", (40, 30)), mask > 0), name
-    with pytest.raises(folder.PictureError, match="grey.png is 40 x 30, of another shape"):
+    with pytest.raises(folder.PictureError, match=r"grey.png is 40 x 30, of another shape"):
         folder.read_mask(tmp_path / "grey.png", (30, 40))
 
 

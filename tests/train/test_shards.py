@@ -206,7 +206,7 @@ def test_prepare_from_the_command_line(mvimgnet: Path, tmp_path: Path, capsys: p
 
 def test_an_empty_folder_says_how_to_make_shards(tmp_path: Path) -> None:
     (tmp_path / "bad.tar").write_bytes(b"not a tar")
-    with pytest.raises(ValueError, match="train.data prepare.*bad.tar"):
+    with pytest.raises(ValueError, match=r"train.data prepare.*bad.tar"):
         shards.ShardSource(tmp_path, 32, 24)
 
 

@@ -79,7 +79,7 @@ def test_a_hidden_subject_has_the_box_it_would_fill(scenes: list) -> None:
     assert hidden.box == pytest.approx(((low[0] + 1) / 2, (1 - high[1]) / 2, (high[0] + 1) / 2, (1 - low[1]) / 2))
 
 
-def test_the_pool_keeps_the_layout_of_every_picture(tmp_path) -> None:  # noqa: ANN001
+def test_the_pool_keeps_the_layout_of_every_picture(tmp_path) -> None:
     config = PoolConfig(world="demo", size=48, subjects_per_shard=3, views=2, variants=2, captions=2)
     shard = read_shard(write_shard(0, config, tmp_path))
     for record, mask in zip(shard.records, shard.masks, strict=True):

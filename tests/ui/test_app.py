@@ -29,6 +29,7 @@ from customcontrast.ui.service.recipe import read_png
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.theme import STATIC
 from customcontrast.ui.wiring import Wire, components, read, updates
+from tests.support import documented
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model
 
 BEAR, CAT = str(EXAMPLES / "bear.png"), str(EXAMPLES / "cat.png")
@@ -91,11 +92,11 @@ def test_every_handler_takes_what_the_page_hands_over(monkeypatch: pytest.Monkey
         inspect.signature(handler).bind(*[None] * first, **(inputs or {}))
         wired.append(getattr(handler, "__name__", "partial"))
 
-    def on(self, event, handler, inputs=None, outputs=None, told="", chosen=False, drawn=False, **options):  # noqa: ANN001, ANN003, ANN202
+    def on(self, event, handler, inputs=None, outputs=None, told="", chosen=False, drawn=False, **options):
         fits(handler, inputs, chosen or drawn)
         return real_on(self, event, handler, inputs, outputs, told, chosen, drawn, **options)
 
-    def run_button(self, button, stop, status, handler, inputs, outputs, over):  # noqa: ANN001, ANN202
+    def run_button(self, button, stop, status, handler, inputs, outputs, over):
         fits(handler, inputs, False)
         return real_run(self, button, stop, status, handler, inputs, outputs, over)
 
@@ -208,6 +209,14 @@ def test_styles_and_scripts_ask_nothing_of_other_machines():
 def test_only_the_named_endpoints_are_public(client: Client):
     named = client.view_api(return_format="dict")
     assert set(named["named_endpoints"]) == {"/segment", "/generate", "/maps"} and not named["unnamed_endpoints"]
+    for endpoint, about in named["named_endpoints"].items():  # as docs/api.md has them, in the same order
+        assert [p["parameter_name"] for p in about["parameters"]] == list(documented.inputs(endpoint))
+    plain = {"none": None, '""': "", "true": True}
+    for given in named["named_endpoints"]["/generate"]["parameters"]:
+        shown = documented.inputs("/generate")[given["parameter_name"]]
+        if shown != "the server's":
+            default = plain[shown] if shown in plain else float(shown)
+            assert given["parameter_default"] == default, given["parameter_name"]
 
 
 def test_segment(client: Client):
@@ -283,7 +292,7 @@ def test_without_settings_the_base_has_its_own(client: Client):
 
 def test_each_subjects_strength_and_passes_of_their_own(client: Client):
     pair = ([BEAR, CAT], "bear, cat", "a bear and a cat")
-    files, _, recipe = generate(client, *pair, strengths="1; 0.25", apart=True)
+    _files, _, recipe = generate(client, *pair, strengths="1; 0.25", apart=True)
     assert [row["strength"] for row in recipe["subjects"]] == [1, 0.25] and recipe["apart"] is True
     together = generate(client, *pair, strengths="1, 0.25", apart=False)
     assert together[2]["apart"] is False and together[2]["subjects"][1]["strength"] == 0.25

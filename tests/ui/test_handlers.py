@@ -480,10 +480,10 @@ def test_an_adapter_without_the_contrastive_losses_stands_beside(
     assert len(set(made.values())) == 6
     before = list(handlers.comparison.compare(control))[-1]["compared"]
     assert np.asarray(before.pictures["full"][1]).tobytes() == made["full"]  # the other adapter left no trace
-    with pytest.raises(RequestError, match="train.experiments.ablation --ids 2"):
+    with pytest.raises(RequestError, match=r"train.experiments.ablation --ids 2"):
         handlers.comparison.side_by_side(before, "plain", "full")
     request = dataclasses.replace(control.request(), contrast=False)
-    with pytest.raises(RequestError, match="put it beside the adapter as adapter-plain.safetensors"):
+    with pytest.raises(RequestError, match=r"put it beside the adapter as adapter-plain.safetensors"):
         list(handlers.service.stream(request))
 
 
@@ -645,7 +645,7 @@ def test_maps_by_name(handlers: Handlers, shown: RunView):
     assert picture.width >= 384 and np.asarray(facts["map"]).ndim == 2 and "S1*" in facts["words"]
     assert facts["map"] != handlers.viewers.named_map(shown, "visual:2", 1, 1)[1]["map"]
     for word, index in (("zebra", 0), ("visual:9", 0), ("bear", 7)):
-        with pytest.raises(ValueError, match="There is no|not in the prompt"):
+        with pytest.raises(ValueError, match=r"There is no|not in the prompt"):
             handlers.viewers.named_map(shown, word, 0, index)
     with pytest.raises(RequestError, match="Generate a picture first"):
         handlers.viewers.named_map(None, "bear", 0, 0)
@@ -675,7 +675,7 @@ def test_the_maps_of_a_picture_are_explained_with_its_numbers(handlers: Handlers
 def test_finished_examples_are_shown_with_their_settings(handlers: Handlers):
     assert len(handlers.replay.finished) == 6 == len(handlers.replay.cards())
     for index, path in enumerate(handlers.replay.finished):
-        settings, references = recipe.read_png(path)
+        settings, _references = recipe.read_png(path)
         assert path.stat().st_size < 400_000 and settings["base"] in ("toyland", "toyland2")
         if index == 1:  # one is enough: it starts to load its base
             changes = handlers.replay.example(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 
 import numpy as np
@@ -47,7 +48,8 @@ def test_roundtrip_is_exact():
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(picture))
     assert {key: settings[key] for key in SETTINGS} == SETTINGS
     assert [len(subject) for subject in found] == [2, 1]
-    for before, after in zip(sum(references, []), sum(found, []), strict=True):
+    each = itertools.chain.from_iterable
+    for before, after in zip(each(references), each(found), strict=True):
         assert np.array_equal(np.asarray(before.image), np.asarray(after.image))  # under the transparent part too
         assert np.array_equal(before.mask, after.mask)
 

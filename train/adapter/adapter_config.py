@@ -19,7 +19,10 @@ PRESETS = Path(__file__).parent / "presets"
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Eq. 9 and the parts of it that the ablation turns off."""
+    """Weights and temperatures of Eq. 9, and the parts of it that the ablation turns off.
+
+    Raises ConfigError naming the field, as all settings here do.
+    """
 
     lambda_1: float = 1e-2  # λ_1, weight of L_CSCL + L_MACL
     lambda_2: float = 1e-3  # λ_2, weight of L_loc
@@ -28,7 +31,7 @@ class LossConfig:
     macl_weight: float = 1.0  # weight of L_MACL beside L_CSCL inside λ_1's bracket; 1 is Eq. 9
     alpha: bool = True  # α_ij = S_ii / S_ij in Eq. 7; False = plain InfoNCE
     temperature: float = 0.07  # τ of Eq. 4
-    macl_temperature: float = 0.07  # τ of Eq. 7; wants batch · τ · mean(S) > 1 (`losses.macl_loss`)
+    macl_temperature: float = 0.07  # τ of Eq. 7; needs batch · τ · mean(S) > 1 (`losses.macl_loss`)
     visual: bool = True  # False = λ of Eq. 3 is 0: the subject acts through S* alone (an ELITE-like encoder)
     similarity_floor: float = 0.05  # S_ij is clamped to [floor, 1]
     contrast_batch: int = 0  # samples a process and micro-step for Eq. 4 and 7 alone, which need no UNet; 0 = the batch
@@ -42,7 +45,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule."""
+    """AdamW, its schedule, batches, precision, and how the work is divided among processes."""
 
     steps: int = 200_000  # optimiser steps in all; the schedule's length
     batch: int = 8  # B, samples per process and micro-step
@@ -95,7 +98,7 @@ class LogConfig:
 
 @dataclass(frozen=True)
 class AdapterTrainConfig:
-    """One training run of an adapter."""
+    """All settings of one training run of an adapter."""
 
     base: str = "toyland"  # key of customcontrast.base_model.BASES
     weights: str | None = None  # folder or hub id of the base's weights; None = the base's own

@@ -1,4 +1,4 @@
-"""The frozen base as training wants it: what is recomputed instead of kept, and in which type its autoencoder works."""
+"""The frozen base as training needs it: what is recomputed, and in which type its autoencoder works."""
 
 from __future__ import annotations
 

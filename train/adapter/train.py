@@ -134,8 +134,7 @@ def train(
         ema.update(adapter, step)
 
         late = time.monotonic() - saved_at > 60 * config.log.save_minutes
-        if sliced:  # all must write together
-            late = agree(late)
+        late = agree(late) if sliced else late  # all must write together
         saves = (main or sliced) and (late or step % config.log.save_every == 0)
         if saves or step % config.log.every == 0:
             watch.check()
@@ -145,9 +144,7 @@ def train(
             saved_at = time.monotonic()
         if (main or sliced) and config.log.validate_every and step % config.log.validate_every == 0:
             with timer.paused():
-                weights = averaged(ema, adapter)
-                if main:
-                    validation.run(step, weights, log)
+                validate(validation, step, averaged(ema, adapter), log, main)
 
     watch.check()
     progress = Progress(step, timer.total, world)
@@ -157,6 +154,12 @@ def train(
     stop.restore()
     accelerator.wait_for_everyone()
     return progress
+
+
+def validate(validation: Validation, step: int, adapter: Adapter, log: Log, main: bool) -> None:
+    """Validate the averaged weights in the main process; the others only take part in gathering them."""
+    if main:
+        validation.run(step, adapter, log)
 
 
 def warn_of_small_batch(config: AdapterTrainConfig, batch: Batch, processes: int) -> None:

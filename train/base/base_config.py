@@ -5,19 +5,19 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Rendered training pictures (`train.base.pool`)."""
+    """Rendered training pictures (`train.base.pool`), and how many of each subject."""
 
     world: str = "small"  # name of a train.toyland.World preset
     size: int = 96  # side of a picture, px
     subjects_per_shard: int = 32  # distinct subjects in one shard
     views: int = 3  # placements (view, pose, position) of each subject
     variants: int = 2  # background and style variants of each placement
-    captions: int = 4  # phrasings kept for each picture
+    captions: int = 4  # phrasings stored for each picture
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """The two CLIP towers."""
+    """Sizes and training of the two CLIP towers: text encoder and image encoder."""
 
     width: int = 192  # hidden width of both towers
     heads: int = 4
@@ -49,7 +49,7 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """The denoiser."""
+    """Sizes and training of the denoiser, a `UNet2DConditionModel`."""
 
     channels: tuple[int, ...] = (128, 256)  # block_out_channels; cross-attention at every level
     layers: int = 1  # layers_per_block
@@ -67,7 +67,7 @@ class UnetConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Optimisation of one stage."""
+    """Optimisation of one stage: AdamW with a linear warm-up and a linear end."""
 
     batch: int
     lr: float
@@ -81,7 +81,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One preset."""
+    """One preset: the sizes of all parts of an embedded base, and the optimisation of each stage of its training."""
 
     pool: PoolConfig = field(default_factory=PoolConfig)
     clip: ClipConfig = field(default_factory=ClipConfig)

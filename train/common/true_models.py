@@ -6,21 +6,15 @@ for time, memory and the whole path, not for pictures worth looking at.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+import transformers
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import (
-    CLIPImageProcessor,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    CLIPVisionModelWithProjection,
-)
 
 from customcontrast.adapter import Adapter
 from customcontrast.attention import install_processors
@@ -28,7 +22,9 @@ from customcontrast.base_model import BaseModel
 from customcontrast.config import EncoderConfig
 from customcontrast.specs import BASES
 
-UNETS = {
+M = TypeVar("M", bound=nn.Module)
+
+UNETS: dict[str, dict[str, Any]] = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "sdxl": {
         "sample_size": 128,
@@ -46,11 +42,11 @@ UNETS = {
 }
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_BIG_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-TEXTS = {
-    "sd15": ((CLIPTextModel, CLIP_L | {"projection_dim": 768}),),
+TEXTS: dict[str, tuple[tuple[Any, dict[str, Any]], ...]] = {
+    "sd15": ((transformers.CLIPTextModel, CLIP_L | {"projection_dim": 768}),),
     "sdxl": (
-        (CLIPTextModel, CLIP_L | {"projection_dim": 768}),
-        (CLIPTextModelWithProjection, CLIP_BIG_G | {"projection_dim": 1280, "hidden_act": "gelu"}),
+        (transformers.CLIPTextModel, CLIP_L | {"projection_dim": 768}),
+        (transformers.CLIPTextModelWithProjection, CLIP_BIG_G | {"projection_dim": 1280, "hidden_act": "gelu"}),
     ),
 }
 VIT_L_14 = {
@@ -62,7 +58,7 @@ VIT_L_14 = {
     "patch_size": 14,
     "projection_dim": 768,
 }
-VAE = {
+VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -76,26 +72,29 @@ WORDS = "a an the of bear cat dog toy photo painting on in at with red blue beac
 PERIOD = 1_000_003  # a prime: random weights repeat after so many, and no two rows of a matrix are alike
 
 
-def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
-    """A CLIP tokenizer of the true size, made offline: bytes, the words above, fillers, start 49406 and end 49407."""
+def word_tokens(words: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tokens and merges of a byte-pair encoding that knows these words: bytes, then their letters joined one by one."""
     letters = sorted(ByteLevel.alphabet())
     tokens, merges = letters + [letter + "</w>" for letter in letters], []
-    for word in WORDS.split():
+    for word in words.split():
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:
             merges.append((parts[0], parts[1]))
             parts[:2] = [parts[0] + parts[1]]
             tokens.append(parts[0])
-    merges.append(("!", "!</w>"))
-    tokens = [*dict.fromkeys(tokens), "!!</w>"]
+    merges.append(("!", "!</w>"))  # one token, as in CLIP's own vocabulary
+    return [*dict.fromkeys(tokens), "!!</w>"], list(dict.fromkeys(merges))
+
+
+def tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
+    """A CLIP tokenizer of the true size, made offline: bytes, the words above, fillers, start 49406 and end 49407."""
+    tokens, merges = word_tokens(WORDS)
     tokens += [f"<|filler{i}|>" for i in range(VOCABULARY - 2 - len(tokens))] + ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab, list(dict.fromkeys(merges)), model_max_length=LENGTH, pad_token=pad)
+    return transformers.CLIPTokenizer(vocab, merges, model_max_length=LENGTH, pad_token=pad)
 
 
-def make(
-    build: Callable[[], nn.Module], device: str | torch.device = "meta", dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def make(build: Callable[[], M], device: str | torch.device = "meta", dtype: torch.dtype = torch.float32) -> M:
     """A frozen model in evaluation mode, its weights of `dtype` on `device`: random, or none on the meta device.
 
     Made on the meta device first, so that no other memory is used and no time is lost on initial values. Matrices get
@@ -136,14 +135,14 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
     """
     spec = BASES[name]
     ends = {"bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1}
-    texts = [(cls, CLIPTextConfig(vocab_size=VOCABULARY, **config, **ends)) for cls, config in TEXTS[name]]
-    vision, size = CLIPVisionConfig(**VIT_L_14), {"height": 224, "width": 224}
+    texts = [(cls, transformers.CLIPTextConfig(vocab_size=VOCABULARY, **config, **ends)) for cls, config in TEXTS[name]]
+    vision, size = transformers.CLIPVisionConfig(**VIT_L_14), {"height": 224, "width": 224}
     side = UNETS[name]["sample_size"] * 8
     vae = VAE | {"sample_size": side, "scaling_factor": SCALING[name]}
     base = BaseModel(
         name=name,
         tokenizers=[tokenizer(pad) for pad in ("<|endoftext|>", "!")[: len(texts)]],  # as published
-        text_encoders=[make(lambda cls=cls, c=config: cls(c), device, dtype) for cls, config in texts],
+        text_encoders=[make(functools.partial(cls, config), device, dtype) for cls, config in texts],
         unet=unet(name, device, dtype),
         vae=make(
             lambda: AutoencoderKL(**vae), device, torch.float32 if spec.pooled and dtype == torch.float16 else dtype
@@ -151,8 +150,8 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
         scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading")
         if spec.pooled
         else PNDMScheduler(**NOISE, skip_prk_steps=True),
-        image_encoder=make(lambda: CLIPVisionModelWithProjection(vision), device, dtype),
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 224}, crop_size=size),
+        image_encoder=make(lambda: transformers.CLIPVisionModelWithProjection(vision), device, dtype),
+        image_processor=transformers.CLIPImageProcessor(size={"shortest_edge": 224}, crop_size=size),
         default_size=side,
         default_steps=spec.steps,
         default_guidance=spec.guidance,

@@ -16,7 +16,7 @@ from train.toyland import World
 class DataConfig:
     """Where frames of subjects come from and how samples are made of them (`train.data`)."""
 
-    source: str = "pool"  # pool = Toyland rendered once; toyland = rendered as it is eaten; folder = your own pictures;
+    source: str = "pool"  # pool = Toyland rendered once; toyland = rendered on the fly; folder = your own pictures;
     # shards = photographs packed by `python -m train.data prepare`
     path: str = "runs/adapter-pool"  # folder of shards (pool, shards) or of your subjects, a sub-folder each (folder)
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
@@ -31,12 +31,12 @@ class DataConfig:
     drop: float = 0.05  # p of dropping the text, the subject, or both: each of the three
     drop_branch: float = 0.0  # p of leaving the subject to one branch: to the visual one (no S*), or to S* (λ = 0)
     workers: int = 0  # loader processes; 0 = load in the training process
-    cache: bool = True  # keep what the frozen VAE and CLIP say of a pool beside its shards (16-bit)
+    cache: bool = True  # cache the output of the frozen VAE and CLIP beside a pool's shards (16-bit)
     # Several sets in one run, each {name, weight, …}: its name, its share of the samples, and the fields of `data` that
     # it changes (source, path, …). A list has no hash; those of equal configurations are equal without it.
     sources: list[dict[str, Any]] = field(default_factory=list, hash=False)
     holdout: float = 0.0  # share of the subjects of folders and shards that validates, by hash of their ids
-    shard_cache: str = "none"  # none, latents, clip or both: of shards, 16-bit, kept beside them; latents fix x's crop
+    shard_cache: str = "none"  # none, latents, clip or both: cached beside shards in 16 bits; latents fix x's crop
 
     def __post_init__(self) -> None:
         one_of("data", self, source=("pool", "toyland", "folder", "shards"), captions=("given", "noun"))

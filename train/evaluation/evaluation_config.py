@@ -1,4 +1,4 @@
-"""Settings of `python -m train.evaluation adapter`: what is asked of an adapter, and who judges."""
+"""Settings of `python -m train.evaluation adapter`: on what an adapter is evaluated, and who judges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from train.evaluation.metrics import CLIP, DINO
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """One evaluation. A field is the option of its name, and its default the option's."""
+    """All settings of one evaluation; each field is the command's option of its name, with its default.
+
+    Raises ValueError where `grounding` names one model of the two.
+    """
 
     base: str = "toyland"  # one of customcontrast.specs.BASES
     weights: str | None = None  # folder or hub id of the base; None = its own
@@ -28,7 +31,7 @@ class EvaluationConfig:
     attributes: Path = attribute_reader.SHIPPED  # who sees edits (`train.evaluation.attribute_reader`)
     clip: str = CLIP  # CT and CI of real pictures: hub id or folder
     dino: str = DINO  # DI of real pictures: hub id or folder
-    reward: str | None = None  # IR of real pictures: ImageReward-v1.0 or a checkpoint file; None = not asked
+    reward: str | None = None  # IR of real pictures: ImageReward-v1.0 or a checkpoint file; None = not requested
     grounding: tuple[str, ...] = ()  # a Grounding DINO and a SAM that find subjects in real pictures; () = Segmenter
     steps: int | None = None  # denoising steps; None = the base's own
     guidance: float | None = None  # guidance scale; None = the base's own

@@ -69,11 +69,11 @@ class ExperimentConfig:
     attributes: Path = EvaluationConfig.attributes
     clip: str = EvaluationConfig.clip
     dino: str = EvaluationConfig.dino
-    minutes: float | None = None  # of this sitting; None = no limit
+    minutes: float | None = None  # of this session; None = no limit
     cpu: bool = False  # even where there is a GPU
 
     def evaluation(self, trained: AdapterTrainConfig) -> EvaluationConfig:
-        """What is asked of a method that was trained as `trained`, and who judges."""
+        """How a method that was trained as `trained` is evaluated: on what, and who judges."""
         return EvaluationConfig(
             base=trained.base,
             weights=trained.weights,
@@ -111,7 +111,7 @@ def variant_config(config: AdapterTrainConfig, variant: Variant, seed: int, step
 
 
 class Deadline:
-    """The minutes of this sitting."""
+    """The minutes of this session."""
 
     def __init__(self, minutes: float | None) -> None:
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
@@ -167,7 +167,7 @@ def evaluated(
 
 
 SHOWN = {"E-CI": "E-CI", "E-DI": "E-DI", "CT": "CT"}  # column of `metrics.COLUMNS`: its heading
-TOY = {"edits": "edits", "leaks": "leaks", "retrieval": "found"}  # where there are readers of Toyland
+TOY = {"edits": "edits", "leaks": "leaks", "retrieval": "retrieval@1"}  # where there are readers of Toyland
 
 
 def shown(scores: dict[int, list[Score]]) -> dict[str, str]:

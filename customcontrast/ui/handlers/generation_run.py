@@ -1,4 +1,4 @@
-"""Generating: from the form to progress, previews and pictures; and what programs ask for without a form."""
+"""Generating: from the form to progress, previews and pictures; and the requests of programs, without a form."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Generation:
             yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
 
     def loading(self, base: str | None) -> Iterator[str]:
-        """What to say now and then until the model is there. Raises RequestError."""
+        """A message every half second until the model is loaded. Raises RequestError."""
         while True:
             try:
                 self.service.models.model(base, timeout=0.5)
@@ -115,7 +115,7 @@ class Generation:
         return paths
 
     def run(self, call: ProgramCall) -> RunView:
-        """What a program asks for, run to its end. Raises RequestError."""
+        """Run a program's request to its end. Raises RequestError."""
         request = call.request(self.service)
         *_, result = self.stream(request, 0)
         if not isinstance(result, Result):

@@ -43,7 +43,7 @@ def notice(texts: str | Sequence[str], kind: str = "warn") -> Set:
 
 
 def said(error: Exception) -> str:
-    """What a visitor is told about an error; a traceback goes to the log alone."""
+    """The sentence that a visitor reads about an error; a traceback goes to the log alone."""
     if isinstance(error, UserError):
         return sentence(error)
     if out_of_memory(error):

@@ -35,14 +35,17 @@ class RunView:
 
     @property
     def names(self) -> list[str]:
+        """The subjects' nouns."""
         return [subject.noun for subject in self.request.subjects]
 
     @property
     def references(self) -> list[Segmentation]:
+        """The first reference of each subject."""
         return [subject.segmentations[0] for subject in self.request.subjects]
 
     @property
     def words(self) -> list[str]:
+        """The words of the prompt as the model read it."""
         return [text for text, _ in self.result.words]
 
     @property

@@ -1,0 +1,1 @@
+"""Models in memory, cut-outs, requests and recipes behind the page; no gradio."""

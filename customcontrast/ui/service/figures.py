@@ -215,18 +215,16 @@ def map_overlay(result: Result, index: int, values: np.ndarray) -> Image.Image:
 def looked_at(
     result: Result, index: int, subject: int, references: Sequence[Segmentation], place: tuple[float, float] | None
 ) -> Image.Image | None:
-    """Which parts of a subject's reference pictures a place of the picture looked at, in colour over them.
+    """Which parts of a subject's reference pictures a place of the picture attended to, in colour over them.
 
-    place: (x, y) in fractions of the picture; None = where the subject is. None for a run that kept nothing of it.
+    place: (x, y) in fractions of the picture; None = where the subject is. None for a run that recorded nothing of it.
     """
     if subject >= len(result.looked_at):
         return None
     maps = result.looked_at[subject][index].astype(np.float32)  # (h, w, references, patches high, patches wide)
     h, w = maps.shape[:2]
-    if place is None:
-        values = maps.mean((0, 1))
-    else:
-        values = maps[min(int(place[1] * h), h - 1), min(int(place[0] * w), w - 1)]
+    at = None if place is None else (min(int(place[1] * h), h - 1), min(int(place[0] * w), w - 1))
+    values = maps.mean((0, 1)) if at is None else maps[at]
     top = (0.0, max(float(values.max()), 1e-9))
     pictures = [
         visualize.overlay(reference.on_plain(size=VIEW_SIDE), patches, value_range=top)

@@ -14,7 +14,7 @@ LEAST, MOST = 20, 300  # seconds
 
 
 def gpu_seconds(request: Request, preview_every: int = 0, base: str = DEFAULT_BASE) -> int:
-    """Seconds to ask of the lender for one run of `Service.stream`, which has the first two arguments.
+    """Seconds of a GPU to request for one run of `Service.stream`, which has the first two arguments.
 
     base: the server's, for a request that names none. Grows with steps, pictures, the picture's area and, where each
     subject is drawn in a pass of its own, with them.

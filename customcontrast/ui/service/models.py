@@ -156,7 +156,7 @@ class Models:
         return WEIGHTS / name
 
     def takes_layout(self, base: str | None = None) -> bool:
-        """Whether a base is told how subjects are turned and where the camera is; without loading it."""
+        """Whether a base takes layouts (how subjects are turned, where the camera is), without loading it."""
         name = base or self.config.base
         own = self.config.weights if name == self.config.base else None
         file = Path(own or WEIGHTS / name) / "unet" / "config.json"

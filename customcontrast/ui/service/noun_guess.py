@@ -33,7 +33,7 @@ class Guess:
 
 
 class NounGuesser:
-    """Guesses nouns with the models of one server; keeps the text features of each base's nouns."""
+    """Guesses nouns with the models of one server; caches the text features of each base's nouns."""
 
     def __init__(self, models: Models) -> None:
         self.models = models

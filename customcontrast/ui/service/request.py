@@ -244,7 +244,7 @@ def read_place(text: Any) -> str:
             f"The place “{shortened(text, 40)}” must be left, middle, right, anywhere, or four numbers with commas: "
             "left, top, right and bottom edge in percent of the picture, such as 10, 20, 60, 100."
         ) from None
-    if not (0 <= x0 and 0 <= y0 and x1 <= 100 and y1 <= 100 and x1 - x0 >= MIN_PLACE and y1 - y0 >= MIN_PLACE):
+    if not (x0 >= 0 and y0 >= 0 and x1 <= 100 and y1 <= 100 and x1 - x0 >= MIN_PLACE and y1 - y0 >= MIN_PLACE):
         raise RequestError(
             f"The place {shortened(text, 40)} does not fit: its edges are left, top, right and bottom from 0 to 100 "
             f"percent of the picture, and it is at least {MIN_PLACE:g} percent wide and high."

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from customcontrast.ip_adapter import IPAdapter
     from customcontrast.pipeline import CustomContrast, Subject
 
-CACHED_SUBJECTS = 32  # subjects and style pictures whose image features are kept
+CACHED_SUBJECTS = 32  # subjects and style pictures whose image features are cached
 NO_ADAPTER = (
     "This server has no adapter for this model, so it draws from words alone: "
     "remove the pictures, or start it with --adapter FILE."
@@ -128,7 +128,7 @@ class Service:
         except ValueError as error:  # such as a UNet without the layers that carry style
             raise RequestError(sentence(error)) from error
         if not request.text_tokens:
-            model = copy.copy(model)  # the same weights; only what it hears of the prompt differs
+            model = copy.copy(model)  # the same weights; only its reading of the prompt differs
             model.conditioner = VisualConditioner(model.base, model.adapter)
         try:
             layout = chosen_layout(model.base, request)
