@@ -35,6 +35,7 @@ _HOME = {
     "UserError": "customcontrast.errors",
     "WholePicture": "customcontrast.subject",
     "fit_latent_rgb": "customcontrast.previews",
+    "load": "customcontrast.pipeline",
     "load_adapter": "customcontrast.adapter_files",
     "load_base": "customcontrast.base_model",
     "save_adapter": "customcontrast.adapter_files",

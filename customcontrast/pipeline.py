@@ -465,6 +465,9 @@ class CustomContrast:
         return to_output(pixels, output_type), flagged
 
 
+load = CustomContrast.load  # `customcontrast.load("sdxl", adapter="ip-adapter-plus")`
+
+
 def _too_large(base: str, device: torch.device, reason: str) -> str:
     free = free_memory(device)
     there = "" if free is None else f"; {free / GB:.1f} GB are free there"
