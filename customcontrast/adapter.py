@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from customcontrast.attention.layers import LayerSpec, SubjectAttention
 from customcontrast.base_model import BaseModel, encoder_config
-from customcontrast.config import EncoderConfig
+from customcontrast.config import DEFAULT_SCALES, EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
 from customcontrast.encoder.image_features import extract
 from customcontrast.errors import CheckpointError
@@ -33,6 +33,7 @@ class AdapterOutput:
     sink: bool  # whether the first key is the null key
     by_noun: bool = False  # without S*: the text map of the subject's noun locates it
     unconditional: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.unconditional`
+    beside: tuple[list[Tensor], list[Tensor]] | None = None  # see `SubjectBranch.beside`, L × (B or 1, n', width_l)
 
     def row(self, i: int) -> AdapterOutput:
         """The i-th sample (or timestep) alone; where one row stands for all, that one."""
@@ -45,7 +46,22 @@ class AdapterOutput:
             self.mfi.visual_cls[keep],
         )
         keys, values = ([x[keep] for x in xs] for xs in (self.keys, self.values))
-        return AdapterOutput(mfi, keys, values, self.sink, self.by_noun, self.unconditional)
+        beside = None
+        if self.beside is not None:
+            K, V = ([x[min(i, len(x) - 1)][None] for x in xs] for xs in self.beside)
+            beside = (K, V)
+        return AdapterOutput(mfi, keys, values, self.sink, self.by_noun, self.unconditional, beside)
+
+    def shown(self, where: Tensor) -> AdapterOutput:
+        """Rows where `where` (B,) is 0 see no picture: their values are 0, and image tokens are the unconditional ones.
+
+        For an output with `beside`.
+        """
+        assert self.beside is not None and self.unconditional is not None
+        seen = where[:, None, None]
+        both = zip(self.beside, self.unconditional, strict=True)
+        K, V = ([torch.where(seen > 0, x, u) for x, u in zip(xs, us, strict=True)] for xs, us in both)
+        return replace(self, values=[value * seen.to(value.dtype) for value in self.values], beside=(K, V))
 
     @staticmethod
     def cat(parts: Sequence[AdapterOutput]) -> AdapterOutput:
@@ -70,6 +86,7 @@ class Adapter(nn.Module):
 
     kind = "customcontrast"
     normalize = "raw"  # of its location maps; see LocationConfig
+    default_scale = DEFAULT_SCALES[kind]
 
     def __init__(self, config: EncoderConfig, specs: tuple[LayerSpec, ...], base_name: str = "") -> None:
         super().__init__()
@@ -89,6 +106,12 @@ class Adapter(nn.Module):
         adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
         adapter.image_encoder = base.encoder_id
         return adapter
+
+    def alike(self) -> Adapter:
+        """Another one of the same sizes, untrained."""
+        copy = Adapter(self.config, self.attention.specs, self.base_name)
+        copy.image_encoder = self.image_encoder
+        return copy
 
     @torch.no_grad()
     def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:

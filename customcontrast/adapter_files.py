@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from customcontrast.adapter import ABLATIONS, FORMAT, Adapter, check_weights
 from customcontrast.base_model import BaseModel, encoder_config, same_encoder
 from customcontrast.config import EncoderConfig
 from customcontrast.errors import CheckpointError
-from customcontrast.ip_adapter import IPAdapter, is_ip_adapter, load_ip_adapter, read_config, save_ip_adapter
+from customcontrast.hub import is_ip_adapter
+from customcontrast.ip_adapter import IPAdapter, load_ip_adapter, read_config, save_ip_adapter
 from customcontrast.tensor_files import write_tensors
+from customcontrast.warm_start import WarmAdapter, sizes_in
 
 
 def git_revision() -> str:
@@ -84,7 +87,8 @@ def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
         config = EncoderConfig.from_dict(about["config"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"load_adapter: the config in {path.name} cannot be used ({error}).") from error
-    _check_base(config, base, path.name)
+    sizes = sizes_in({key: tuple(weight.shape) for key, weight in weights.items()}, path.name)
+    _check_base(config, base if sizes is None else replace(base, penultimate=True), path.name)
     if not same_encoder(about.get("image_encoder"), base.encoder_id):
         raise CheckpointError(
             f"load_adapter: {path.name} was trained with the image encoder {about['image_encoder'].get('id')!r}, this "
@@ -92,7 +96,8 @@ def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
         )
 
     with torch.device("meta"):
-        adapter = Adapter(config, base.cross_attention_layers, base.name)
+        specs, name = base.cross_attention_layers, base.name
+        adapter = Adapter(config, specs, name) if sizes is None else WarmAdapter(config, specs, name, sizes)
     check_weights(adapter.state_dict(), weights, path.name)
     adapter.load_state_dict(weights, assign=True)
     adapter.metadata, adapter.image_encoder = about, about.get("image_encoder")

@@ -25,9 +25,10 @@ from transformers import (
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
-from customcontrast.errors import BaseModelError, HubError
+from customcontrast.errors import BaseModelError, HubError, out_of_memory
 from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
+from customcontrast.precision import read_dtype
 from customcontrast.specs import BASES, BaseSpec
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
@@ -57,6 +58,8 @@ class BaseModel:
     masks_padding: bool = False  # trained with the prompt's own tokens alone: text attention sees no padding
     layout_prior: LayoutPrior | None = None  # layouts where none is requested; None = it takes none, or has none
     encoder_name: str = ""  # hub id of the image encoder ("owner/name:folder"), if it came from there
+    penultimate: bool = False  # f_I's coarsest layer is the one before the last, for an adapter that starts as an
+    # IP-Adapter (`warm_start`)
 
     @property
     def spec(self) -> BaseSpec:
@@ -91,7 +94,8 @@ class BaseModel:
     @property
     def image_layers(self) -> tuple[int, ...]:
         """The three CLIP image layers of f_I, coarse to fine."""
-        return evenly_spaced(self.image_encoder.config.num_hidden_layers)
+        last, *others = evenly_spaced(self.image_encoder.config.num_hidden_layers)
+        return (last - self.penultimate, *others)
 
     @property
     def image_patches(self) -> tuple[int, int]:
@@ -132,8 +136,12 @@ class BaseModel:
         return {"text_embeds": pooled, "time_ids": time_ids}
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Encode pixels (B, 3, H, W) in [−1, 1] to scaled latents (B, C, H/f, W/f): the posterior's mode."""
-        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode()
+        """Encode pixels (B, 3, H, W) in [−1, 1] to scaled latents (B, C, H/f, W/f), float32: the posterior's mode.
+
+        The mode, not a sample: Toyland's autoencoder has no meaningful posterior width, Stable Diffusion's is
+        negligible, and what training caches is then exactly what encoding again would give.
+        """
+        z = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mode().float()
         mean, std = self._latent_statistics(z)
         return (z - mean) * self.vae.config.scaling_factor / std
 
@@ -155,14 +163,14 @@ def load_base(
     name: str = "toyland",
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     image_encoder: str | Path | None = None,
 ) -> BaseModel:
     """Load a base model for inference or adapter training: frozen, in evaluation mode.
 
     name: a key of `specs.BASES`. weights: a diffusers pipeline folder, a hub id (default: the spec's own), or one
         checkpoint file (.safetensors), the form in which finetunes of Stable Diffusion are published.
-    device: default CUDA where there is one. dtype: default float16 on CUDA, float32 on a CPU.
+    device: default CUDA where there is one. dtype: torch's or its name; default float16 on CUDA, float32 on a CPU.
     image_encoder: folder or hub id ("owner/name", "owner/name:folder") of the CLIP image encoder, if `weights` has no
         `image_encoder` folder; one without preprocessor_config.json gets CLIP's own statistics at its picture size.
     In half precision, half-precision weight files are taken where there are any. Only safetensors are read, never
@@ -175,8 +183,8 @@ def load_base(
     single = source.endswith(".safetensors") and is_file(source)
     local = single or (len(source) <= 1000 and is_folder(source))
     _check_source(spec, source, weights is not None, local)
-    device = _device(device)
-    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    device = chosen_device(device)
+    dtype = read_dtype(dtype or usual_dtype(device))
     half = dtype in (torch.float16, torch.bfloat16)
     if not local or single:
         source = _fetched(spec, spec.weights if single else source, half, settings_only=single)
@@ -366,6 +374,8 @@ def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
     try:
         return load()
     except Exception as error:  # damaged files make the two libraries raise a dozen kinds of error
+        if out_of_memory(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
             f"load_base: cannot read {folder or 'the model'!r} of {source!r} for base {name!r} ({reason}); "
@@ -373,8 +383,13 @@ def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
         ) from error
 
 
-def _device(requested: str | torch.device | None) -> torch.device:
-    """The device, tried out. Raises BaseModelError where there is none of that name."""
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """What a base is loaded in by default: float16 on CUDA, else float32."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def chosen_device(requested: str | torch.device | None) -> torch.device:
+    """The device, tried out; None = CUDA where there is one. Raises BaseModelError where there is none of that name."""
     try:
         device = torch.device(requested or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)

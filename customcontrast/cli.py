@@ -23,7 +23,11 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noun", help="the subject's class noun; default: the marked word, or a guess")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps")
-    parser.add_argument("--subject-scale", type=float, default=1.0, help="λ of the visual branch: the subject's weight")
+    parser.add_argument(
+        "--subject-scale", type=float, help="lambda, the weight of the visual branch; default 1, an IP-Adapter's 0.6"
+    )
+    parser.add_argument("--style", help="picture whose style the result is to have (SD-1.5, SDXL with an IP-Adapter)")
+    parser.add_argument("--style-strength", type=float, default=1.0, help="how much of that style: its own lambda")
     parser.add_argument("--base", default="toyland", help=", ".join(BASES))
     parser.add_argument("--weights", help="folder or hub id of the base's weights")
     parser.add_argument("--adapter", help="adapter file (.safetensors)")
@@ -33,17 +37,22 @@ def generate(options: argparse.Namespace) -> None:
     """Generate one picture; write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
     from customcontrast import visualize
     from customcontrast.conditioning.prompt import guess_noun
+    from customcontrast.images.loading import load_picture
     from customcontrast.pipeline import CustomContrast
     from customcontrast.segmentation import Segmenter
 
     noun = options.noun or guess_noun(options.prompt)
     segmenter = Segmenter()
     segmentations = [segmenter.auto(picture) for picture in options.reference]
+    style = load_picture(options.style, "style") if options.style else None
 
     model = CustomContrast.load(options.base, options.weights, options.adapter)
+    subjects = [model.subject(segmentations, noun)]
+    if style is not None:
+        subjects.append(model.style(style, options.style_strength))
     result = model.generate(
         options.prompt,
-        [model.subject(segmentations, noun)],
+        subjects,
         seed=options.seed,
         num_inference_steps=options.steps,
         subject_scale=options.subject_scale,

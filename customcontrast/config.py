@@ -232,6 +232,8 @@ LIMITS: dict[str, Limit] = {
     "num_inference_steps": Limit(1, 1000, 1, 100, whole=True),
     "guidance_scale": Limit(-1000, 1000, 0, 30),  # beyond this, too much for 16-bit numbers
     "subject_scale": Limit(-1000, 1000, 0, 5),
+    "subject_start": Limit(0, 1, 0, 1),  # shares of the steps between which the visual branch acts
+    "subject_end": Limit(0, 1, 0, 1),
     "strength": Limit(-1000, 1000, 0, 3),
     "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
     "num_images": Limit(1, 64, 1, 4, whole=True),
@@ -244,6 +246,9 @@ LIMITS: dict[str, Limit] = {
     "elevation": Limit(-90, 90, 3, 40),  # degrees of the camera above the ground; the base was trained with 3 to 40
 }
 MAX_SUBJECTS = 4  # in one picture
+# λ where none is requested, by the kind of the visual branch: ours is trained with 1. With an IP-Adapter at 1 the
+# prompt has little say; its authors' demos with a prompt take 0.6 or so.
+DEFAULT_SCALES = {"customcontrast": 1.0, "ip-adapter": 0.6}
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # as in diffusers; "latent" = not decoded
 
 # (step from 1, timestep, latents (N, C, h, w) after it) -> the latents to go on with, and whether to go on at all
@@ -252,7 +257,7 @@ OnStep = Callable[[int, "Tensor", "Tensor"], "tuple[Tensor, bool]"]
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Every setting of one generation beside its subjects. None stands for the base's own value.
+    """Every setting of one generation beside its subjects. None stands for the base's or the adapter's own value.
 
     What depends on the base (multiples of its factor, number of layers, shape of the latents) is checked when the run
     starts. Raises ConfigError naming the argument, what came and what is taken.
@@ -262,7 +267,7 @@ class GenerationConfig:
     negative_prompt: str = ""
     num_inference_steps: int | None = None  # denoising steps
     guidance_scale: float | None = None  # classifier-free guidance; 1 or less turns it off
-    subject_scale: float = 1.0  # λ of Eq. 3; 0 = the visual branch off, S* stays in the prompt
+    subject_scale: float | None = None  # λ of Eq. 3; 0 = the visual branch off, S* stays; None = the adapter's own
     seed: int = 0  # picture i starts from the noise of seed + i
     height: int | None = None  # px, a multiple of the autoencoder's factor
     width: int | None = None  # px, likewise
@@ -278,15 +283,19 @@ class GenerationConfig:
     output_type: str = "pil"  # what `Result.images` are: one of OUTPUT_TYPES
     guidance_rescale: float = 0.0  # see `sampling.rescaled`
     clip_skip: int = 0  # layers of the text encoders that are left out at their end
+    subject_start: float = 0.0  # λ is 0 in the steps before this share of them, as diffusers' control_guidance_start
+    subject_end: float = 1.0  # … and in those after this share; the masks and S* stay as they are
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
             object.__setattr__(self, "generator", tuple(self.generator))
         for name in ("guidance_scale", "subject_scale", "guidance_rescale"):
-            if getattr(self, name) is not None or name != "guidance_scale":
+            if getattr(self, name) is not None or name == "guidance_rescale":
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, _whole_number(getattr(self, name)))
+        for name in ("subject_start", "subject_end"):
+            object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:
                 raise ConfigError(f"generate: {sentence}")
@@ -299,6 +308,10 @@ class GenerationConfig:
         return [
             (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
+            (
+                self.subject_start >= self.subject_end,
+                f"subject_start={self.subject_start} must be below subject_end={self.subject_end}.",
+            ),
             *[
                 (
                     not isinstance(getattr(self, name), kind),
@@ -334,6 +347,7 @@ class ResolvedConfig(GenerationConfig):
 
     num_inference_steps: int = 1
     guidance_scale: float = 1.0
+    subject_scale: float = 1.0
     height: int = 8
     width: int = 8
 

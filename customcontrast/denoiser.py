@@ -92,6 +92,7 @@ class JointDenoiser:
     layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
     layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
     everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
+    silent: frozenset[float] = frozenset()  # timesteps at which λ is 0
     projected: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -114,7 +115,7 @@ class JointDenoiser:
             [self.prompt],
             outputs,
             size=(z.shape[-2], z.shape[-1]),
-            strengths=self.strengths,
+            strengths=[0.0] * len(self.strengths) if t.item() in self.silent else self.strengths,
             layer_scales=self.layer_scales,
             everywhere=self.everywhere,
             unconditional=self.unconditional,

@@ -69,3 +69,10 @@ class ResumeError(UserError):
 
 class DataLayoutError(UserError):
     """A folder of photographs does not have the layout of its data set."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory gave out: Python's own, a GPU's, or torch's allocator on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

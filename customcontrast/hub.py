@@ -14,6 +14,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from customcontrast.errors import HubError
 
 __all__ = [
@@ -27,8 +29,11 @@ __all__ = [
     "in_cache",
     "is_file",
     "is_folder",
+    "is_ip_adapter",
     "is_name",
+    "means_ip_adapter",
     "pipeline_folder",
+    "safety_folder",
 ]
 
 log = logging.getLogger(__name__)
@@ -75,6 +80,7 @@ ADAPTERS: dict[tuple[str, str], Published] = {
     (name, base): Published("h94/IP-Adapter", _h94_path(name, base), size, sha256) for name, base, size, sha256 in _H94
 }
 NAMES = tuple(dict.fromkeys(name for name, _ in ADAPTERS))
+SAFETY = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "safety_checker")  # repository and folder of the checker
 
 
 def is_file(source: str | Path) -> bool:
@@ -96,6 +102,32 @@ def is_folder(source: str | Path) -> bool:
 def is_name(source: str) -> bool:
     """Whether this names an adapter of the hub (`adapter_file`), not a file here."""
     return source in NAMES or _HUB_PATH.fullmatch(source) is not None
+
+
+def is_ip_adapter(path: Path) -> bool:
+    """Whether a safetensors file has the published layout of an IP-Adapter; False for what cannot be read."""
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return any(key.startswith(("ip_adapter.", "image_proj.")) for key in file.keys())  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
+def means_ip_adapter(source: str | Path) -> bool:
+    """Whether an adapter's name or file is an IP-Adapter's, without fetching it.
+
+    A file of the hub that is not in the cache counts as one: nothing else is published there.
+    """
+    text = str(source)
+    if text in NAMES or is_file(text):
+        return text in NAMES or is_ip_adapter(Path(text))
+    match = _HUB_PATH.fullmatch(text)
+    if match is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(match[1], match[2])
+    return is_ip_adapter(Path(cached)) if isinstance(cached, str) else True
 
 
 def in_cache(repo: str) -> bool:
@@ -154,6 +186,36 @@ def pipeline_folder(repo: str, weights: Iterable[str], settings: Iterable[str], 
     return _folder(repo, dict.fromkeys(weights, True) | dict.fromkeys(settings, False), half, "image_encoder")
 
 
+def safety_folder(source: str | Path = "on", weights: str | Path = "") -> Path:
+    """The folder of the safety checker, complete: config.json and safetensors.
+
+    source: "on" = that beside the base's `weights`, if they are a folder that has one, else the published one; or a
+    folder here, "owner/name", or "owner/name:folder". Its half-precision file is taken everywhere. Raises HubError with
+    one sentence.
+    """
+    text, (repo, part) = str(source), SAFETY
+    given = Path(weights) / part if text == "on" else Path(text)
+    if is_folder(given) and (text != "on" or str(weights)):
+        folder = given / part if is_folder(given / part) else given
+        if _required(_names(folder), {"": True}, half=True) is None:
+            raise HubError(
+                f"safety_checker: {str(folder)!r} lacks config.json or model.safetensors; put those of "
+                f"https://huggingface.co/{repo}, folder {part}, there."
+            )
+        return folder
+    if text != "on":
+        match = _HUB_PATH.fullmatch(text)
+        if match is None and not HUB_ID.fullmatch(text):
+            raise HubError(
+                f"safety_checker={text[:100]!r} is no folder here; give 'on', 'off', a folder, 'owner/name', or "
+                "'owner/name:folder'."
+            )
+        repo, part = match.groups() if match else (text, "")
+    names = [f"{part}/{name}" if part else name for name in ("config.json", "model.fp16.safetensors")]
+    remedy = "their folder (--safety-checker FOLDER; safety_checker=FOLDER in Python), or off to go without a checker"
+    return _folder(repo, {part: True}, True, named=names, remedy=remedy) / part
+
+
 def fp16_only(folder: Path, half: bool) -> bool:
     """Whether a folder's weights are read from its half-precision files: requested, or nothing else is there."""
     chosen = _chosen_weights([file.name for file in folder.glob("*.safetensors")], half)
@@ -192,10 +254,18 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _folder(repo: str, parts: dict[str, bool], half: bool, extra: str = "") -> Path:
+def _folder(
+    repo: str,
+    parts: dict[str, bool],
+    half: bool,
+    extra: str = "",
+    named: Sequence[str] = (),
+    remedy: str = "the folder that holds them",
+) -> Path:
     """The snapshot of a repository with these folders (-> whether they hold weights) complete.
 
-    extra: a folder with weights that is fetched where the repository has it.
+    extra: a folder with weights that is fetched where the repository has it. named, remedy: what a failure says to
+    download, and to pass.
     """
     from huggingface_hub import HfApi, snapshot_download
 
@@ -215,8 +285,8 @@ def _folder(repo: str, parts: dict[str, bool], half: bool, extra: str = "") -> P
     except HubError:
         raise
     except Exception as error:
-        named = [f"{part}/" if part else "config.json, model.safetensors" for part in parts]
-        raise _unreachable(error, repo, named, "the folder that holds them") from error
+        named = named or [f"{part}/" if part else "config.json, model.safetensors" for part in parts]
+        raise _unreachable(error, repo, named, remedy) from error
 
 
 def _cached(repo: str) -> Path | None:

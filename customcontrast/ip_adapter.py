@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from customcontrast.adapter import AdapterOutput, check_weights
 from customcontrast.attention.layers import LayerSpec
 from customcontrast.base_model import BaseModel, same_encoder
+from customcontrast.config import DEFAULT_SCALES
 from customcontrast.encoder import MFIOutput
 from customcontrast.encoder.image_features import preprocess
 from customcontrast.errors import CheckpointError
@@ -185,6 +186,7 @@ class IPAdapter(nn.Module):
 
     kind = FORMAT
     normalize = "layer"  # of its location maps; see LocationConfig
+    default_scale = DEFAULT_SCALES[kind]
 
     def __init__(self, config: IPAdapterConfig, specs: tuple[LayerSpec, ...], base_name: str = "") -> None:
         """specs: the UNet's cross-attention layers in execution order; to_k and to_v follow it."""
@@ -273,15 +275,6 @@ def role_scales(base: BaseModel, role: str) -> tuple[float, ...]:
             f"{base.name!r} has no cross-attention there; give layer_scales of your own."
         )
     return scales
-
-
-def is_ip_adapter(path: Path) -> bool:
-    """Whether a safetensors file has the published layout; False for what cannot be read."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return any(key.startswith(("ip_adapter.", "image_proj.")) for key in file.keys())  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError):
-        return False
 
 
 def read_config(path: str | Path) -> tuple[IPAdapterConfig, dict[str, Any]]:

@@ -27,8 +27,8 @@ def channels(rows: Tensor, height: int, width: int) -> Tensor:
     subjects = rows[:, 3:].unflatten(1, (MAX_SUBJECTS, 6))
     box, azimuth = subjects[..., :4], subjects[..., 4] * (math.pi / 180)
     pose = (subjects[..., 5:] == torch.arange(len(POSES), device=rows.device)).to(rows.dtype)
-    across = _covered(box[..., 0], box[..., 2], width)
-    down = _covered(box[..., 1], box[..., 3], height)
+    across = covered(box[..., 0], box[..., 2], width)
+    down = covered(box[..., 1], box[..., 3], height)
     boxes = down[..., :, None] * across[..., None, :]  # (B, K, h, w)
     view = torch.cat((torch.stack((azimuth.sin(), azimuth.cos(), (2 * azimuth).sin()), -1), pose), -1)
     painted = torch.einsum("bkc,bkhw->bchw", view, boxes)
@@ -49,7 +49,7 @@ def mirrored_rows(rows: Tensor) -> Tensor:
     return out
 
 
-def _covered(low: Tensor, high: Tensor, cells: int) -> Tensor:
+def covered(low: Tensor, high: Tensor, cells: int) -> Tensor:
     """(..., cells): which share of each of `cells` equal cells of 0..1 lies between low and high."""
     edge = torch.arange(cells, device=low.device, dtype=low.dtype) / cells
     return ((torch.minimum(high[..., None], edge + 1 / cells) - torch.maximum(low[..., None], edge)) * cells).clamp(

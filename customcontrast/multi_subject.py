@@ -177,13 +177,14 @@ def make_denoiser(
     guided = config.guidance_scale > 1
     layouts = picture_layouts(base, config, subjects) if base.layout_channels else []
     everywhere = conditioner.everywhere(pictures)
+    silent = silent_timesteps(timesteps, config.subject_start, config.subject_end)
 
     def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> JointDenoiser:
         conditions = conditioner.conditions(prompt, some, timesteps, config.clip_skip)
         without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
         strengths, scales = [config.subject_scale * s.strength for s in some], [s.layer_scales for s in some]
-        return JointDenoiser(base, config, conditions, without, strengths, where, scales, everywhere)
+        return JointDenoiser(base, config, conditions, without, strengths, where, scales, everywhere, silent)
 
     if not config.location.apart or len(subjects) < 2:
         return one(config.prompt, subjects, layouts)
@@ -201,6 +202,17 @@ def make_denoiser(
         ends = {0: 0, passes[-1].prompt.end: whole.end}
         places.append(dict(sorted((ends | same).items())))
     return SeparateDenoiser(whole, tuple(passes), tuple(places), shifts, prior)
+
+
+def silent_timesteps(timesteps: Tensor, start: float, end: float) -> frozenset[float]:
+    """The timesteps (T,) outside of the steps from `start` to `end`, shares of them in [0, 1].
+
+    Step i of T, from 0, acts where start ≤ i / T and (i + 1) / T ≤ end, as diffusers' ControlNet pipelines have it.
+    """
+    total, slack = len(timesteps), 1e-6  # 0.3 of 10 steps are 3
+    return frozenset(
+        t for i, t in enumerate(timesteps.tolist()) if i / total < start - slack or (i + 1) / total > end + slack
+    )
 
 
 def _alone(layout: Layout | None, place: int, right: float) -> Layout | None:

@@ -49,3 +49,4 @@ class Result:
     truncated: str = ""  # words of the prompt that did not fit
     notes: list[str] = field(default_factory=list)  # sentences for the user
     seconds: dict[str, float] = field(default_factory=dict)  # where the time went
+    flagged: list[bool] = field(default_factory=list)  # per picture: withheld by the safety checker; [] = without one

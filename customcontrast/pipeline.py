@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,22 +19,26 @@ from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter
 from customcontrast.attention import Masker, install_processors
 from customcontrast.attention.state import level_size
-from customcontrast.base_model import BaseModel, load_base
+from customcontrast.base_model import BaseModel, chosen_device, load_base, usual_dtype
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
 from customcontrast.denoiser import NoisyLatents
 from customcontrast.encoder import token_sources
-from customcontrast.errors import CheckpointError, ConfigError, HubError
-from customcontrast.hub import adapter_file, is_file, is_folder
-from customcontrast.ip_adapter import FORMAT, IPAdapter, is_ip_adapter, read_config
+from customcontrast.errors import BaseModelError, CheckpointError, ConfigError, HubError, out_of_memory
+from customcontrast.hub import adapter_file, is_file, is_folder, is_ip_adapter
+from customcontrast.ip_adapter import FORMAT, IPAdapter, read_config
 from customcontrast.layout import Layout
 from customcontrast.map_collector import MapCollector
+from customcontrast.memory import CHOICES, GB, MemoryPlan
 from customcontrast.multi_subject import make_denoiser
+from customcontrast.offload import free_memory, place, plan_for, rest
 from customcontrast.output import Result, Step
 from customcontrast.placement import Placement
+from customcontrast.precision import read_dtype
 from customcontrast.previews import LatentRGB, fit_latent_rgb
 from customcontrast.run_settings import drawn_masks, recipe, resolve
+from customcontrast.safety import SKIPPED, SafetyChecker, placeholder
 from customcontrast.sampling import (
     make_scheduler,
     on_device,
@@ -45,7 +50,7 @@ from customcontrast.sampling import (
     to_pictures,
 )
 from customcontrast.specs import BASES
-from customcontrast.subject import Segmented, Subject, WholePicture, look_at
+from customcontrast.subject import Segmented, Subject, WholePicture, check_makers, look_at
 
 __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 
@@ -53,10 +58,15 @@ __all__ = ["CustomContrast", "Result", "Step", "Subject"]
 class CustomContrast:
     """A base model, and the adapter that lets it draw your subject. Threads may share one instance."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> None:
+    def __init__(
+        self, base: BaseModel, adapter: Adapter | IPAdapter | None = None, safety: SafetyChecker | None = None
+    ) -> None:
         self.base = base
         self.adapter = adapter
+        self.safety = safety
+        self.memory: MemoryPlan | None = None  # as `load` has placed it; None = all on the base's device
         self.conditioner = Conditioner(base, adapter)
+        self._offloaded: Any = None  # what holds the hooks of parts that come and go
         self._latent_rgb: LatentRGB | None = None  # fitted at the first preview
         install_processors(base.unet)
 
@@ -67,8 +77,10 @@ class CustomContrast:
         weights: str | Path | None = None,
         adapter: str | Path | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         image_encoder: str | Path | None = None,
+        safety_checker: str | Path | SafetyChecker | None = None,
+        memory: str | MemoryPlan | None = None,
     ) -> CustomContrast:
         """Load a base model (toyland, toyland2, sd15 or sdxl) and an adapter file.
 
@@ -76,26 +88,89 @@ class CustomContrast:
         adapter: a .safetensors file, the name of a published IP-Adapter ("ip-adapter-plus", see `hub.ADAPTERS`) or
             "owner/name:path"; default: `adapter.safetensors` in the weights folder if it is there, else none, which
             leaves plain text-to-image.
-        device: default CUDA where there is one. dtype: default float16 on CUDA, float32 on a CPU.
+        device: default CUDA where there is one. dtype: torch's or its name; default float16 on CUDA, float32 on a CPU.
         image_encoder: folder or hub id ("owner/name:folder") of the CLIP image encoder; default: the weights' own, else
             the one that the adapter was published with.
+        safety_checker: pictures that it flags are withheld. "on" = the weights' own or the published one; a folder; a
+            hub id; None = without.
+        memory: "auto" = number type, CPU offload and decoding in tiles by what is free, see `memory.choose_memory`;
+            "none", "model", "sequential" = that offload; a plan of yours; None = all of the model on the device.
         Raises BaseModelError or CheckpointError, both ValueErrors, with one sentence.
         """
         source = str(weights or (BASES[base].weights if isinstance(base, str) and base in BASES else ""))
         beside = Path(source) / "adapter.safetensors"
         if adapter is None and is_file(beside):
             adapter = beside
-        file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
-        model = load_base(base, weights, device, dtype, image_encoder)
-        return cls(model, None if file is None else load_adapter(file, model))
+        if not (memory is None or isinstance(memory, MemoryPlan) or memory in CHOICES):
+            raise ConfigError(f"load: memory={memory!r} must be one of {', '.join(CHOICES)}, a MemoryPlan, or None.")
+        target = chosen_device(device)
+        asked = None if dtype is None else read_dtype(dtype)
+        wanted: torch.dtype = (
+            getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else asked or usual_dtype(target)
+        )
+        here = target if memory is None else torch.device("cpu")  # where weights are read to
+        reason = ""
+        try:
+            file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
+            return cls._read(base, weights, file, here, wanted, image_encoder, safety_checker)._placed(
+                memory, target, asked
+            )
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = str(error).strip().split(". ")[0]
+        raise BaseModelError(_too_large(base, target, reason))  # out here, where no traceback holds what was loaded
 
     @classmethod
-    def from_parts(cls, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> CustomContrast:
+    def _read(
+        cls,
+        base: str,
+        weights: str | Path | None,
+        adapter: Path | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        image_encoder: str | Path | None,
+        safety_checker: str | Path | SafetyChecker | None,
+    ) -> CustomContrast:
+        """Everything from its files, on one device."""
+        model = load_base(base, weights, device, dtype, image_encoder)
+        loaded = None if adapter is None else load_adapter(adapter, model)
+        if isinstance(safety_checker, str | Path):
+            safety_checker = SafetyChecker.load(safety_checker, weights or model.spec.weights, device, dtype)
+        return cls(model, loaded, safety_checker)
+
+    def _placed(
+        self, memory: str | MemoryPlan | None, device: torch.device, dtype: torch.dtype | None
+    ) -> CustomContrast:
+        """The same on its device, as memory allows; loaded on the CPU before, if `memory` is given."""
+        if memory is None:
+            return self
+        checker = None if self.safety is None else self.safety.model
+        if not isinstance(memory, MemoryPlan):
+            memory = plan_for(self.base, self.adapter, device, memory, dtype, checker)
+        base, parts = place(self.base, self.adapter, memory, device, checker)
+        placed = type(self)(base, self.adapter, self.safety)
+        placed.memory, placed._offloaded = memory, parts
+        return placed
+
+    @classmethod
+    def from_parts(
+        cls,
+        base: BaseModel,
+        adapter: Adapter | IPAdapter | None = None,
+        safety_checker: SafetyChecker | None = None,
+    ) -> CustomContrast:
         """Make one of a base model and an adapter in memory. The adapter is used as it is, in its own type.
 
         While an adapter is being trained, make a new instance for each look at it: contexts are cached per instance.
         """
-        return cls(base, adapter)
+        return cls(base, adapter, safety_checker)
+
+    def with_adapter(self, adapter: Adapter | IPAdapter | None) -> CustomContrast:
+        """The same base with another adapter: same safety checker, same place in memory."""
+        other = type(self)(self.base, adapter, self.safety)
+        other.memory, other._offloaded = self.memory, self._offloaded
+        return other
 
     def subject(
         self,
@@ -146,7 +221,7 @@ class CustomContrast:
         negative_prompt: str = "",
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        subject_scale: float = 1.0,
+        subject_scale: float | None = None,
         seed: int = 0,
         height: int | None = None,
         width: int | None = None,
@@ -162,6 +237,8 @@ class CustomContrast:
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
     ) -> Iterator[Step | Result]:
         """Generate pictures step by step: yields a `Step` after each denoising step and the `Result` last.
 
@@ -171,7 +248,8 @@ class CustomContrast:
         prompt: see `conditioning.prompt.parse_prompt` for the accepted forms. negative_prompt: what to avoid.
         subjects: up to four from `subject`, each with its own λ and place (`Subject.placed`), and those of `style`.
         guidance_scale: of classifier-free guidance; 1 or less turns it off.
-        subject_scale: λ of Eq. 3; 0 turns the visual branch off, and S* stays in the prompt.
+        subject_scale: λ of Eq. 3; 0 turns the visual branch off, and S* stays in the prompt; None = the adapter's own,
+            `default_scale`: 1 for ours, 0.6 for IP-Adapters.
         seed: picture i uses seed + i. height, width: px, multiples of the autoencoder's factor.
         location: how location masks are made and used (section 3.4). record: which attention maps are recorded.
         preview_every: steps between two previews, 0 = none. scheduler: a key of `specs.SCHEDULERS`.
@@ -183,6 +261,8 @@ class CustomContrast:
         output_type: form of `Result.images`, see `sampling.to_output`; "latent" = the latents (N, C, h, w).
         guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in diffusers, how many layers of the text
             encoders are left out at their end, for the prompt alone.
+        subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
+            the masks stay).
         Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
         config = GenerationConfig(
@@ -206,6 +286,8 @@ class CustomContrast:
             output_type=output_type,
             guidance_rescale=guidance_rescale,
             clip_skip=clip_skip or 0,
+            subject_start=subject_start,
+            subject_end=subject_end,
         )
         return self.run(config, subjects)
 
@@ -217,12 +299,17 @@ class CustomContrast:
         if config.record.looked_at and isinstance(self.adapter, IPAdapter):
             # its tokens have no known patches
             config = replace(config, record=replace(config.record, looked_at=False))
-        resolved = resolve(self.base, config, several)
+        resolved = resolve(self.base, config, several, self.adapter.default_scale if self.adapter else 1.0)
         here = (self.adapter.kind, self.adapter.config.width) if self.adapter else None
         if any((s.kind, s.features.shape[-1]) != here for s in several):
             raise ConfigError(
                 "generate: these subjects do not fit; no adapter is loaded (pass adapter=FILE to CustomContrast.load), "
                 "or they come from another one (make them again with this CustomContrast's `subject`)."
+            )
+        if self.safety is not None and resolved.output_type == "latent":
+            raise ConfigError(
+                "generate: output_type='latent' is nothing that the safety checker sees; take 'pil', 'np' or 'pt', "
+                "or load without safety_checker."
             )
         scheduler = make_scheduler(self.base.scheduler, resolved.scheduler)
         try:
@@ -232,6 +319,7 @@ class CustomContrast:
                 f"generate: scheduler={resolved.scheduler or type(scheduler).__name__!r} cannot take "
                 f"num_inference_steps={resolved.num_inference_steps} ({error}); give more steps, or another scheduler."
             ) from error
+        check_makers(self.adapter, several)
         pictures = tuple(s for s in several if s.role != "subject")
         return self._run(resolved, tuple(s for s in several if s.role == "subject"), pictures, scheduler)
 
@@ -252,8 +340,15 @@ class CustomContrast:
         strange = [word for word in dict.fromkeys(words) if word not in known and word.removesuffix("s") not in known]
         return [(word, next(iter(get_close_matches(word, known, 1, 0.6)), "")) for word in strange]
 
+    def _run(self, *settings: Any) -> Iterator[Step | Result]:
+        """`_steps`; however they end, no part of the model stays where it is only lent a place."""
+        try:
+            yield from self._steps(*settings)
+        finally:
+            rest(self._offloaded)
+
     @torch.no_grad()
-    def _run(
+    def _steps(
         self,
         config: ResolvedConfig,
         subjects: tuple[Subject, ...],
@@ -297,7 +392,7 @@ class CustomContrast:
             masker.take(maps.location() if for_masks and maps is not None else None)
             arrays = collector.write(step, maps, denoiser.owned(masker.masks))
             preview = None
-            if config.preview_every and step % config.preview_every == 0:
+            if config.preview_every and step % config.preview_every == 0 and self.safety is None:
                 x_0 = predicted_x0(scheduler, stepped, prediction, t, z)
                 preview = side_by_side(self._preview(x_0))
             z, going = stepped.prev_sample, True
@@ -308,7 +403,7 @@ class CustomContrast:
                 break
 
         clock.lap("denoising")
-        images = self._decode(z, config.output_type)
+        images, flagged = self._decode(z, config.output_type)
         clock.lap("decoding")
         about = (
             {key: self.adapter.metadata.get(key) for key in ("step", "revision", "ablation")} if self.adapter else {}
@@ -324,8 +419,9 @@ class CustomContrast:
             recipe=recipe(config, (*subjects, *pictures))
             | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
             truncated=denoiser.prompt.truncated,
-            notes=list(denoiser.prompt.notes),
+            notes=[*denoiser.prompt.notes, *(SKIPPED.format(i) for i, flag in enumerate(flagged, start=1) if flag)],
             seconds=clock.laps,
+            flagged=flagged,
             looked_at=collector.looked_at(base.image_patches),
             **collector.arrays(),
         )
@@ -349,18 +445,36 @@ class CustomContrast:
         autoencoders are small, and as few coloured cells their pictures would not show a subject.
         """
         if self.base.spec.embedded:
-            return self._decode(z, "pil")
+            with on_device(self.base.device, self.base.vae):
+                return to_pictures(self.base.decode(z))
         if self._latent_rgb is None:
             with on_device(self.base.device, self.base.vae):
                 self._latent_rgb = fit_latent_rgb(self.base)
         return to_pictures(self._latent_rgb.pixels(z, self.base.scale_factor))
 
-    def _decode(self, z: Tensor, output_type: str) -> Any:
-        """Latents (N, C, h, w) -> pictures, as `Result.images` holds them."""
+    def _decode(self, z: Tensor, output_type: str) -> tuple[Any, list[bool]]:
+        """Latents (N, C, h, w) -> pictures, as `Result.images` holds them, and which of them were withheld."""
         if output_type == "latent":
-            return z
+            return z, []
         with on_device(self.base.device, self.base.vae):
-            return to_output(self.base.decode(z), output_type)
+            pixels = self.base.decode(z)
+        if self.safety is None:
+            return to_output(pixels, output_type), []
+        pictures = to_pictures(pixels)
+        flagged = self.safety.flags(pictures, self.base.device)
+        for i in (i for i, flag in enumerate(flagged) if flag):
+            plain = np.asarray(placeholder(pictures[i].size), np.float32) / 127.5 - 1
+            pixels[i] = torch.from_numpy(plain).permute(2, 0, 1).to(pixels)
+        return to_output(pixels, output_type), flagged
+
+
+def _too_large(base: str, device: torch.device, reason: str) -> str:
+    free = free_memory(device)
+    there = "" if free is None else f"; {free / GB:.1f} GB are free there"
+    return (
+        f"load: base {base!r} does not fit into the memory of {device} ({reason}{there}); close what else uses it, "
+        "pass memory='auto' (the page: --memory auto), or take a smaller model."
+    )
 
 
 def resolve_adapter(

@@ -13,6 +13,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from customcontrast.layout_channels import covered
+
 Box = tuple[float, float, float, float]
 MAX_MASK_SIDE = 4096  # px
 
@@ -72,7 +74,9 @@ class Placement:
         if box is None:
             return None
         x0, y0, x1, y1 = box
-        return _covered(y0, y1, grid[0])[:, None] * _covered(x0, x1, grid[1])
+        low, high = torch.tensor([[y0, x0], [y1, x1]], dtype=torch.float64)
+        down, across = (covered(low[i], high[i], grid[i]).float() for i in (0, 1))
+        return down[:, None] * across
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON (the mask as a base64 PNG, lossless); `from_dict` reads them back."""
@@ -124,12 +128,6 @@ def _read_mask(text: Any) -> np.ndarray:
             return np.asarray(picture.convert("L"))
     except (TypeError, binascii.Error, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
         raise ValueError("Placement: mask cannot be read; it must be a PNG in base64.") from None
-
-
-def _covered(start: float, end: float, cells: int) -> Tensor:
-    """How much of each of `cells` equal parts of [0, 1] lies in [start, end]: (cells,) in [0, 1]."""
-    left = torch.arange(cells, dtype=torch.float64)
-    return ((end * cells - left).clamp(0, 1) - (start * cells - left).clamp(0, 1)).float()
 
 
 def _area_weights(n: int, cells: int) -> Tensor:

@@ -6,7 +6,26 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from customcontrast.errors import BaseModelError
+
 NATIVE = ("avx512_bf16", "amx_bf16", "bf16")  # names of CPU capabilities, x86 and Arm
+
+
+NAMES = {  # what people write for a type of weights
+    **dict.fromkeys(("float32", "fp32", "float"), torch.float32),
+    **dict.fromkeys(("float16", "fp16", "half"), torch.float16),
+    **dict.fromkeys(("bfloat16", "bf16"), torch.bfloat16),
+}
+
+
+def read_dtype(value: torch.dtype | str) -> torch.dtype:
+    """A floating-point type, also by name: "float16", "fp16", "torch.bfloat16". Raises BaseModelError."""
+    named = NAMES.get(value.strip().lower().removeprefix("torch.")) if isinstance(value, str) else value
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise BaseModelError(
+            f"load_base: dtype={value!r} must be float32, float16 or bfloat16, as torch's own or a name."
+        )
+    return named
 
 
 def computes_bf16(device: torch.device | str) -> bool:

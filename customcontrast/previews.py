@@ -36,7 +36,7 @@ def fit_latent_rgb(base: BaseModel, pictures: Tensor | None = None) -> LatentRGB
     """
     f = base.scale_factor
     pictures = colour_fields(FIELDS, CELLS * f) if pictures is None else pictures
-    z = torch.cat([base.encode(picture) for picture in pictures.split(1)]).float()
+    z = torch.cat([base.encode(picture) for picture in pictures.split(1)])
     colours = F.avg_pool2d(pictures.to(z), f)
     samples = z.movedim(1, -1).flatten(0, -2)
     samples = torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1).double().cpu()

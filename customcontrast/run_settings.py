@@ -17,14 +17,17 @@ from customcontrast.layout import Layout
 from customcontrast.subject import Subject
 
 
-def resolve(base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject]) -> ResolvedConfig:
+def resolve(
+    base: BaseModel, config: GenerationConfig, subjects: Sequence[Subject], default_scale: float = 1.0
+) -> ResolvedConfig:
     """Fill in the base's own values where there are none, and check all against base and subjects.
 
-    Raises ConfigError naming the argument, what came and what is taken.
+    default_scale: the adapter's own λ. Raises ConfigError naming the argument, what came and what is taken.
     """
     own: dict[str, Any] = {
         "num_inference_steps": base.default_steps,
         "guidance_scale": base.default_guidance,
+        "subject_scale": default_scale,
         "height": base.default_size,
         "width": base.default_size,
     }
@@ -128,6 +131,8 @@ def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any
         "pictures": [_about(s) for s in subjects if s.role != "subject"],
         "guidance_rescale": config.guidance_rescale,
         "clip_skip": config.clip_skip,
+        "subject_start": config.subject_start,
+        "subject_end": None if config.subject_end == 1 else config.subject_end,
     }
     return {name: value for name, value in optional.items() if value} | {
         "prompt": config.prompt,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import diffusers
 import numpy as np
@@ -145,20 +148,54 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 @contextmanager
 def on_device(device: torch.device, *models: nn.Module | None) -> Iterator[None]:
-    """Move models that are on another device (CPU offload) to `device` for this block, and back after it.
+    """Move models that are on another device (CPU offload) to `device` for this block, and back after the last such.
 
     Accelerate's hooks move a model when its `forward` is called; here parts of models are called directly. A model
-    whose weights are offloaded layer by layer (its own are on "meta") is left to those hooks.
+    whose weights are offloaded layer by layer (its own are on "meta") is left to those hooks. Threads may use one model
+    at the same time.
     """
-    away = []
-    for model in models:
-        if model is None:
-            continue
-        home = next((p.device for p in model.parameters()), device)
-        if home.type not in (device.type, "meta"):
-            away.append((model.to(device), home))
+    away: list[nn.Module] = []
     try:
+        for model in models:
+            if model is not None and _arrives(model, device):
+                away.append(model)  # noqa: PERF401 - one by one, so that what came is sent home where the next fails
         yield
     finally:
-        for model, home in away:
-            model.to(home)
+        for model in away:
+            _leaves(model)
+
+
+@dataclass
+class _Visit:
+    """A model that is away from home."""
+
+    home: torch.device
+    guests: int = 1  # blocks of `on_device` that use it
+
+
+_visits: WeakKeyDictionary[nn.Module, _Visit] = WeakKeyDictionary()
+_moving = threading.Lock()
+
+
+def _arrives(model: nn.Module, device: torch.device) -> bool:
+    """Bring a model to a device, or find it brought there already; False where it is at home there."""
+    with _moving:
+        if (visit := _visits.get(model)) is not None:
+            visit.guests += 1
+            return True
+        home = next((p.device for p in model.parameters()), device)
+        if home.type in (device.type, "meta"):
+            return False
+        model.to(device)
+        _visits[model] = _Visit(home)
+        return True
+
+
+def _leaves(model: nn.Module) -> None:
+    """The last block that used a model sends it home."""
+    with _moving:
+        visit = _visits[model]
+        visit.guests -= 1
+        if not visit.guests:
+            del _visits[model]
+            model.to(visit.home)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,9 +17,12 @@ from customcontrast.adapter import Adapter
 from customcontrast.attention.layers import layer_scales as checked_scales
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import clean_noun
+from customcontrast.errors import ConfigError
 from customcontrast.ip_adapter import FORMAT, ROLES, IPAdapter, role_scales
 from customcontrast.placement import Box, Placement
+from customcontrast.warm_start import WarmAdapter
 
+SAMPLED = 4096  # values of each weight that tell adapters apart
 MAX_STRENGTH = 1000  # |λ|; more is no use, and too much for 16-bit numbers
 
 
@@ -53,6 +57,8 @@ class Subject:
     role: str = "subject"  # "style", "layout": a whole picture that acts everywhere, in the layers that carry this
     layer_scales: tuple[float, ...] | None = None  # what λ is multiplied by in each layer l; None = 1 in all
     kind: str = "customcontrast"  # of the adapter that made the features
+    image_tokens: Tensor | None = None  # (1, tokens, C), where the adapter started as an IP-Adapter (`warm_start`)
+    maker: str = ""  # digest of that adapter, see `maker_of`; "" = unknown
 
     def placed(self, box: Box | None = None, mask: np.ndarray | None = None, location: bool = True) -> Subject:
         """The same subject in a place of your choice; without arguments, where its location masks say.
@@ -60,6 +66,38 @@ class Subject:
         box, mask, location: see `Placement`. Raises ValueError.
         """
         return replace(self, placement=Placement(location, box, mask))
+
+
+_MAKERS: WeakKeyDictionary[Adapter | IPAdapter, str] = WeakKeyDictionary()
+
+
+def maker_of(adapter: Adapter | IPAdapter) -> str:
+    """Digest of an adapter's weights, the first values of each, computed once for each adapter in memory.
+
+    It stays when the adapter is moved or changes its type, so that its subjects do. "" where the weights are not at
+    hand, as under sequential offloading.
+    """
+    known = _MAKERS.get(adapter)
+    if known is None:
+        weights = list(adapter.parameters())
+        if any(weight.is_meta for weight in weights):
+            return ""
+        digest = hashlib.sha256()
+        for weight in weights:
+            digest.update(weight.detach().flatten()[:SAMPLED].float().cpu().numpy().tobytes())
+        known = _MAKERS[adapter] = digest.hexdigest()
+    return known
+
+
+def check_makers(adapter: Adapter | IPAdapter | None, subjects: Sequence[Subject]) -> None:
+    """Features of one adapter say nothing to another, even of the same width. Raises ConfigError."""
+    if adapter is None or not subjects:
+        return
+    here = maker_of(adapter)
+    if here and any(subject.maker not in ("", here) for subject in subjects):
+        raise ConfigError(
+            "generate: these subjects come from another adapter; make them again with this CustomContrast's `subject`."
+        )
 
 
 @torch.no_grad()
@@ -102,7 +140,21 @@ def look_at(
     scales = checked_scales(base.cross_attention_layers, layer_scales)
     if role != "subject":
         placement, scales = Placement(location=False), scales or role_scales(base, role)
-    features = adapter.look(base, [reference.on_plain() for reference in references])
+    pictures = [reference.on_plain() for reference in references]
+    features = adapter.look(base, pictures)
+    tokens = adapter.image_tokens(base, pictures) if isinstance(adapter, WarmAdapter) else None
     digest = hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest()
     placement = placement or Placement()
-    return Subject(noun, references, features, float(strength), digest, placement, role, scales, adapter.kind)
+    return Subject(
+        noun,
+        references,
+        features,
+        float(strength),
+        digest,
+        placement,
+        role,
+        scales,
+        adapter.kind,
+        tokens,
+        maker_of(adapter),
+    )

@@ -2,8 +2,8 @@
 
     python examples/make_samples.py [--photo PICTURE --photo-noun cat]
 
-samples.png: prompt, reference, location masks over the steps, output; samples-two.png: two and three subjects;
-words.png: where the picture of two looked for each word.
+samples.webp: prompt, reference, location masks over the steps, output; samples-two.webp: two and three subjects;
+words.webp: where the picture of two looked for each word.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEVERAL = (
     (("duck", "car"), "a <duck> wearing a red hat and a <car> in the jungle"),
     (("rabbit", "bear", "cat"), "a <rabbit>, a <bear> and a <cat> in the city"),
 )
-SEEDS = 4  # pictures of each row of samples-two.png
+SEEDS = 4  # pictures of each row of samples-two.webp
 LINE = 22  # px of a prompt above its row
 GAP = 8  # px between rows
 CELL = 160
@@ -69,7 +69,7 @@ def main() -> None:
         result = model.generate(prompt, [model.subject(segmentation, noun)])
         strip = visualize.location_strip(segmentation.on_plain(), result.location_masks[0, :, 0], result.images[0])
         strips.append(titled(prompt, strip))
-    stack(strips, GAP).save(options.out / "samples.png", optimize=True)
+    visualize.save_small(stack(strips, GAP), options.out / "samples.webp")
 
     apart, pages = LocationConfig(apart=True), []
     for i, (names, prompt) in enumerate(SEVERAL):
@@ -87,8 +87,8 @@ def main() -> None:
             mean = made[0].text_maps[0].astype("float32").mean(axis=0)  # over the steps: (tokens, h, w)
             words = enumerate(made[0].words, start=1)
             maps = {f"{n}. {word}": mean[places].mean(axis=0) for n, (word, places) in words if mean[places].any()}
-            visualize.token_grid(made[0].images[0], maps).save(options.out / "words.png", optimize=True)
-    stack(pages, GAP).save(options.out / "samples-two.png", optimize=True)
+            visualize.save_small(visualize.token_grid(made[0].images[0], maps), options.out / "words.webp")
+    visualize.save_small(stack(pages, GAP), options.out / "samples-two.webp")
 
 
 if __name__ == "__main__":

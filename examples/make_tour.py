@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from customcontrast.visualize import save_small
 from customcontrast.visualize.drawing import frame, label
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ class Panel:
     """One cut-out of a screenshot."""
 
     title: str
-    shot: str  # name of the screenshot, without .png
+    shot: str  # name of the screenshot, without its ending
     box: tuple[int, int, int, int]  # left, top, right, bottom, px
 
 
@@ -45,7 +46,7 @@ BELOW = (
 
 def panel(part: Panel, width: int) -> Image.Image:
     """The cut-out at a width, in a frame, with its title above it."""
-    with Image.open(HERE / "shots" / f"{part.shot}.png") as shot:
+    with Image.open(HERE / "shots" / f"{part.shot}.webp") as shot:
         cut = shot.convert("RGB").crop(part.box)
     cut = cut.resize((width, round(cut.height * width / cut.width)), Image.Resampling.LANCZOS)
     page = Image.new("RGB", (width, cut.height + LINE), "white")
@@ -79,7 +80,7 @@ def row(parts: list[Image.Image]) -> Image.Image:
 def main() -> None:
     """Cut out, lay out, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=HERE / "shots" / "tour.png")
+    parser.add_argument("--out", type=Path, default=HERE / "shots" / "tour.webp")
     options = parser.parse_args()
     right = 470
     above = row([column(LEFT, WIDTH - right - GAP), column(RIGHT, right)])
@@ -88,7 +89,7 @@ def main() -> None:
     sheet = Image.new("RGB", (WIDTH, above.height + GAP + below.height), "white")
     sheet.paste(above, (0, 0))
     sheet.paste(below, (0, above.height + GAP))
-    sheet.quantize(256, dither=Image.Dither.NONE).save(options.out, optimize=True)
+    save_small(sheet, options.out)
 
 
 if __name__ == "__main__":

@@ -283,6 +283,14 @@ def test_the_checks_see_what_they_are_for() -> None:
     )
 
 
+def test_tests_that_the_documentation_names_exist() -> None:
+    known = {
+        name for file in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    named = {(name(page), code) for page in PAGES for code in codes(page) if re.fullmatch(r"test_\w+", code)}
+    assert len(named) > 30 and not {one for one in named if one[1] not in known}
+
+
 def test_the_tour_of_the_page_fits_its_screenshots() -> None:
     """Every cut-out of examples/make_tour.py lies inside its screenshot, which is as wide as the boxes assume."""
     spec = importlib.util.spec_from_file_location("make_tour", ROOT / "examples" / "make_tour.py")
@@ -290,7 +298,7 @@ def test_the_tour_of_the_page_fits_its_screenshots() -> None:
     sys.modules["make_tour"] = tour  # dataclasses look their module up
     spec.loader.exec_module(tour)
     for part in (*tour.LEFT, *tour.RIGHT, *tour.BELOW):
-        with Image.open(tour.HERE / "shots" / f"{part.shot}.png") as shot:
+        with Image.open(tour.HERE / "shots" / f"{part.shot}.webp") as shot:
             left, top, right, bottom = part.box
             assert shot.width == tour.WIDTH and 0 <= left < right <= shot.width and 0 <= top < bottom <= shot.height
         width, height = right - left, bottom - top

@@ -30,12 +30,12 @@ from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.text_context import TextContext, TokenizedPrompt, subject_state
 from customcontrast.conditioning.text_encoder import encode_rows
 from customcontrast.errors import ConfigError
-from tests.benchmarks.dry_run import DryRun
-from tests.benchmarks.true_models import adapter_for, base_model
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
 from train.adapter.step import attention_kernel
 from train.adapter.watch import batch_times_similarity
+from train.common.dry_run import DryRun
+from train.common.true_models import adapter_for, base_model
 
 GPUS = {"A100": (312.0, 80), "H100": (989.0, 80), "A10G / 24 GB": (125.0, 24)}  # dense 16-bit TFLOP/s; GB
 SHARE_OF_PEAK = (0.2, 0.4)  # of those, that training of such UNets reaches; an assumption
@@ -377,6 +377,8 @@ def advice(plan: Plan, memory: float) -> list[str]:
     if plan.contrast <= 1 and loss.macl:
         need = int(1 / (loss.macl_temperature * SIMILARITY * plan.gpus)) + 1
         said.append(f"B·τ·S̄ is not above 1: set loss.contrast_batch={need} or more")
+    if config.init:
+        said.append(f"not counted: the weights and the larger image encoder that init={config.init} brings")
     if config.data.holdout == 0 and config.data.source in ("folder", "shards"):
         said.append("nothing is held out: set data.holdout=0.002, or validation shows subjects of the training data")
     return said or ["it fits; nothing needs to be changed"]

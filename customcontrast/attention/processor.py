@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -138,9 +138,10 @@ class SubjectProcessor(AttnProcessor2_0):
                 recorder.add_looked(self.layer, size, k, seen)
             if absent:
                 continue
+            if branch.beside is not None:
+                out = out + self.attention_beside(Q, branch.beside)
             where = self.where(state, k, masks, shares)
-            if where is not None:
-                out = out * where.to(out.dtype)
+            out = out if where is None else out * where.to(out.dtype)
             out = out * strength(branch, self.layer, out)
             total = out if total is None else total + out
         if masses and recorder is not None:
@@ -171,9 +172,7 @@ class SubjectProcessor(AttnProcessor2_0):
         for k, branch in enumerate((*state.branches, *state.everywhere)):
             if branch.unconditional is None or branch.absent(self.layer):
                 continue
-            keys, values = (split_heads(x[self.layer].to(Q.dtype), Q.shape[1]) for x in branch.unconditional)
-            keys, values = (x.expand(len(Q), -1, -1, -1) for x in (keys, values))
-            out = attend(Q, keys, values, slice_size=self.slice_size)
+            out = self.attention_beside(Q, branch.unconditional)
             if k < K and state.location.mask_unconditional:
                 where = self.where(state, k, masks, shares)
                 out = out if where is None else out * where.to(out.dtype)
@@ -182,6 +181,11 @@ class SubjectProcessor(AttnProcessor2_0):
             out = out * strength(branch, self.layer, out)
             total = out if total is None else total + out
         return total
+
+    def attention_beside(self, Q: Tensor, pair: tuple[Sequence[Tensor], Sequence[Tensor]]) -> Tensor:
+        """softmax(Q Kᵀ/√d) V of keys and values that are given for each layer, (R or 1, n, width_l)."""
+        keys, values = (split_heads(x[self.layer].to(Q.dtype), Q.shape[1]).expand(len(Q), -1, -1, -1) for x in pair)
+        return attend(Q, keys, values, slice_size=self.slice_size)
 
     def visual_attention(self, Q: Tensor, branch: SubjectBranch, explicit: bool) -> tuple[Tensor, Tensor | None]:
         """One subject's attention softmax(Q K_vᵀ/√d) V_v, (R, heads, h·w, c).

@@ -34,6 +34,9 @@ class SubjectBranch:
     masked: bool = True  # whether this subject is kept to its mask, where state.masks has them
     named: bool = True  # positions are its S*; False: its noun's words, which say where it is and are never masked
     layer_scales: Sequence[float] | None = None  # λ of each layer l, times `strength`; None = 1 in all
+    # Keys and values per layer (R or 1, n', width_l) of a second softmax, added to the first: the image tokens of the
+    # IP-Adapter that an adapter started as (`warm_start`).
+    beside: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
     unconditional: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None  # K_u, V_u per layer (1, n, width_l), for
     # the rows before state.first: what an IP-Adapter shows the unconditional half in place of a picture
 

@@ -16,11 +16,13 @@ from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt
+from customcontrast.conditioning.prompt_weights import weighted
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt
 from customcontrast.conditioning.text_encoder import encode_rows
 from customcontrast.errors import ConfigError
 from customcontrast.ip_adapter import IPAdapter
 from customcontrast.subject import Subject
+from customcontrast.warm_start import WarmAdapter
 
 ENCODER_ROWS = 1024  # (t, l) rows that go through the MFI encoder at once
 ENCODER_WEIGHTS = 2**26  # attention weights of one of its blocks at once, over heads, rows, queries and image tokens
@@ -92,7 +94,7 @@ def tensor_bytes(value: TextContext | AdapterOutput) -> int:
         tensors = [value.hidden, *([] if value.pooled is None else [value.pooled])]
     else:
         tensors = [*value.keys, *value.values, *value.mfi.text_tokens, value.mfi.visual_tokens]
-        tensors += [x for xs in value.unconditional or () for x in xs]
+        tensors += [x for xs in (*(value.unconditional or ()), *(value.beside or ())) for x in xs]
     return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
 
@@ -136,11 +138,12 @@ class Conditioner:
         if not n:
             return Conditions(tokenized, distinct, self._text(tokenized, encoders, clip_skip), outputs, encoders)
         places = tuple(tokenized.positions.flatten().tolist())
-        key = ("contexts", encoders, _ids(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
+        key = ("contexts", encoders, self._read(tokenized), places, tuple(s.key for s in subjects), distinct, clip_skip)
         tokens = [output.mfi.text_tokens for output in outputs]
         context = self.cache.get(
             key, lambda: encode_contexts(self.base, [tokenized] * len(distinct), tokens, clip_skip=clip_skip)
         )
+        context = self._weighted(context, tokenized, encoders, clip_skip)
         return Conditions(tokenized, distinct, context, outputs, encoders)
 
     def unconditional(self, negative_prompt: str, encoders: bytes | None = None) -> TextContext:
@@ -178,10 +181,26 @@ class Conditioner:
                 digest.update(b"" if x is None else x.float().cpu().numpy().tobytes())
         return digest.digest()
 
+    @torch.no_grad()
+    def _read(self, prompt: TokenizedPrompt) -> tuple[tuple[int, ...] | bytes, ...]:
+        """The prompt's tokens, and a digest of their rows in the embedding tables, which textual inversion changes."""
+        digest = hashlib.sha256()
+        for ids, encoder in zip(prompt.ids, self.base.text_encoders, strict=True):
+            rows = encoder.get_input_embeddings()(ids.to(self.base.device))
+            digest.update(rows.float().cpu().numpy().tobytes())
+        return (*(tuple(ids.tolist()) for ids in prompt.ids), digest.digest())
+
     def _text(self, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int = 0) -> TextContext:
         """Text without S*: one context for all timesteps and layers."""
-        key = ("text", encoders, _ids(prompt), clip_skip)
-        return self.cache.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
+        key = ("text", encoders, self._read(prompt), clip_skip)
+        context = self.cache.get(key, lambda: encode_contexts(self.base, [prompt], clip_skip=clip_skip))
+        return self._weighted(context, prompt, encoders, clip_skip)
+
+    def _weighted(self, context: TextContext, prompt: TokenizedPrompt, encoders: bytes, clip_skip: int) -> TextContext:
+        """The context with the prompt's weights, which are not cached."""
+        if not prompt.weights:
+            return context
+        return weighted(context, prompt.weights, self._text(encode_prompt(self.base, ""), encoders, clip_skip))
 
     def _outputs(self, subject: Subject, timesteps: tuple[float, ...]) -> AdapterOutput:
         """The adapter's output for a subject; the visual Q-Former runs once for all timesteps."""
@@ -196,7 +215,10 @@ class Conditioner:
             c = adapter.config
             a_row = c.heads * (c.text_queries + 1) * subject.features.shape[1]
             chunk = max(1, min(ENCODER_ROWS, ENCODER_WEIGHTS // a_row) // c.num_layers)
-            return AdapterOutput.cat([adapter.at(subject.features, part, visual) for part in t.split(chunk)])
+            out = AdapterOutput.cat([adapter.at(subject.features, part, visual) for part in t.split(chunk)])
+            if not isinstance(adapter, WarmAdapter) or subject.image_tokens is None:
+                return out
+            return adapter.joined(out, subject.image_tokens, adapter.published.nothing(self.base))
 
         return self.cache.get(("subject", subject.key, timesteps), make)
 
@@ -224,7 +246,3 @@ class VisualConditioner(Conditioner):
         outputs = [self._outputs(subject, distinct) for subject in subjects]
         silent = tuple(replace(out, mfi=replace(out.mfi, text_tokens=[])) for out in outputs)
         return Conditions(plain, distinct, self._text(plain, encoders, clip_skip), silent, encoders)
-
-
-def _ids(prompt: TokenizedPrompt) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(ids.tolist()) for ids in prompt.ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,12 +18,17 @@ from transformers import CLIPTokenizer
 FILLER = -1  # stands for an S* token until the ids are put together
 SLOT = 0xE000  # a private-use character stands for subject k while the text is taken apart
 _SLOTS = f"[{chr(SLOT)}-{chr(SLOT + 255)}]"
-_NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue0ff\ud800-\udfff]")  # special tokens, our slots, half characters
+WEIGHT = 0xE100  # and up, in hundredths: the words that follow have this weight, as far as the next such character
+MAX_WEIGHT = 2.0  # of a word; beyond it, contexts are nothing that the UNet has ever read
+_ONE = chr(WEIGHT + 100)
+_WEIGHTS = f"[{chr(WEIGHT)}-{chr(WEIGHT + 255)}]"
+_GAP = rf"(?:\s|{_WEIGHTS})"  # between two words
+_NO_TEXT = re.compile("<\\|[^|<>]*\\|>|[\ue000-\ue1ff\ud800-\udfff]")  # special tokens, our marks, half characters
 _PLACEHOLDER = re.compile(r"(?<![^\W_])[Ss](\d*)\*")
 # Any visitor's text goes through these: possessive quantifiers (++) keep them linear in its length.
 _MARKED = re.compile(r"<\s*+([^<>|\s][^<>|]*+)>")
 _TAG = re.compile(r"<\s*+(?:/[^<>]*+|[\w-]++:[^<>]*+|[\w-]++\s*+/)>")  # <lora:x:1>, </b>, <br/>
-_WEIGHT = re.compile(r"\(([^():]*+)(?<!\d):\s*+(?:\d++(?:\.\d*+)?|\.\d++)\s*+\)")  # (word:1.3)
+_WEIGHT = re.compile(r"\(([^():]*+)(?<!\d):\s*+(\d++(?:\.\d*+)?|\.\d++)\s*+\)")  # (word:1.3)
 _CLOSING = re.compile(r"</\s*+([\w-]++)")
 _ANGLES = re.compile(r"<[^<>]*+>")
 _BEFORE_SLOT = re.compile(r"(?<![\w-])[\d_-]*+([^\W\d_][\w-]*+)\s++[Ss]\d*\*")
@@ -65,6 +70,7 @@ class Word:
     text: str
     subject: int | None = None  # this is the placeholder of subject k (from 0)
     keep: bool = False  # never cut off: a placeholder, or the noun before it
+    weight: float = 1.0  # how far its contexts lie from the empty prompt's, see `prompt_weights.weighted`
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,15 @@ def parse_prompt(prompt: str, nouns: Sequence[str] = ()) -> ParsedPrompt:
     prompt: any text. nouns: the class noun of each subject, in order.
     Places are taken from S*, S1*, …; then <marked words> that are a subject's noun; then the noun's first free
     occurrence (plural too), the longest noun first; then any other <marked word>. A subject the prompt does not mention
-    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note, and the
-    weight in (word:1.3) too.
+    is put in front, and a note says so; tags of other tools, such as <lora:name:0.8>, are left out with a note. In
+    (some words:1.3) the words have that weight, and an S* that is put after a noun in there has it too.
     """
     notes: list[str] = []
     text = _NO_TEXT.sub(" ", unicodedata.normalize("NFC", check_text("prompt", prompt)))
-    text = without_weights(without_tags(text, notes), notes)
+    text = _with_weights(without_tags(text, notes), notes)
     nouns = [clean_noun(noun) for noun in nouns]
     if not nouns:
-        text = _MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text))
-        return ParsedPrompt(tuple(Word(word) for word in text.split()), tuple(notes))
+        return ParsedPrompt(_words(_MARKED.sub(r"\1", _PLACEHOLDER.sub(" ", text)), ()), tuple(notes))
 
     free = list(range(len(nouns)))
     text = _PLACEHOLDER.sub(lambda match: _take_placeholder(match, free, notes), text)
@@ -130,7 +135,7 @@ def guess_noun(prompt: str) -> str:
     It is the <marked> word, else the word before S*, else the last word of the first phrase that is not about the
     picture itself ("a painting of a red cat on …" -> "cat"). Raises ValueError with one sentence when there is none.
     """
-    prompt = without_tags(check_text("prompt", prompt), [])
+    prompt = _WEIGHT.sub(r"\1", without_tags(check_text("prompt", prompt), []))
     marked = _MARKED.search(prompt) or _BEFORE_SLOT.search(prompt)
     if marked:
         return marked[1].strip()
@@ -158,7 +163,7 @@ def _with_nouns(text: str, nouns: Sequence[str]) -> str:
     pieces = re.split(f"({_SLOTS})", text)
     for i in range(1, len(pieces), 2):
         noun = nouns[ord(pieces[i]) - SLOT]
-        before = pieces[i - 1].split()
+        before = _unweighted(pieces[i - 1]).split()
         last = before[-1].lower() if before else ""
         if last in _ARTICLES:
             pieces[i] = f"{noun} {pieces[i]}"
@@ -180,22 +185,31 @@ def without_tags(text: str, notes: list[str]) -> str:
     return _ANGLES.sub(leave_out, text)
 
 
-def without_weights(text: str, notes: list[str]) -> str:
-    """The text with "(word:1.3)" of other tools read as "word": prompt weights are not applied here."""
+def _with_weights(text: str, notes: list[str]) -> str:
+    """The text with the weight of "(word:1.3)" as a character of ours before the word, and that of 1 after it."""
 
-    def plain(match: re.Match[str]) -> str:
-        notes.append(f"{match[0]} asks for a weight; weights are not applied, it was read as plain text.")
-        return match[1]
+    def marked(match: re.Match[str]) -> str:
+        weight = float(match[2])
+        if weight > MAX_WEIGHT:
+            said = f"{match[0]} asks for a weight of {weight:g}; weights are 0 to {MAX_WEIGHT:g}: it is read as 1."
+            notes.append(Note(said, PLAIN_TEXT))
+            return match[1]
+        return f"{chr(WEIGHT + round(100 * weight))}{match[1]}{_ONE}"
 
-    return _WEIGHT.sub(plain, text)
+    return _WEIGHT.sub(marked, text)
+
+
+def _unweighted(text: str) -> str:
+    """The text without the characters that mark weights."""
+    return re.sub(_WEIGHTS, "", text)
 
 
 def _take_own_mark(match: re.Match[str], nouns: Sequence[str], free: list[int]) -> str:
     """A marked word that is, or holds, the noun of a subject without a place."""
     word = match[1].strip()
-    if re.match(rf"\s*{_SLOTS}", match.string[match.end() :]):  # "a <bear> S*": it has its place already
+    if re.match(rf"{_GAP}*{_SLOTS}", match.string[match.end() :]):  # "a <bear> S*": it has its place already
         return word
-    same = [k for k in free if nouns[k].lower() == word.lower()]
+    same = [k for k in free if nouns[k].lower() == _unweighted(word).lower()]
     same = same or [k for k in free if _bare_noun(nouns[k]).search(word)]
     if not same:
         return match[0]
@@ -206,12 +220,13 @@ def _take_own_mark(match: re.Match[str], nouns: Sequence[str], free: list[int]) 
 def _take_marked(match: re.Match[str], nouns: Sequence[str], free: list[int], notes: list[str]) -> str:
     """A marked word that is no subject's noun: the place of one that has none yet, else plain text."""
     word = match[1].strip()
+    plain = _unweighted(word)
     if not free:
-        notes.append(Note(f"<{word}> names no further subject; it is read as plain text.", PLAIN_TEXT))
+        notes.append(Note(f"<{plain}> names no further subject; it is read as plain text.", PLAIN_TEXT))
         return word
     k = free.pop(0)
-    if not _related(word, nouns[k]):
-        notes.append(Note(f"<{word}> was taken for the place of {nouns[k]!r}.", TAKEN))
+    if not _related(plain, nouns[k]):
+        notes.append(Note(f"<{plain}> was taken for the place of {nouns[k]!r}.", TAKEN))
     return f"{word} {chr(SLOT + k)} "
 
 
@@ -222,8 +237,8 @@ def _related(word: str, noun: str) -> bool:
 
 def _bare_noun(noun: str) -> re.Pattern[str]:
     """The noun, or its plural, as a word of its own that no placeholder follows; a hyphen is part of a word."""
-    words = r"\s+".join(re.escape(word) for word in noun.split())
-    return re.compile(rf"(?<![\w-]){words}(?:s|es)?(?![\w-])(?!\s*{_SLOTS})", re.IGNORECASE)
+    words = rf"{_GAP}+".join(re.escape(word) for word in noun.split())
+    return re.compile(rf"(?<![\w-]){words}(?:s|es)?(?![\w-])(?!{_GAP}*{_SLOTS})", re.IGNORECASE)
 
 
 def _take_bare(text: str, k: int, noun: str, free: list[int]) -> str:
@@ -242,7 +257,7 @@ def _put_in_front(text: str, nouns: Sequence[str], free: list[int], notes: list[
     if rest:
         missing = " and ".join(repr(nouns[k]) for k in free)
         notes.append(Note(f"The prompt does not mention {missing}; it was put in front.", IN_FRONT))
-        return f"{named}{' ' if _JOINS.match(rest) else ', '}{rest}"
+        return f"{named}{' ' if _JOINS.match(_unweighted(rest)) else ', '}{rest}"
     return named
 
 
@@ -252,16 +267,20 @@ def _article(noun: str) -> str:
 
 def _words(text: str, nouns: Sequence[str]) -> tuple[Word, ...]:
     """Split into words; slots become placeholders, and the nouns before them are marked to be kept."""
-    texts = re.sub(f"({_SLOTS})", r" \1 ", text).split()
+    texts = re.sub(f"({_SLOTS}|{_WEIGHTS})", r" \1 ", text).split()
     words: list[Word] = []
+    weight = 1.0
     for word in texts:
+        if re.fullmatch(_WEIGHTS, word):
+            weight = (ord(word) - WEIGHT) / 100
+            continue
         k = ord(word) - SLOT if re.fullmatch(_SLOTS, word) else None
         if k is None:
-            words.append(Word(word))
+            words.append(Word(word, weight=weight))
             continue
         for back in range(1, min(len(nouns[k].split()), len(words)) + 1):
-            words[-back] = Word(words[-back].text, words[-back].subject, True)
-        words.append(Word("S*" if len(nouns) == 1 else f"S{k + 1}*", k, True))
+            words[-back] = replace(words[-back], keep=True)
+        words.append(Word("S*" if len(nouns) == 1 else f"S{k + 1}*", k, True, weight))
     return tuple(words)
 
 
@@ -288,7 +307,7 @@ def words_of_each(parsed: ParsedPrompt) -> list[tuple[ParsedPrompt, list[int]]]:
     each = []
     for k in sorted(at):
         kept = [i for i in range(len(words)) if owner.get(i, k) == k]
-        own = [Word("S*", 0, True) if words[i].subject == k else words[i] for i in kept]
+        own = [replace(words[i], text="S*", subject=0) if words[i].subject == k else words[i] for i in kept]
         each.append((ParsedPrompt(tuple(own)), kept))
     return each
 
@@ -338,6 +357,7 @@ class TokenizedPrompt:
     notes: tuple[str, ...] = ()
     places: tuple[tuple[int, ...], ...] = ()  # token positions of each parsed word; () for one that was cut off
     nouns: tuple[tuple[int, ...], ...] = ()  # token positions of each subject's class noun
+    weights: tuple[float, ...] = ()  # of each token, from the start token on; () = 1 for all
 
     @property
     def end(self) -> int:
@@ -374,13 +394,14 @@ def tokenize(
 
     n = placeholder_tokens
     positions = torch.full((num_subjects, n), -1, dtype=torch.long)
-    tokens, words, place = ["<start>"], [], 1
+    tokens, words, place, weights = ["<start>"], [], 1, [1.0] * (room + 2)
     places: list[tuple[int, ...]] = [()] * len(parsed.words)
     for i in kept:
         word, count = parsed.words[i], len(encoded[0][i])
         if word.subject is not None:
             positions[word.subject] = torch.arange(place, place + n)
         places[i] = tuple(range(place, place + count))
+        weights[place : place + count] = [word.weight] * count
         if count:
             words.append((word.text, places[i]))
         tokens += _readable(tokenizers[0], word, encoded[0][i])
@@ -393,7 +414,16 @@ def tokenize(
     nouns = tuple(noun_places(parsed.words, places, k) for k in range(num_subjects))
     truncated = " ".join(parsed.words[i].text for i in cut)
     return TokenizedPrompt(
-        ids, positions, (*tokens, "<end>"), tuple(words), text, truncated, parsed.notes, tuple(places), nouns
+        ids,
+        positions,
+        (*tokens, "<end>"),
+        tuple(words),
+        text,
+        truncated,
+        parsed.notes,
+        tuple(places),
+        nouns,
+        tuple(weights) if any(weight != 1 for weight in weights) else (),
     )
 
 

@@ -240,6 +240,7 @@ def subject_state(
             masked=on,
             named=not by_noun,
             layer_scales=scales,
+            beside=None if out.beside is None else _all_spread(out.beside, repeat),
             unconditional=out.unconditional,
         )
         for k, (out, strength, on, scales) in enumerate(zip(outputs, strengths, masked, layer_scales, strict=True))
@@ -272,3 +273,8 @@ def subject_state(
 def _spread(x: Tensor, repeat: int) -> Tensor:
     """One row per picture; a single row stays one and is broadcast."""
     return x if len(x) == 1 or repeat == 1 else x.repeat_interleave(repeat, dim=0)
+
+
+def _all_spread(pair: tuple[list[Tensor], list[Tensor]], repeat: int) -> tuple[list[Tensor], list[Tensor]]:
+    keys, values = ([_spread(x, repeat) for x in xs] for xs in pair)
+    return keys, values

@@ -46,6 +46,7 @@ from customcontrast.layout import Layout, LayoutPrior
 from customcontrast.output import Result, Step
 from customcontrast.pipeline import CustomContrast, resolve_adapter
 from customcontrast.placement import Placement
+from customcontrast.safety import SafetyChecker, as_checker
 from customcontrast.specs import BASES
 from customcontrast.subject import Segmented, Subject
 from customcontrast.tensor_files import share_with_umask
@@ -65,6 +66,7 @@ class CustomContrastOutput(BaseOutput):
     visual_maps: list[np.ndarray]  # float16 (T', K, h, w)
     subject_maps: list[np.ndarray]  # float16 (T', K, h, w)
     results: list[Result]  # one per prompt, with tokens, words, recipe and everything else
+    nsfw_content_detected: list[bool] | None = None  # per picture: the safety checker withheld it; None = there is none
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,12 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         masks_padding: bool = False,
         layout_prior: LayoutPrior | None = None,
         encoder_name: str = "",
+        safety_checker: SafetyChecker | nn.Module | None = None,
     ) -> None:
-        """The parts of a `BaseModel` under diffusers' names. base: a key of `specs.BASES`."""
+        """The parts of a `BaseModel` under diffusers' names. base: a key of `specs.BASES`.
+
+        safety_checker: withholds the pictures that it flags; one of ours, or a diffusers pipeline's.
+        """
         super().__init__()
         self.register_modules(
             vae=vae,
@@ -146,6 +152,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         self.masks_padding = masks_padding
         self.layout_prior = layout_prior
         self.encoder_name = encoder_name
+        self.safety_checker = as_checker(safety_checker)
         self._interrupt = False
         self._num_timesteps = 0
         self._model: CustomContrast | None = None
@@ -162,7 +169,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         own = super().components
         if self._modules_alone:
             return own
-        return own | {"adapter": self.adapter} | {part.name: getattr(self, part.attribute) for part in FACTS_OF_BASE}
+        own |= {"adapter": self.adapter, "safety_checker": self.safety_checker}
+        return own | {part.name: getattr(self, part.attribute) for part in FACTS_OF_BASE}
 
     @contextmanager
     def _only_modules(self) -> Iterator[None]:
@@ -205,7 +213,12 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     # ---- loading and saving --------------------------------------------------------------------------
 
     @classmethod
-    def from_parts(cls, base: BaseModel, adapter: Adapter | IPAdapter | None = None) -> CustomContrastPipeline:
+    def from_parts(
+        cls,
+        base: BaseModel,
+        adapter: Adapter | IPAdapter | None = None,
+        safety_checker: SafetyChecker | None = None,
+    ) -> CustomContrastPipeline:
         """Make a pipeline of a base model and an adapter in memory, such as those of a `CustomContrast`."""
         pairs = zip(base.spec.text_parts, base.tokenizers, base.text_encoders, strict=True)
         texts = {
@@ -215,7 +228,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         }
         shared = {part.name: getattr(base, part.field) for part in (*MODULES, *FACTS_OF_BASE)}
         return (CustomContrastXLPipeline if base.spec.pooled else CustomContrastPipeline)(
-            adapter=adapter, **shared, **texts
+            adapter=adapter, safety_checker=safety_checker, **shared, **texts
         )
 
     @classmethod
@@ -227,6 +240,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         image_encoder: str | Path | None = None,
+        safety_checker: str | Path | SafetyChecker | None = None,
     ) -> CustomContrastPipeline:
         """Load a diffusers pipeline folder or hub id, or a base by its name: toyland, toyland2, sd15 or sdxl.
 
@@ -235,6 +249,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             `CustomContrast.load`); None = `adapter.safetensors` in the folder if it is there.
         torch_dtype: None = float16 on CUDA, float32 on a CPU. device: None = CUDA where there is one.
         image_encoder: folder or hub id of the CLIP image encoder, where the weights bring none.
+        safety_checker: see `CustomContrast.load`.
         Only safetensors are read. Raises ValueError with one sentence.
         """
         source = str(pretrained_model_name_or_path)
@@ -250,7 +265,9 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             adapter, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
         model = load_base(base, source, device, torch_dtype, image_encoder)
         loaded = load_adapter(adapter, model) if isinstance(adapter, Path) else adapter
-        return cls.from_parts(model, loaded)
+        if isinstance(safety_checker, str | Path):
+            safety_checker = SafetyChecker.load(safety_checker, source, model.device, model.dtype)
+        return cls.from_parts(model, loaded, safety_checker)
 
     def save_pretrained(self, save_directory: str | Path, max_shard_size: int | str | None = None) -> None:
         """Write a diffusers pipeline folder that `from_pretrained` turns into the same pipeline, bit for bit.
@@ -306,9 +323,11 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             device=torch.device(self._execution_device),
             **shared,
         )
-        if self._model is None or self._model.base != base or self._model.adapter is not self.adapter:
-            self._model = CustomContrast(base, self.adapter)
-        return self._model
+        known = self._model
+        same = known is not None and known.base == base and known.adapter is self.adapter
+        if known is None or not same or known.safety is not self.safety_checker:
+            self._model = known = CustomContrast(base, self.adapter, self.safety_checker)
+        return known
 
     @property
     def _text_encoders(self) -> list[nn.Module]:
@@ -351,7 +370,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        subject_scale: float = 1.0,
+        subject_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -365,12 +384,14 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         output_type: str = "pil",
         guidance_rescale: float = 0.0,
         clip_skip: int | None = None,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
         return_dict: bool = True,
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler, layout, guidance_rescale, clip_skip: as in `CustomContrast.stream`; None
-        = the base's own. Several prompts share the subjects, or each has a list of its own.
+        prompt, subjects, height … scheduler, layout, guidance_rescale … subject_end: as in `CustomContrast.stream`;
+        None = the base's own. Several prompts share the subjects, or each has a list of its own.
         generator: one for all pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed
         from PyTorch's global generator. latents: starting noise (N, C, h, w) of unit variance.
         record: which maps are returned; `RecordConfig(maps=False)` is the fastest.
@@ -417,6 +438,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 output_type=output_type,
                 guidance_rescale=guidance_rescale,
                 clip_skip=clip_skip,
+                subject_start=subject_start,
+                subject_end=subject_end,
             )
             streams.append(stream)
         try:
@@ -428,7 +451,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             return images, results
         kinds = ("location_masks", "text_maps", "visual_maps", "subject_maps")
         maps = {kind: [rows for result in results for rows in getattr(result, kind)] for kind in kinds}
-        return CustomContrastOutput(images=images, **maps, results=results)
+        flags = [flag for result in results for flag in result.flagged] if model.safety is not None else None
+        return CustomContrastOutput(images=images, **maps, results=results, nsfw_content_detected=flags)
 
     def _finish(self, streams: Sequence[Any], steps: int) -> list[Result]:
         """Run the streams one after the other; those after an interrupt are not begun."""
@@ -470,7 +494,9 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         if not isinstance(subject, Subject) or self.adapter is None:
             return subject
         dtype = next(self.adapter.parameters()).dtype
-        return replace(subject, features=subject.features.to(self._execution_device, dtype))
+        place = (self._execution_device, dtype)
+        tokens = None if subject.image_tokens is None else subject.image_tokens.to(*place)
+        return replace(subject, features=subject.features.to(*place), image_tokens=tokens)
 
     # ---- memory, devices, LoRA -----------------------------------------------------------------------
 

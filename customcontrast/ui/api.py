@@ -56,11 +56,14 @@ class Endpoints:
         inputs: dict[str, gr.blocks.Block] = {"references": Files(label="references", file_count="multiple")}
         inputs |= {name: gr.Textbox("", label=name) for name in TEXTS}
         inputs |= {"steps": gr.Number(None, label="steps", precision=0), "guidance": gr.Number(None, label="guidance")}
-        inputs |= {"subject_scale": gr.Number(1.0, label="subject_scale"), "seed": gr.Number(0, precision=0)}
+        inputs |= {"subject_scale": gr.Number(None, label="subject_scale"), "seed": gr.Number(0, precision=0)}
         inputs |= {"pictures": gr.Number(1, precision=0), "location_masks": gr.Checkbox(True)}
         inputs |= {"base": gr.Textbox(self.handlers.service.config.base, label="base")}
         inputs |= {"text_tokens": gr.Checkbox(True), "apart": gr.Checkbox(True)}
         inputs |= {name: gr.Textbox("", label=name) for name in OPTIONAL}
+        inputs |= {"style": Picture(label="style"), "style_strength": gr.Number(1.0, label="style_strength")}
+        inputs |= {"subject_start": gr.Number(0.0, label="subject_start")}
+        inputs |= {"subject_end": gr.Number(1.0, label="subject_end")}
         return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:
@@ -86,7 +89,7 @@ class Endpoints:
         negative_prompt: str = "",
         steps: int | None = None,
         guidance: float | None = None,
-        subject_scale: float = 1.0,
+        subject_scale: float | None = None,
         seed: int = 0,
         pictures: int = 1,
         location_masks: bool = True,
@@ -101,6 +104,10 @@ class Endpoints:
         turns: str = "",
         poses: str = "",
         camera: str = "",
+        style: str | None = None,
+        style_strength: float = 1.0,
+        subject_start: float = 0.0,
+        subject_end: float = 1.0,
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -111,7 +118,8 @@ class Endpoints:
             negative_prompt: what to avoid.
             steps: denoising steps, 1 to 100; none for the model's own.
             guidance: how strictly the text is followed, 0 to 30; none for the model's own.
-            subject_scale: how much of the subject's picture flows in (λ), 0 to 5.
+            subject_scale: how much of the subject's picture flows in (λ), 0 to 5; none for the adapter's own, 1, or
+                0.6 for a published IP-Adapter.
             seed: the same seed gives the same picture.
             pictures: how many, 1 to 4.
             location_masks: keep each subject to the place found for it, step by step.
@@ -128,6 +136,11 @@ class Endpoints:
                 right, or degrees from -180 to 180, such as "left; any"; for models that are told (toyland2).
             poses: standing, sitting, walking, waving or any for each subject, such as "sitting; any"; likewise.
             camera: its height in degrees, 3 to 40; empty for any; likewise.
+            style: a picture file whose style the result is to have, for SD-1.5 and SDXL with a published IP-Adapter;
+                the references are subjects, this one is not.
+            style_strength: how much of that style, 0 to 3.
+            subject_start: share of the steps, 0 to 1, before which λ is 0.
+            subject_end: share of the steps after which λ is 0.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
@@ -137,9 +150,10 @@ class Endpoints:
                 "prompt": prompt, "negative_prompt": negative_prompt, "steps": steps, "guidance": guidance,
                 "subject_scale": subject_scale, "seed": seed, "pictures": pictures, "location_masks": location_masks,
                 "base": base or None, "size": size, "scheduler": scheduler, "text_tokens": text_tokens, "apart": apart,
-                "elevation": read_camera(camera),
+                "elevation": read_camera(camera), "subject_start": subject_start, "subject_end": subject_end,
             }  # fmt: skip
-            call = ProgramCall(references or (), nouns, per_subject, places, strengths, turns, poses, settings)
+            subjects = (references or (), nouns, per_subject, places, strengths, turns, poses)
+            call = ProgramCall(*subjects, settings, style, style_strength)
             run = self.handlers.generation.run(call)
             files = self.handlers.generation.save(run.request, run.result)
             return files, figures.strip(run.result, 0, run.references), run.settings, run

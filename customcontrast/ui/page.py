@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import secrets
@@ -39,7 +40,8 @@ class Page:
     """One page over one service."""
 
     def __init__(self, service: Service) -> None:
-        stream = spaces.GPU(duration=gpu_seconds)(service.stream) if spaces else service.stream
+        seconds = functools.partial(gpu_seconds, base=service.config.base)
+        stream = spaces.GPU(duration=seconds)(service.stream) if spaces else service.stream
         self.handlers = Handlers(service, EXAMPLES, self._folder, stream)
         self.sections: Sections | None = None
 
@@ -72,4 +74,6 @@ class Page:
             for section in (showcase, subject_slots, settings_panel, prompt_box, picture_results, turntable_panel):
                 section.wire(wire, handlers, sections)
             Endpoints(handlers).wire(results)
+            outputs = {"memory": settings.memory}
+            wire.on(demo.load, handlers.prompt.memory, {"base": settings.base}, outputs, queue=False, **QUIET)
         return demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import ipaddress
 import logging
 import os
 import sys
@@ -19,13 +20,17 @@ from customcontrast.ui.page import EXAMPLES, Page  # isort: skip - first: it imp
 
 import gradio as gr
 
-from customcontrast.hub import NAMES, is_name
+from customcontrast.errors import HubError
+from customcontrast.hub import NAMES, is_name, safety_folder
+from customcontrast.memory import CHOICES
 from customcontrast.specs import BASES, DEFAULT_BASE
 from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.theme import CSS, HEAD, theme
 
-__all__ = ["Page", "launch", "options"]
+__all__ = ["Page", "is_public", "launch", "options"]
+
+log = logging.getLogger(__name__)
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,6 +64,19 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=env("port", gradios("SERVER_PORT", "7860")), help="port (%(default)s)"
     )
+    parser.add_argument(
+        "--safety-checker",
+        default=env("safety_checker"),
+        metavar="on|off|FOLDER",
+        help="withhold unsuitable pictures of sd15 and sdxl; a folder or hub id of a checker too (on where the page is "
+        "public: --share, a Space, a --host that others reach; else off)",
+    )
+    parser.add_argument(
+        "--memory",
+        choices=CHOICES,
+        default=env("memory", "auto"),
+        help="CPU offload of sd15 and sdxl: by what is free (%(default)s), or this one",
+    )
     parser.add_argument("--queue-size", type=int, default=env("queue_size", "32"), help="how many may wait")
     yes = ("1", "true", "yes")
     mcp = (env("mcp") or "").lower() in yes
@@ -66,6 +84,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     share = (env("share", gradios("SHARE", "")) or "").lower() in yes
     parser.add_argument("--share", action="store_true", default=share, help="also open a public link")
     chosen = parser.parse_args(arguments)
+    if chosen.base not in BASES:  # from the environment, which argparse does not check
+        parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
+    if not 0 < chosen.port < 2**16 or chosen.queue_size < 1:
+        parser.error("--port must be a number from 1 to 65535, and --queue-size at least 1.")
     for name in ("weights", "adapter", "sam_checkpoint"):
         path = getattr(chosen, name)
         if name == "adapter" and path and is_name(path):
@@ -77,10 +99,49 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return chosen
 
 
+def is_public(host: str, share: bool = False) -> bool:
+    """Whether others than this machine's own users can open the page: by a share link, a Space, or its address.
+
+    Behind a proxy of one's own, which a page on 127.0.0.1 cannot see, one says --safety-checker on.
+    """
+    if share or os.environ.get("SPACE_ID"):
+        return True
+    try:
+        return not ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() != "localhost"
+
+
+def checker(chosen: argparse.Namespace) -> str | None:
+    """Which safety checker a server has: what was asked for, else the published one where its page is public."""
+    asked = chosen.safety_checker
+    public = is_public(chosen.host, chosen.share)
+    if asked is None:
+        return "on" if public else None
+    if asked.lower() == "off":
+        if public:
+            log.warning("this page is public, and pictures of sd15 and sdxl are shown unchecked (--safety-checker off)")
+        return None
+    return "on" if asked.lower() == "on" else asked
+
+
 def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, str]:
-    """Start the server; the model is loaded while the page already answers. Returns the app and its address."""
+    """Start the server; the model is loaded while the page already answers. Returns the app and its address.
+
+    A page that needs a safety checker has its files before it answers. Raises HubError where they cannot be had.
+    """
+    safety = checker(chosen)
+    if safety is not None and not BASES[chosen.base].embedded:
+        log.info("safety checker: %s", safety_folder(safety, chosen.weights or ""))
     config = ServiceConfig(
-        chosen.base, chosen.weights, chosen.adapter, chosen.sam_checkpoint, chosen.device, chosen.image_encoder
+        chosen.base,
+        chosen.weights,
+        chosen.adapter,
+        chosen.sam_checkpoint,
+        chosen.device,
+        chosen.image_encoder,
+        safety,
+        chosen.memory,
     )
     service = Service(config)
     demo = Page(service).build()
@@ -104,6 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options(arguments)
     try:
         launch(chosen)
+    except HubError as error:
+        print(f"app.py: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         print(

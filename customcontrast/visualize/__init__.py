@@ -15,7 +15,14 @@ from customcontrast.visualize.overlays import (
     subjects_overlay,
     token_grid,
 )
-from customcontrast.visualize.sheets import animation, checkerboard, compare_row, contact_sheet, labelled_grid
+from customcontrast.visualize.sheets import (
+    animation,
+    checkerboard,
+    compare_row,
+    contact_sheet,
+    labelled_grid,
+    save_small,
+)
 
 
 def __getattr__(name: str) -> Any:  # the plots; matplotlib's figures are slow to import
@@ -38,6 +45,7 @@ __all__ = [
     "labelled_grid",
     "location_strip",
     "overlay",
+    "save_small",
     "strip_steps",
     "subjects_overlay",
     "token_grid",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -187,6 +188,23 @@ def animation(frames: Sequence[Image.Image], path: str | Path, fps: float = 5, h
         macro_block_size=2, output_params=["-crf", "18"], pixelformat="yuv420p",
     )  # fmt: skip
     return path
+
+
+def save_small(picture: Image.Image, path: str | Path, most: int = 200_000) -> Path:
+    """Write a picture as WebP, at the best quality with which it has at most `most` bytes. Returns the path.
+
+    Raises ValueError where no quality is small enough.
+    """
+    path = Path(path).with_suffix(".webp")
+    for quality in (92, 86, 80, 72, 64, 55, 45, 35):
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, "WEBP", quality=quality, method=6)
+        if buffer.tell() <= most:
+            path.write_bytes(buffer.getvalue())
+            return path
+    raise ValueError(
+        f"{path.name}: {picture.width} x {picture.height} px do not fit into {most} bytes; make it smaller."
+    )
 
 
 def _even_columns(count: int) -> int:

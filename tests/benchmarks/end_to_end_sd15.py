@@ -32,7 +32,7 @@ from tests.benchmarks.generation import EXAMPLE, stock_pipeline
 from tests.benchmarks.memory import forget_peak, peak, resident
 from tests.benchmarks.report import machine, table
 from tests.benchmarks.sizes import PROMPT, parameters
-from tests.benchmarks.true_models import base_model
+from train.common.true_models import base_model
 
 ARRAYS = ("location_masks", "text_maps", "visual_maps", "subject_maps")
 

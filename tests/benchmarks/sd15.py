@@ -34,7 +34,7 @@ from tests.benchmarks.memory import forget_peak, peak, resident
 from tests.benchmarks.report import Options, Report, Target, table
 from tests.benchmarks.sizes import PROMPT, SETTINGS
 from tests.benchmarks.timing import interleave, summarize
-from tests.benchmarks.true_models import LENGTH, UNETS, adapter_for, base_model, make, unet
+from train.common.true_models import LENGTH, UNETS, adapter_for, base_model, make, unet
 
 SIDE = 256  # px
 TOKENS, KEPT = 4, 12  # S* tokens, tokens of the prompt whose maps are kept

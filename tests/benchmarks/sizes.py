@@ -48,11 +48,11 @@ from customcontrast.conditioning.text_context import (
 from customcontrast.config import LocationConfig
 from customcontrast.encoder.image_features import extract
 from customcontrast.subject import Subject
-from tests.benchmarks.dry_run import DryRun
 from tests.benchmarks.generation import ROOT
 from tests.benchmarks.memory import forget_peak, peak, resident
 from tests.benchmarks.report import table
-from tests.benchmarks.true_models import LENGTH, adapter_for, base_model, unet
+from train.common.dry_run import DryRun
+from train.common.true_models import LENGTH, adapter_for, base_model, unet
 
 PROMPT = "a bear on the red beach"  # 12 tokens with S*, start and end
 MODES = {"maps off": (False, False), "location masks": (True, False), "all maps": (True, True)}  # masks, every token

@@ -24,8 +24,8 @@ from customcontrast.attention.layers import SubjectAttention
 from customcontrast.attention.state import level_size
 from customcontrast.base_model import BaseModel, encoder_config
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt, subject_state
-from tests.benchmarks.true_models import UNETS
 from tests.support.tiny_models import random_adapter
+from train.common.true_models import UNETS
 
 
 def prepared(base: BaseModel, adapter: Adapter, size: tuple[int, int], recorder: MapRecorder | None = None) -> tuple:

@@ -98,3 +98,12 @@ def test_added_conditions_only_for_sdxl(tiny_base: BaseModel, tiny_xl_base: Base
 def test_sdxl_weights_in_a_sd_base_are_refused_in_a_sentence(tiny_folder: Path) -> None:
     with pytest.raises(BaseModelError, match=r"tokenizer_2|text_encoder_2"):
         load_base("sdxl", weights=tiny_folder, device="cpu")
+
+
+def test_types_have_names(tiny_folder: Path) -> None:
+    for name, dtype in {"float16": torch.float16, "torch.bfloat16": torch.bfloat16, "fp32": torch.float32}.items():
+        base = load_base("toyland", tiny_folder, "cpu", dtype=name)
+        assert base.dtype == dtype == next(base.unet.parameters()).dtype
+    for wrong in ("float8", 16, torch.int64):
+        with pytest.raises(BaseModelError, match=r"dtype=.* must be float32, float16 or bfloat16"):
+            load_base("toyland", tiny_folder, "cpu", dtype=wrong)

@@ -1,4 +1,4 @@
-"""Options that diffusers' users know: guidance_rescale and clip_skip do what they do there, weights are refused."""
+"""Options that diffusers' users know: guidance_rescale and clip_skip do what they do there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from customcontrast.base_model import BaseModel
-from customcontrast.conditioning.prompt import parse_prompt
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
+from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import ConfigError
 from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
 from customcontrast.pipeline import CustomContrast
@@ -108,26 +108,36 @@ def test_limits_of_guidance_rescale(tiny_custom: CustomContrast, wrong: Any) -> 
         tiny_custom.stream(PROMPT, guidance_rescale=wrong)
 
 
+def test_the_visual_branch_acts_in_its_steps_alone(tiny_custom: CustomContrast, cutout: Callable) -> None:
+    """λ holds from subject_start to subject_end, shares of the steps, and is 0 elsewhere; passes of their own too."""
+    pair = [tiny_custom.subject(cutout(seed), noun) for seed, noun in enumerate(("bear", "cat"))]
+
+    def latents(apart: bool = False, **options: Any) -> list[torch.Tensor]:
+        seen: list[torch.Tensor] = []
+
+        def keep(step: int, t: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, bool]:
+            seen.append(z.clone())
+            return z, True
+
+        run = {"num_inference_steps": 4, "on_step": keep, "output_type": "latent", "record": RecordConfig(maps=False)}
+        location = LocationConfig(apart=apart)
+        about = tiny_custom.generate("a bear and a cat", pair, location=location, **run | options).recipe
+        assert ("subject_start" in about, "subject_end" in about) == (
+            "subject_start" in options,
+            "subject_end" in options,
+        )
+        return seen
+
+    for apart in (False, True):
+        on, off = latents(apart), latents(apart, subject_scale=0.0)
+        early, late = latents(apart, subject_end=0.5), latents(apart, subject_start=0.5)
+        assert torch.equal(early[1], on[1]) and not torch.equal(early[2], on[2])
+        assert torch.equal(late[1], off[1]) and not torch.equal(late[2], off[2])
+
+
 @pytest.mark.parametrize(
-    ("prompt", "text"),
-    [
-        ("a (red:1.3) bear", "a red bear"),
-        ("a (big red bear:.5) on a (beach: 2 )", "a big red bear on a beach"),
-        ("a bear (ratio 4:3)", None),
-        ("a bear (in a city)", None),
-        ("a (bear:loud)", None),
-        ("(" * 5000 + "bear:1.3)", "(" * 4999 + "bear"),
-    ],
+    "wrong", [{"subject_start": -0.1}, {"subject_end": 2}, {"subject_start": 0.5, "subject_end": 0.5}]
 )
-def test_weights_are_read_as_plain_text_with_a_note(prompt: str, text: str | None) -> None:
-    parsed = parse_prompt(prompt)
-    assert parsed.text == (text or prompt)
-    assert all("weights are not applied" in note for note in parsed.notes)
-    assert len(parsed.notes) == (0 if text is None else prompt.count(":"))
-
-
-def test_a_weighted_noun_is_still_the_subject(tiny_custom: CustomContrast, cutout: Callable) -> None:
-    subject = tiny_custom.subject(cutout(0), "bear")
-    result = tiny_custom.generate("a (bear:1.4) on the beach", subject, **FAST | {"num_inference_steps": 1})
-    assert result.prompt == "a bear S* on the beach"
-    assert result.notes == ["(bear:1.4) asks for a weight; weights are not applied, it was read as plain text."]
+def test_limits_of_the_steps_of_the_visual_branch(tiny_custom: CustomContrast, wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        tiny_custom.stream(PROMPT, **wrong)

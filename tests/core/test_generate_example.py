@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from customcontrast.adapter_files import save_adapter
+from customcontrast.adapter_files import load_adapter, save_adapter
+from customcontrast.base_model import load_base
 from customcontrast.pipeline import CustomContrast
+from customcontrast.segmentation import Segmenter
+from tests.support.ip_files import random_ip_file
+from tests.support.tiny_models import save_tiny_sd15
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -45,6 +49,25 @@ def test_writes_picture_strip_and_maps(weights: Path, reference: Path, tmp_path:
         width, height = Image.open(tmp_path / "out" / name).size
         assert width > 64 and height > 32
     assert "a bear S* on mars" in said.out and "never shown 'mars'" in said.out
+
+
+def test_a_style_picture(reference: Path, weights: Path, tmp_path: Path, capsys: object) -> None:
+    """The library's style picture with its strength on SD-1.5; a sentence where the adapter takes none."""
+    save_tiny_sd15(tmp_path / "sd15")
+    base = load_base("sd15", weights=tmp_path / "sd15", device="cpu")
+    file = random_ip_file(tmp_path / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
+    style = tmp_path / "style.png"
+    Image.radial_gradient("L").convert("RGB").save(style)
+    asked = ["--reference", str(reference), "--prompt", "a (bear:1.2) on a beach", "--style", str(style)]
+    own = ["--base", "sd15", "--weights", str(tmp_path / "sd15"), "--adapter", str(file), "--steps", "3"]
+    assert generate.main([*asked, *own, "--style-strength", "0.7", "--out", str(tmp_path / "out")]) == 0
+    model = CustomContrast.from_parts(base, load_adapter(file, base))
+    subject = model.subject(Segmenter().auto(str(reference)), "bear")
+    styled = [subject, model.style(Image.open(style), 0.7)]
+    wanted = model.generate("a (bear:1.2) on a beach", styled, num_inference_steps=3).images[0]
+    assert Image.open(tmp_path / "out" / "picture.png").tobytes() == wanted.tobytes()
+    assert generate.main([*asked, "--weights", str(weights), "--out", str(tmp_path)]) == 1
+    assert "takes no style picture; load an IP-Adapter" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -37,15 +37,17 @@ from customcontrast.ip_adapter import (
 from customcontrast.pipeline import CustomContrast, Subject
 from customcontrast.sampling import make_scheduler
 from customcontrast.subject import WholePicture
-from tests.benchmarks.true_models import base_model as true_base
-from tests.benchmarks.true_models import unet as true_unet
 from tests.conftest import Cutout
 from tests.support.ip_files import KINDS, file_shapes, random_ip_file
 from tests.support.tiny_models import random_adapter
+from train.common.true_models import base_model as true_base
+from train.common.true_models import unet as true_unet
 
 PROMPT = "a bear on the beach"
 OPEN = LocationConfig(enabled=False)  # as the published adapter: no masks
-FAST: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent", "scheduler": "ddim"}
+FAST: dict[str, Any] = {
+    "num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent", "scheduler": "ddim", "subject_scale": 1.0,
+}  # fmt: skip
 BASES = ("toyland", "sdxl")
 
 
@@ -410,6 +412,20 @@ def test_a_call_at_true_size(name: str, sizes: dict) -> None:
     assert unet_forward(base, z, t, state).shape == z.shape
     finest = min(layer.level for layer in base.cross_attention_layers)
     assert aggregate(recorder).shape == (2, 1, 64 >> finest, 96 >> finest)
+
+
+def test_the_adapters_own_lambda(models: dict, tiny_custom: CustomContrast, cutout: Callable) -> None:
+    """Where none is given: 0.6 for an IP-Adapter, 1 for ours, in library and diffusers pipeline."""
+    own = {"num_inference_steps": 2, "output_type": "latent", "seed": 3}
+    for model, scale in ((models["toyland", "plus"], 0.6), (tiny_custom, 1.0)):
+        subject = model.subject(cutout(0), "bear")
+        left, given = (model.generate(PROMPT, subject, **own, **more) for more in ({}, {"subject_scale": scale}))
+        assert left.recipe["subject_scale"] == scale == model.adapter.default_scale
+        assert torch.equal(left.images, given.images)
+        pipe = CustomContrastPipeline.from_parts(model.base, model.adapter)
+        pipe.set_progress_bar_config(disable=True)
+        assert torch.equal(pipe(PROMPT, pipe.subject(cutout(0), "bear"), **own).images, left.images)
+    assert next(iter(CustomContrast(tiny_custom.base).stream(PROMPT, num_inference_steps=1))).index == 1
 
 
 # ---- style and layout ------------------------------------------------------------------------------------

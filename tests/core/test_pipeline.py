@@ -389,3 +389,17 @@ def test_half_precision(
     assert np.isfinite(r.location_masks).all() and np.isfinite(r.text_maps).all() and pixels(r.images).std() > 0
     mixed = CustomContrast.from_parts(base, random_adapter(base))  # a float32 adapter in training, on a half base
     assert mixed.generate(PROMPT, mixed.subject(cutout(1), "bear"), num_inference_steps=1).images
+
+
+def test_a_subject_of_another_adapter_of_the_same_width_is_refused(
+    tiny_custom: CustomContrast, cutout: Callable
+) -> None:
+    """Also where the adapter was moved or changed its type since; a copy of it is the same."""
+    other = CustomContrast.from_parts(tiny_custom.base, random_adapter(tiny_custom.base, seed=9))
+    subject = other.subject(cutout(1), "bear")
+    with pytest.raises(ValueError, match="from another adapter"):
+        tiny_custom.stream("a bear", subject)
+    other.adapter.to(torch.bfloat16).to(torch.float32)
+    copied = CustomContrast.from_parts(tiny_custom.base, random_adapter(tiny_custom.base, seed=9))
+    for model in (other, copied):
+        model.stream("a bear", subject)

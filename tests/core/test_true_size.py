@@ -14,11 +14,11 @@ from customcontrast.attention.state import level_size
 from customcontrast.base_model import BaseModel, encoder_config
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt, subject_state
 from customcontrast.encoder.image_features import extract
-from tests.benchmarks.dry_run import DryRun
 from tests.benchmarks.generation import NAMES, OURS
 from tests.benchmarks.sd15 import contender
 from tests.benchmarks.sizes import MB, MODES, PROMPT, call_at, models, parameters, weight_bytes
-from tests.benchmarks.true_models import LENGTH, VOCABULARY, adapter_for, base_model, make, tokenizer, unet
+from train.common.dry_run import DryRun
+from train.common.true_models import LENGTH, VOCABULARY, adapter_for, base_model, make, tokenizer, unet
 
 Model = tuple[BaseModel, Adapter]
 COUNTS = {

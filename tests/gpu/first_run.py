@@ -37,13 +37,13 @@ from customcontrast.base_model import BaseModel, load_base
 from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
 from tests.benchmarks.sizes import estimates
-from tests.benchmarks.true_models import adapter_for, base_model
 from tests.support.tiny_models import random_adapter, save_tiny_sd15, save_tiny_xl
 from train import plan
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
 from train.adapter.step import AdapterLoss, Noise, attention_kernel
+from train.common.true_models import adapter_for, base_model
 from train.data.frozen_features import with_features
 from train.data.samples import Batch
 

@@ -1,8 +1,9 @@
 """Hundreds of pictures in a row through the real page: does its memory grow, do its temporary files?
 
-    python -m tests.robustness.endurance --count 300 [--json FILE]
+    python -m tests.robustness.endurance --count 300 [--clients 20] [--json FILE]
 
-Each picture has another prompt and seed, every third another reference, so that caches turn over. Printed: memory
+Each picture has another prompt and seed, every third another reference, so that caches turn over; with several clients
+each waits for its own picture and asks for the next. Printed: pictures that failed or were another client's; memory
 (RSS) at the start, middle and end, its slope by least squares in MB per picture over the second half with a 95 %
 interval, and the files of the page's cache before and after its cleaning.
 """
@@ -14,7 +15,10 @@ import json
 import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from gradio.route_utils import delete_files_created_by_app
@@ -51,28 +55,38 @@ def slope(values: list[float]) -> tuple[float, float]:
     return rate, 1.96 * error
 
 
-def measure(page: Served, count: int, warm: int = 20, tell: bool = False) -> dict[str, float]:
-    """Make `count` pictures after `warm` ones; figures as main prints them."""
-    visitor, references = page.visitor(), [str(EXAMPLES / f"{name}.png") for name in ("bear", "cat", "rabbit")]
-    begun, failed, memory, held = files(page.cache), 0, [], []
-    for number in range(-warm, count):
-        prompt = f"{PROMPTS[number % len(PROMPTS)]} with {number + warm} hats"
+def measure(page: Served, count: int, warm: int = 20, tell: bool = False, clients: int = 1) -> dict[str, float]:
+    """Make `count` pictures after `warm` ones, for so many clients at once; figures as main prints them."""
+    references = [str(EXAMPLES / f"{name}.png") for name in ("bear", "cat", "rabbit")]
+    begun, failed, mixed, memory = files(page.cache), [], [], []
+    free: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(clients):
+        free.put(page.visitor())
+
+    def picture(number: int) -> None:
+        visitor, seed = free.get(), number + warm
         try:
-            generate(visitor, prompt, (references[number // 3 % 3],), seed=number + warm)
+            prompt = f"{PROMPTS[number % len(PROMPTS)]} with {seed} hats"
+            _, _, recipe = generate(visitor, prompt, (references[number // 3 % 3],), seed=seed)
+            mixed.extend([number] if (recipe["seed"], recipe["prompt"]) != (seed, prompt) else [])
         except Exception as error:  # counted, and told
-            failed += 1
+            failed.append(number)
             print(f"picture {number}: {error}", file=sys.stderr)
+        free.put(visitor)
         if number >= 0:
             memory.append(resident())
-            held.append(files(page.cache)[0])
-            if tell and number % 25 == 24:
-                print(f"{number + 1:4} pictures: {memory[-1]:7.1f} MB, {held[-1]} files", flush=True)
+            if tell and len(memory) % 25 == 0:
+                print(f"{len(memory):4} pictures: {memory[-1]:7.1f} MB, {files(page.cache)[0]} files", flush=True)
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(picture, range(-warm, count)))
     rate, error = slope(memory[len(memory) // 2 :])
     full = files(page.cache)
     delete_files_created_by_app(page.demo, age=None)  # what the page does by itself to files older than an hour
     cleaned = files(page.cache)
     return {
-        "pictures": count, "failed": failed, "first_mb": memory[0], "middle_mb": memory[len(memory) // 2],
+        "pictures": count, "clients": clients, "failed": len(failed), "mixed up": len(mixed),
+        "first_mb": memory[0], "middle_mb": memory[len(memory) // 2],
         "last_mb": memory[-1], "most_mb": max(memory), "slope_mb": rate, "slope_error_mb": error,
         "files before": begun[0], "files": full[0], "files_mb": full[1], "files after cleaning": cleaned[0],
     }  # fmt: skip
@@ -81,15 +95,16 @@ def measure(page: Served, count: int, warm: int = 20, tell: bool = False) -> dic
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.robustness.endurance", description=__doc__.split("\n\n")[0])
     parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--clients", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, served(Path(name)) as page:
-        figures = measure(page, options.count, tell=True)
+        figures = measure(page, options.count, tell=True, clients=options.clients)
     for key, value in figures.items():
         print(f"{key:22} {value:10.3f}" if isinstance(value, float) else f"{key:22} {value:10}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
-    return int(figures["failed"] > 0)
+    return int(figures["failed"] + figures["mixed up"] > 0)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """SIGKILL at random moments of training; each time `--resume latest` goes on to the losses of the unbroken run.
 
-    python -m tests.robustness.kills --count 20 [--seed 0] [--json FILE]
+    python -m tests.robustness.kills --count 20 [--data mixed] [--seed 0] [--json FILE]
 
 A real run of `python -m train.adapter` on a tiny base is killed so often; kills fall anywhere: while it loads, in a
 step, while it writes a checkpoint. Afterwards every step's losses must be those of a run that nobody disturbed, to the
-last digit, and so must the exported weights.
+last digit, and so must the exported weights. --data: a pool of Toyland, or "mixed": two weighted sets, shards behind a
+mapped index and a folder, with a contrastive batch.
 """
 
 from __future__ import annotations
@@ -13,24 +14,43 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from tests.robustness.runs import small_run
+from tests.robustness.runs import mixed_run, small_run
+from tests.support import processes
 from train.adapter.adapter_config import AdapterTrainConfig
+from train.adapter.train import main as train_main
 
 ROOT = Path(__file__).parents[2]
 TERMS = ("total", "diffusion", "cscl", "macl", "location", "gradient", "learning_rate")
+
+
+class Running(Protocol):
+    """A run in a process of its own: what is used of `subprocess.Popen`."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+
+Launch = Callable[[Path, Path, Path], Running]  # (configuration, output, log) -> the run
 
 
 def command(config: Path, output: Path, *more: str) -> list[str]:
@@ -39,12 +59,36 @@ def command(config: Path, output: Path, *more: str) -> list[str]:
 
 
 def start(config: Path, output: Path, log: Path) -> subprocess.Popen:
+    """`python -m train.adapter` as a user starts it."""
     with log.open("a") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         return subprocess.Popen(command(config, output), cwd=ROOT, env=environment, stdout=file, stderr=file)
 
 
-def finish(config: Path, output: Path, log: Path, limit: float = 600) -> tuple[float, float]:
+class Forked:
+    """The same run in a fork of this process, which has everything imported: for tests."""
+
+    def __init__(self, config: Path, output: Path, log: Path) -> None:
+        self.process = processes.start(_train, config, output, failed=log)
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self.process.join(timeout)
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+def _train(config: Path, output: Path) -> None:
+    code = train_main(command(config, output)[3:])
+    if code:
+        raise RuntimeError(f"train.adapter ended with {code}")
+
+
+def finish(config: Path, output: Path, log: Path, start: Launch = start, limit: float = 600) -> tuple[float, float]:
     """Run to the end; seconds until a step was done, and until the end. RuntimeError with the log's end if it fails."""
     began, process = time.monotonic(), start(config, output, log)
     _wait(lambda: steps_done(output) > 0, process, began + limit)
@@ -73,7 +117,7 @@ def history(output: Path) -> dict[int, dict[str, float]]:
 
 
 def kill_once(
-    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float
+    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float, start: Launch = start
 ) -> tuple[int, str]:
     """Start, wait a random while, SIGKILL. Returns the step it had come to and what it was at.
 
@@ -91,13 +135,13 @@ def kill_once(
     else:
         time.sleep(rng.uniform(0.1, 1.3 * loading))  # while it loads, and the steps after
     if process.poll() is None:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait(60)
         return steps_done(output), kind
     return steps_done(output), "had finished"
 
 
-def _wait(done: object, process: subprocess.Popen, deadline: float, pause: float = 0.02) -> None:
+def _wait(done: Callable[[], bool], process: Running, deadline: float, pause: float = 0.02) -> None:
     while not done() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(pause)
 
@@ -126,20 +170,22 @@ def unreadable(output: Path) -> list[str]:
     return bad
 
 
-def trial(folder: Path, count: int, seed: int, steps: int, config: AdapterTrainConfig) -> dict[str, object]:
+def trial(
+    folder: Path, count: int, seed: int, steps: int, config: AdapterTrainConfig, start: Launch = start
+) -> dict[str, object]:
     """The unbroken run, then one that is killed `count` times before it may end. Both under `folder`."""
     config = replace(config, optim=replace(config.optim, steps=steps))
     path, log = folder / "config.yaml", folder / "log.txt"
     path.write_text(yaml.safe_dump(config.to_dict()))
-    loading, seconds = finish(path, folder / "whole", log)
+    loading, seconds = finish(path, folder / "whole", log, start)
     rng, kills, damaged = random.Random(seed), [], []
     for number in range(count):  # a run that ends before it is killed so often wants more steps
-        kills.append(kill_once(path, folder / "parts", log, rng, loading, seconds))
+        kills.append(kill_once(path, folder / "parts", log, rng, loading, seconds, start))
         if kills[-1][1] == "had finished":
             break
         damaged += unreadable(folder / "parts")
         print(f"kill {number + 1:2} of {count}: at step {kills[-1][0]:3} ({kills[-1][1]})", flush=True)
-    finish(path, folder / "parts", log)
+    finish(path, folder / "parts", log, start)
     differences = compare(folder / "whole", folder / "parts")
     return {"kills": kills, "steps": steps, "seconds": seconds, "damaged": damaged, "differences": differences}
 
@@ -151,11 +197,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=20, help="kills")
     parser.add_argument("--steps", type=int, default=400, help="steps of the run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", choices=("pool", "mixed"), default="mixed")
     parser.add_argument("--json", type=Path, help="write what happened here too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = small_run(tiny_model(folder / "tiny"), folder / "pool", save_every=3)
+        make = small_run if options.data == "pool" else mixed_run
+        config = make(tiny_model(folder / "tiny"), folder / "data", save_every=3)
         done = trial(folder, options.count, options.seed, options.steps, config)
     killed = [kind for _, kind in done["kills"] if kind != "had finished"]
     kinds = ", ".join(f"{killed.count(kind)} {kind}" for kind in dict.fromkeys(killed))

@@ -21,8 +21,8 @@ import train.adapter.train as loop
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.errors import ConfigError
-from tests.robustness.kills import ROOT, command, compare, trial
-from tests.robustness.runs import small_run
+from tests.robustness.kills import ROOT, Forked, command, compare, trial
+from tests.robustness.runs import mixed_run, small_run
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig
 from train.adapter.train import main, train
@@ -47,8 +47,10 @@ def written(config: AdapterTrainConfig, folder: Path) -> Path:
     return path
 
 
-def test_two_kills_and_the_losses_of_the_unbroken_run(settings: AdapterTrainConfig, tmp_path: Path) -> None:
-    done = trial(tmp_path, 2, 3, 8, replace(settings, log=replace(settings.log, save_every=1)))
+def test_two_kills_and_the_losses_of_the_unbroken_run(tiny_folder: Path, tmp_path: Path) -> None:
+    """Of weighted sets, a mapped index and a contrastive batch; 20 kills: `python -m tests.robustness.kills`."""
+    done = trial(tmp_path, 2, 3, 8, mixed_run(tiny_folder, tmp_path / "data", save_every=1), Forked)
+    assert len(done["kills"]) == 2 and all(kind != "had finished" for _, kind in done["kills"])
     assert done["damaged"] == [] and done["differences"] == []
 
 

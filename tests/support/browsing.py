@@ -1,16 +1,12 @@
-"""What the browser tests share: a server with a tiny model, Chromium, and a visitor in front of it."""
+"""What the browser tests share: Chromium, a visitor in front of it, and axe; server and browser: tests/ui/conftest."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from tests.support.serving import EXAMPLES, server, tiny_model
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -30,29 +26,7 @@ STILL = """document.addEventListener('DOMContentLoaded', () => {
   document.head.append(style);
 })"""  # drawn without a graphics card, what moves takes a whole core from the server
 LOUD = "error", "assert"  # console messages that a visitor's browser must never show
-
-
-@contextmanager
-def served(make: Callable[[Path], Path], folder: Path) -> Iterator[str]:
-    """The address of a page over the model that `make` writes; at the end its log must hold no traceback."""
-    with server(make(folder / "tiny"), folder / "server.log") as address:
-        yield address
-    log = (folder / "server.log").read_text()
-    assert "Traceback" not in log, log[-4000:]
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with served(tiny_model, tmp_path_factory.mktemp("page")) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
+SERIOUS = "serious", "critical"  # of what axe-core finds
 
 
 class Visitor:
@@ -128,20 +102,25 @@ class Visitor:
         download.value.save_as(path)
         return path
 
+    def sticks_out(self) -> bool:
+        """Whether the page is wider than its window."""
+        beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        return self.page.evaluate(beyond) > 0
+
+    def violations(self, state: str) -> list[str]:
+        """What axe-core finds serious on the page as it stands."""
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+        found = [wrong for wrong in axe.Axe().run(self.page).response["violations"] if wrong["impact"] in SERIOUS]
+        nodes = [(wrong["id"], node) for wrong in found for node in wrong["nodes"]]
+        return [f"{state}: {name}: {node['html'][:160]} {node['failureSummary'][:240]}" for name, node in nodes]
+
     def leave(self) -> None:
         assert self.complaints == []
         assert self.page.locator(".toast-body").all_inner_texts() == []
         self.context.close()
 
 
-def with_a_picture(visitor: Visitor, steps: int = 3) -> None:
-    """One subject and its first picture."""
-    page = visitor.page
-    visitor.give(1, EXAMPLES / "bear.png")
-    visitor.cutout()
-    page.wait_for_function("document.querySelector('#noun-1 textarea, #noun-1 input').value === 'bear'")  # guessed
-    page.wait_for_selector("#chip-1", state="visible")
-    visitor.write("#prompt", "a bear on the beach")
-    page.get_by_text("More settings").click()
-    visitor.set_steps(steps)
-    assert "Done" in visitor.generate()
+def changed(visitor: Visitor, selector: str, before: str | None) -> None:
+    """Waits until a picture is another one."""
+    script = "([s, before]) => { const i = document.querySelector(s); return i && i.src !== before }"
+    visitor.page.wait_for_function(script, arg=[selector, before])

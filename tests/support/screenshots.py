@@ -8,15 +8,16 @@ Not a test: it is run by hand when the page changes, and its pictures are looked
 from __future__ import annotations
 
 import argparse
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from customcontrast.specs import BASES, DEFAULT_BASE
+from customcontrast.visualize import save_small
 from tests.support.browsing import CHROMIUM, FLAGS, Visitor
 from tests.support.serving import EXAMPLES, server
 
@@ -41,12 +42,14 @@ def main() -> None:
                 ("page", (1280, 900), walk_tabs, "light"),
                 ("dark", (1280, 900), walk_two, "dark"),
                 ("phone", (390, 844), walk_one, "light"),
+                ("phone-dark", (390, 844), walk_two, "dark"),
+                ("phone-words", (390, 844), walk_words, "light"),
                 ("subject", (1280, 900), walk_subject, "light"),
                 ("subject-phone", (390, 844), walk_subject, "dark"),
             ):
                 if not wanted or name in wanted:
                     visitor = Visitor(browser, url, *size, color_scheme=scheme)
-                    walk(visitor, lambda page, shot: keep(page, options.out / f"{shot}.png"), name)
+                    walk(visitor, lambda page, shot: keep(page, options.out / f"{shot}.webp"), name)
                     visitor.context.close()
             browser.close()
 
@@ -55,16 +58,11 @@ Shoot = Callable[[Page, str], None]
 
 
 def keep(page: Page, path: Path) -> None:
-    """The whole page as a small PNG."""
-    page.wait_for_timeout(800)
+    """The whole page as a small WebP."""
     page.mouse.move(0, 0)
-    page.screenshot(path=path, full_page=True)
-    with Image.open(path) as picture:
-        whole = picture.convert("RGB")
-    palette = whole.quantize(256, Image.Quantize.MEDIANCUT)
-    colors = np.array(palette.getpalette()).reshape(-1, 3)
-    palette.putpalette(np.where((colors > 247).all(1, keepdims=True), 255, colors).flatten().tolist())  # white stays
-    whole.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+    page.wait_for_timeout(800)
+    with Image.open(io.BytesIO(page.screenshot(full_page=True))) as picture:
+        save_small(picture, path)
 
 
 def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
@@ -101,6 +99,16 @@ def walk_one(visitor: Visitor, shoot: Shoot, name: str) -> None:
 def walk_two(visitor: Visitor, shoot: Shoot, name: str) -> None:
     """Two subjects."""
     make(visitor, ("cat", "robot"), "a cat and a robot in the snow")
+    shoot(visitor.page, name)
+
+
+def walk_words(visitor: Visitor, shoot: Shoot, name: str) -> None:
+    """One subject, the maps explained, the words."""
+    make(visitor, ("bear",), "a bear on the beach")
+    visitor.page.locator("#explaining button").first.click()
+    visitor.page.locator("#hover button", has_text="beach").click()
+    visitor.page.get_by_role("tab", name="Words", exact=True).click()
+    visitor.see("#grid")
     shoot(visitor.page, name)
 
 

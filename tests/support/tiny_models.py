@@ -27,26 +27,11 @@ from transformers import (
 
 from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel
+from train.common.true_models import word_tokens
 
 LENGTH = 32  # tokens of the tiny text encoders
 WORDS = "a an the photo of bear cat robot bird car on in at beach forest city red blue green wearing hat scarf and with"
 ENCODER = {"width": 32, "heads": 2, "depth": 2, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
-
-
-def word_tokens(words: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """Tokens and merges of a byte-pair encoding that knows these words: bytes, then their letters joined one by one."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    tokens, merges = letters + [letter + "</w>" for letter in letters], []
-    for word in words.split():
-        parts = [*word[:-1], word[-1] + "</w>"]
-        while len(parts) > 1:
-            merges.append((parts[0], parts[1]))
-            parts[:2] = [parts[0] + parts[1]]
-            tokens.append(parts[0])
-    merges.append(("!", "!</w>"))  # one token, as in CLIP's own vocabulary
-    return [*dict.fromkeys(tokens), "!!</w>"], list(dict.fromkeys(merges))
 
 
 def make_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:

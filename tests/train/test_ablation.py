@@ -25,16 +25,18 @@ def test_the_rows_are_those_of_tables_3_and_4() -> None:
 
 
 def test_the_ablation_runs_and_goes_on(
-    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    experiment: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*small_run, "--ids", "0", "5"]
+    arguments = [*experiment, "--ids", "0", "5", "--seeds", "0"]
     assert ablation.main(arguments) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| 0 | Visual | " in table and "| 5 | 2 + CSCL + MACL | " in table and "0.591" in table
     made = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.json")}
-    assert ablation.main(arguments) == 0
+    assert ablation.main([*arguments, "--ids", "5", "--seeds", "0", "1"]) == 0
     assert {p: p.stat().st_mtime_ns for p in made} == made  # nothing was evaluated again
-    assert ablation.main([*arguments, "--references", "edited"]) == 0  # the same adapters, on other references
+    assert "seeds 0 1, 1 subjects" in (tmp_path / "out" / "table.md").read_text()
+    other = [*arguments, "--ids", "5", "--references", "edited"]  # of the same adapter
+    assert ablation.main(other) == 0
     assert "| leaks |" in (tmp_path / "out" / "table-edited.md").read_text()
     assert {p: p.stat().st_mtime_ns for p in made} == made
     capsys.readouterr()

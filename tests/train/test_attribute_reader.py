@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +86,26 @@ def test_the_shipped_reader_sees_the_edits_of_the_benchmark() -> None:
     others = asked[-4:] + asked[:-4]  # what was asked of another subject
     wrong = [v for v, a, b in zip(shows(reader, renders, others), asked, others, strict=True) if a != b]
     assert np.mean(wrong) < 0.2
+
+
+def test_new_renders_join_the_pictures_and_are_in_the_batch_they_came_with(tmp_path: Path) -> None:
+    world = World.demo()
+    pictures = attribute_reader.Pictures(world, 24, [], fresh=3)
+    images, labels = pictures.batch(8)
+    assert images.shape == (3, 3, 24, 24) and len(labels) == 3  # nothing is there before
+    again, more = pictures.batch(8)
+    assert len(pictures.images) == len(pictures.labels) == 6 and again.shape[0] == 8
+    assert more[-3:] == pictures.labels[3:] and torch.equal(again[-3:], torch.stack(pictures.images[3:]))
+    assert all(row in pictures.labels[:3] for row in more[:-3])
+    with pytest.raises(ValueError, match="fresh is 0"):
+        attribute_reader.Pictures(world, 24, [], fresh=0)
+    with pytest.raises(FileNotFoundError, match="no shard"):
+        attribute_reader.Pictures(world, 24, [tmp_path], fresh=0)
+
+
+def test_moved_pictures_differ_and_stay_in_range() -> None:
+    ramp = torch.linspace(0, 1, 32).expand(4, 3, 32, 32).contiguous()
+    moved = attribute_reader.moved(ramp, torch.Generator().manual_seed(0))
+    assert moved.shape == ramp.shape and moved.min() >= 0 and moved.max() <= 1
+    assert all(not torch.allclose(a, b, atol=0.02) for a, b in itertools.pairwise(moved))
+    assert (moved[..., 16:].mean((1, 2, 3)) > moved[..., :16].mean((1, 2, 3)) + 0.2).all()  # still the same picture

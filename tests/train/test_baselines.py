@@ -85,9 +85,9 @@ def test_mistakes_and_the_deadline() -> None:
 
 
 def test_all_methods_end_in_one_table(
-    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    experiment: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*small_run, "--subject-steps", "1"]
+    arguments = [*experiment, "--subject-steps", "1"]
     assert baselines.main([*arguments, "--minutes", "0"]) == 130
     assert baselines.main(arguments) == 0, capsys.readouterr().err
     table = (tmp_path / "out" / "table.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from transformers import (
 )
 
 from customcontrast.base_model import BaseModel, load_base
+from customcontrast.config import LocationConfig
+from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
+from customcontrast.subject import WholePicture
 from tests.support.ip_files import random_ip_file
 from tests.support.tiny_models import make_tokenizer, save_tiny_sd15
 from tests.train.test_data_scale import write_views
@@ -185,4 +189,23 @@ def test_a_published_ip_adapter_is_evaluated(
     judges = [word for name, folder in published.items() for word in (f"--{name}", folder)]
     where = ["--benchmark", str(subjects), "--limit", "1", "--out", str(tmp_path / "out")]
     assert evaluate.main(["adapter", *options, *judges, *where]) == 0
-    assert "| adapter" in capsys.readouterr().out and list((tmp_path / "out" / "pictures" / "adapter").glob("*.png"))
+    folder = tmp_path / "out" / "pictures" / "adapter"
+    assert "| adapter" in capsys.readouterr().out and list(folder.glob("*.png"))
+
+    def about() -> dict:
+        return json.loads((tmp_path / "out" / "scores.json").read_text())["about"]
+
+    assert (about()["references"], about()["location_masks"]) == ("cut", True)
+    cut = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+    strict = ["--whole-references", "--no-location-masks"]
+    assert evaluate.main(["adapter", *options, *judges, *where, *strict]) == 0
+    assert (about()["references"], about()["location_masks"]) == ("whole", False)
+    assert "the whole picture is shown" in capsys.readouterr().out
+    whole = {path.name: path.read_bytes() for path in folder.glob("*.png") if path.name not in cut}
+    assert len(whole) == len(cut) and not set(whole.values()) & set(cut.values()), "made anew, and other pictures"
+    case = tasks.folder_cases(subjects, 1)[0]
+    model = CustomContrast.load("sd15", tmp_path / "sd15", file, "cpu")
+    subject = model.subject(WholePicture(case.reference.image), case.noun)
+    located = LocationConfig(enabled=False)
+    wanted = model.generate(case.tasks[0].prompt, subject, num_inference_steps=2, location=located).images[0]
+    assert wanted.tobytes() in {load_picture(folder / name).tobytes() for name in whole}

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -283,49 +279,3 @@ def test_total_is_equation_9_and_bad_terms_are_named() -> None:
     bad = losses.total_loss(t[0], t[1], torch.tensor(float("nan")), t[3])
     with pytest.raises(FloatingPointError, match="'macl' is nan at step 7"):
         watch.see(bad, 7)
-
-
-# ---- several processes
-
-WORKER = """
-import json, os, sys, torch, torch.distributed as dist
-sys.path.insert(0, {root!r})
-from train.adapter import losses
-torch.set_num_threads(1)
-world = int(os.environ.get("WORLD_SIZE", "1"))
-rank = int(os.environ.get("RANK", "0"))
-if world > 1:
-    dist.init_process_group("gloo")
-    assert dist.get_world_size() == world
-g = torch.Generator().manual_seed(0)
-x, y, w = (torch.randn(8, 6, generator=g) for _ in range(3))
-e, ids = torch.randn(8, 5, generator=g) + 0.7, torch.tensor([0, 1, 2, 3, 1, 4, 5, 0])
-weight = torch.randn(6, 12, generator=g).requires_grad_()  # the shared parameters
-rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
-s = (x[rows] @ weight).view(-1, 2, 2, 3)
-p = (y[rows] @ weight).view(-1, 2, 2, 3)
-S = losses.appearance_similarity(e[rows])
-loss = losses.macl_loss(s, p, S, ids[rows], 0.2) + losses.cscl_loss(w[rows] @ weight, s.flatten(1), ids[rows], 0.2)
-loss.backward()
-value, grad = loss.detach().clone(), weight.grad.clone()
-if world > 1:  # what DistributedDataParallel does
-    dist.all_reduce(value); dist.all_reduce(grad)
-    value, grad = value / world, grad / world
-if rank == 0:
-    json.dump({{"world": world, "loss": value.item(), "grad": grad.flatten().tolist()}}, open(sys.argv[1], "w"))
-if world > 1:
-    dist.destroy_process_group()
-"""
-
-
-def test_two_gloo_processes_equal_one_with_the_double_batch(tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(root=str(ROOT)))
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*launch, str(script), str(tmp_path / "two.json")], check=True, env=env, timeout=120)
-    subprocess.run([sys.executable, str(script), str(tmp_path / "one.json")], check=True, env=env, timeout=120)
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
-    assert (one["world"], two["world"]) == (1, 2)
-    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    torch.testing.assert_close(torch.tensor(two["grad"]), torch.tensor(one["grad"]), rtol=1e-4, atol=1e-6)

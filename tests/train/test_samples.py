@@ -375,6 +375,11 @@ def test_texts_in_the_encodings_of_other_systems(own: Path, encoding: str) -> No
     assert folder.class_noun(own / "cat") == "café cat"
 
 
+def test_pictures_without_sub_folders_are_told_how_to_lie(own: Path) -> None:
+    with pytest.raises(ConfigError, match="one sub-folder for each subject"):
+        folder.FolderSource(own / "cat", 32, 24, progress=False)
+
+
 def test_a_text_that_is_none_is_named(own: Path) -> None:
     (own / "cat" / "00.txt").write_bytes(b"\x81\x8d\x8f")
     with pytest.raises(ConfigError, match=r"00.txt of cat"):

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +20,7 @@ from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
 from tests.gpu.first_run import random_batch
+from tests.robustness.runs import ENCODER
 from train import plan
 from train.adapter import losses, training_state
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig, load_config
@@ -31,13 +31,6 @@ from train.adapter.train import train, warn_of_small_batch
 from train.adapter.watch import Agreement, FiniteWatch, batch_times_similarity
 from train.data.frozen_features import clip_pixels, with_features
 from train.data.samples import Batch
-
-ENCODER = {"width": 32, "heads": 2, "depth": 1, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def settings(base: BaseModel, **loss: object) -> AdapterTrainConfig:

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from customcontrast.adapter_files import save_adapter
-from customcontrast.base_model import load_base
 from customcontrast.errors import RecipeError, RequestError
 from customcontrast.specs import WEIGHTS
 from customcontrast.ui.handlers import Handlers
@@ -29,9 +28,8 @@ from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
 from customcontrast.ui.service.models import PLAIN, ServiceConfig
 from customcontrast.ui.service.request import ANYWHERE
 from customcontrast.ui.service.service import Service
-from tests.support.ip_files import random_ip_file
 from tests.support.serving import EXAMPLES, tiny_model
-from tests.support.tiny_models import random_adapter, save_tiny_sd15
+from tests.support.tiny_models import random_adapter
 
 EMPTY = SubjectForm()
 DEFAULTS = GenerationForm(
@@ -185,6 +183,40 @@ def test_the_brush_finds_a_subject_where_nothing_stood_out(handlers: Handlers, t
     empty = painted(handlers, drawn["cut"], [[0, 40], [99, 40]], 60, REMOVE)
     assert np.array_equal(empty["cut"].mask, drawn["cut"].mask) and "nothing is left" in empty["note"]["value"].lower()
     assert "no subject stands out" in handlers.subjects.undo(drawn["cut"])["note"]["value"].lower()
+
+
+def test_a_picture_is_cropped_to_box_or_subject_and_back(handlers: Handlers, bear: CutOut):
+    panel, x0, y0, x1, y1 = handlers.subjects, *bear.current.box
+    changes = panel.crop(bear)
+    cut = changes["cut"]
+    assert changes["upload"] is cut.picture and cut.picture.size[0] < bear.picture.size[0]
+    assert cut.mask.sum() == bear.mask.sum() and cut.current.image is cut.picture
+    boxed = dataclasses.replace(bear, points=((x0, y0, BOX), ((x0 + x1) // 2, (y0 + y1) // 2, BOX)))
+    part = panel.crop(boxed)["cut"]
+    assert part.picture.size == ((x0 + x1) // 2 + 1 - x0, (y0 + y1) // 2 + 1 - y0)
+    assert np.array_equal(part.mask, bear.mask[y0 : (y0 + y1) // 2 + 1, x0 : (x0 + x1) // 2 + 1])
+    again = panel.crop(part)["cut"]
+    painted_on = painted(handlers, again, [[2, 2]], 3, REMOVE)["cut"]
+    assert panel.undo(painted_on)["cut"].whole is again.whole  # the stroke goes first, then the crop
+    assert panel.undo(again)["cut"] is part and panel.undo(part)["upload"] is bear.picture
+    assert panel.reset(painted_on)["cut"].picture is bear.picture
+    assert form([(cut, "bear")]).request().subjects[0].segmentations[0].image.size == cut.picture.size
+
+
+def test_crops_that_cannot_be_made_get_a_sentence(handlers: Handlers, bear: CutOut, monkeypatch: pytest.MonkeyPatch):
+    panel = handlers.subjects
+    for crop in (panel.crop, panel.crop_face):
+        assert "Give a picture first" in crop(None)["note"]["value"]
+    assert "No face was found" in panel.crop_face(bear)["note"]["value"]
+    w, h = bear.picture.size
+    whole = dataclasses.replace(bear, points=((0, 0, BOX), (w - 1, h - 1, BOX)))
+    assert "nothing to crop" in panel.crop(whole)["note"]["value"]
+    assert "“Box”" in panel.crop(CutOut(bear.picture))["note"]["value"]
+    with pytest.raises(RequestError, match="too small"):
+        panel.crop(dataclasses.replace(bear, points=((5, 5, BOX), (9, 9, BOX))))
+    monkeypatch.setattr("customcontrast.ui.handlers.subject_panel.find_faces", lambda picture: [(100, 100, 140, 150)])
+    face = panel.crop_face(bear)["cut"]
+    assert face.picture.size == (76, 94) and face.whole is bear
 
 
 def test_the_brush_needs_a_picture_and_a_label(handlers: Handlers, bear: CutOut):
@@ -664,24 +696,3 @@ def test_a_guessed_noun_never_overwrites_what_was_written(handlers: Handlers, be
     assert guess("/tmp/bear.png", bear, "", "toyland") == {"noun": "bear"}
     assert guess("/tmp/bear.png", bear, "cat", "toyland") == {} == guess(None, bear, "", "toyland")
     assert guess("/tmp/IMG_1.png", bear, "", "toyland") == {}
-
-
-def test_a_published_ip_adapter_on_the_page(tmp_path_factory: pytest.TempPathFactory, bear: CutOut) -> None:
-    """SD-1.5 with a file in the published layout: pictures, the noun's map as location, its own ways to compare."""
-    folder = tmp_path_factory.mktemp("sd15")
-    save_tiny_sd15(folder)
-    base = load_base("sd15", weights=folder, device="cpu")
-    file = random_ip_file(folder / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
-    service = Service(ServiceConfig("sd15", weights=str(folder), adapter=str(file), device="cpu"))
-    mine = Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
-    control = form([(bear, "bear")], base="sd15", steps=3, size="64x64")
-    run = list(mine.generation.generate(control))[-1]["run"]
-    shown = mine.viewers.show(run)
-    assert shown["branch"]["visible"] is False and shown["strip"]["visible"] and run.result.location_masks.any()
-    with pytest.raises(RequestError, match="leaves no map: look at the map of the subject's word"):
-        mine.viewers.map(run, "visual", 0, 0, 0, "")
-    assert "no features of the kind" in mine.viewers.features(run)["around_note"]["value"]
-    last = list(mine.comparison.compare(control))[-1]
-    pictures = last["compared"].pictures
-    assert [label for label, _ in pictures.values()] == ["Text only", "IP-Adapter", "IP-Adapter, located"]
-    assert len({np.asarray(image).tobytes() for _, image in pictures.values()}) == 3 and last["left"] == "unmasked"

@@ -24,7 +24,15 @@ from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.noun_guess import Guess
 from customcontrast.ui.service.phrases import fill, noun_from_name
 from customcontrast.ui.service.prompt_hints import prompt_hints
-from customcontrast.ui.service.request import Request, SubjectRequest, check, place_box, read_place, request_from
+from customcontrast.ui.service.request import (
+    Request,
+    StyleRequest,
+    SubjectRequest,
+    check,
+    place_box,
+    read_place,
+    request_from,
+)
 from customcontrast.ui.service.service import Service
 from tests.support.serving import EXAMPLES, ROOT, tiny_model
 from tests.support.tiny_models import random_adapter
@@ -178,6 +186,12 @@ def test_the_same_request_gives_the_same_picture(shared: Service, bear: CutOut):
     request = Request("a bear on the beach", (SubjectRequest((bear.current,), "bear"),), steps=3)
     first, second = ([*shared.stream(request)][-1] for _ in range(2))
     assert np.array_equal(np.asarray(first.images[0]), np.asarray(second.images[0]))
+
+
+def test_a_base_without_style_says_so(shared: Service):
+    request = Request("a bear", style=StyleRequest(Image.new("RGB", (40, 40), "red")))
+    with pytest.raises(RequestError, match=r"takes no style picture: remove it, or start the server with SD-1.5"):
+        list(shared.stream(request))
 
 
 def test_prompt_notes(shared: Service):

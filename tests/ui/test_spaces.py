@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from customcontrast.ui import page as page_module
 from customcontrast.ui.service.gpu_time import LEAST, MOST, gpu_seconds
+from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.request import Request, SubjectRequest
+from customcontrast.ui.service.service import Service
 from tests.robustness.page import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +36,23 @@ def test_time_grows_with_the_work() -> None:
     assert gpu_seconds(replace(pair, apart=True)) > gpu_seconds(pair) == base
     assert gpu_seconds(replace(pair, apart=True, steps=100, pictures=4), preview_every=2) == MOST
     assert gpu_seconds(Request("a bear", base="toyland")) == LEAST
+
+
+def test_a_request_that_names_no_model_is_the_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a server of SDXL it takes SDXL's time, not that of the page's default."""
+    lent: list[Callable[..., int]] = []
+
+    class Lender:
+        @staticmethod
+        def GPU(duration: Callable[..., int]) -> Callable[[Callable], Callable]:
+            lent.append(duration)
+            return lambda run: run
+
+    monkeypatch.setattr(page_module, "spaces", Lender)
+    page_module.Page(Service(ServiceConfig("sdxl")))
+    open_, named = Request("a bear", steps=60), Request("a bear", steps=60, base="sdxl")
+    assert lent[0](open_, 2) == gpu_seconds(named) > gpu_seconds(open_)
+    assert lent[0](replace(open_, base="toyland"), 2) == gpu_seconds(open_) == LEAST
 
 
 @pytest.mark.parametrize("kind", ["cpu", "zerogpu"])
@@ -71,7 +92,7 @@ def test_the_folder_starts_outside_the_checkout(tmp_path: Path) -> None:
             server.terminate()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="the spaces package is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="needs spaces: requirements-dev.txt has it")
 def test_the_run_of_a_request_is_what_holds_the_gpu() -> None:
     """With the real package, as on ZeroGPU: the run is wrapped, its time is asked by the request, no CUDA at import."""
     code = (

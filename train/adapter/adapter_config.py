@@ -102,6 +102,9 @@ class AdapterTrainConfig:
 
     base: str = "toyland"  # key of customcontrast.base_model.BASES
     weights: str | None = None  # folder or hub id of the base's weights; None = the base's own
+    image_encoder: str = ""  # folder or hub id ("owner/name:folder") of the CLIP; "" = the base's, or that of `init`
+    # What the visual branch starts as: a published IP-Adapter, by name ("ip-adapter-plus"), "owner/name:path" or file.
+    init: str = ""  # "" = untrained; read before step 0 alone
     seed: int = 0  # all randomness comes from (seed, step, process)
     encoder: dict[str, Any] = field(default_factory=dict)  # EncoderConfig fields to replace: width, depth, textual, …
     data: DataConfig = field(default_factory=DataConfig)

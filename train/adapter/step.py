@@ -168,6 +168,8 @@ class AdapterLoss(nn.Module):
         strength = present if c.visual else torch.zeros_like(present)
         if batch.drop_visual is not None:
             strength = strength * _sent((~batch.drop_visual).to(z.dtype), z.device)
+        if out.beside is not None and c.visual:  # a dropped picture is the one that guidance will show
+            out, strength = out.shown(strength), torch.ones_like(strength)
         recorder = MapRecorder() if c.lambda_2 else None
         state = subject_state(
             base, context, prompts, [out], size=size, strengths=[strength], recorder=recorder, origins=batch.origins

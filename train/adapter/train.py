@@ -24,13 +24,13 @@ from torch.optim import AdamW
 
 from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import save_adapter
-from customcontrast.base_model import BaseModel, load_base
 from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.precision import computes_bf16
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
 from train.adapter.losses import Losses
+from train.adapter.start import Start
 from train.adapter.step import AdapterLoss, Noise, attention_kernel
 from train.adapter.training_state import Progress, averaged
 from train.adapter.validate import Validation
@@ -81,19 +81,20 @@ def train(
     main, device = accelerator.is_main_process, accelerator.device
     wandb = WandB(accelerator, output, config.to_dict()) if config.log.wandb else None
     dtype = DTYPES[precision] if device.type == "cuda" else torch.float32
-    base = load_base(config.base, config.weights, device, dtype)
+    found = training_state.find(output / "checkpoints", resume)
+    start = Start.of(config, found)
+    base = start.base(device, dtype)
     make_ready(base, optim.gradient_checkpointing)
     with accelerator.main_process_first():
         source = make_source(config.data, base, progress=main)
 
     torch.manual_seed(config.seed)  # for the adapter's first weights; nothing else draws from the global generator
-    adapter = untrained_adapter(config, base)
+    adapter = start.adapter(base)
     model, sliced = AdapterLoss(base, adapter, config.loss), optim.sharding == "full"
     if sliced:
         shard(model, accelerator)
     optimizer = training_state.make_optimizer(adapter, optim)
     ema, rates = EMA(adapter, optim.ema), training_state.schedule(optim)
-    found = training_state.find(output / "checkpoints", resume)
     world = accelerator.num_processes
     progress = (
         training_state.load(found, adapter, ema, optimizer, config, world) if found else Progress(processes=world)
@@ -152,14 +153,6 @@ def train(
     stop.restore()
     accelerator.wait_for_everyone()
     return progress
-
-
-def untrained_adapter(config: AdapterTrainConfig, base: BaseModel) -> Adapter:
-    """The adapter at the start of a run, float32 on the base's device. Raises ConfigError for `config.encoder`."""
-    try:
-        return Adapter.create(base, **config.encoder).float().train()
-    except ValueError as error:
-        raise ConfigError(f"config: encoder cannot be used ({error})") from error
 
 
 def validate(validation: Validation, step: int, adapter: Adapter, log: Log, main: bool) -> None:

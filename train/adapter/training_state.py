@@ -35,6 +35,7 @@ FREE = {
     "data.cache",
     "data.path",
     "weights",
+    "image_encoder",
 }  # may change when a run goes on
 
 
@@ -57,7 +58,7 @@ def averaged(ema: EMA, adapter: Adapter) -> Adapter:
     Where they are sliced, every process must call this at once.
     """
     weights = {name: whole(w) for name, w in ema.weights.items()}
-    copy = Adapter(adapter.config, adapter.attention.specs, adapter.base_name)
+    copy = adapter.alike()
     copy.load_state_dict(adapter.state_dict() | weights)
     copy.to(next(iter(weights.values())).device)
     return copy.requires_grad_(False).eval()
@@ -181,6 +182,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> li
         a, b = old.get(key), new.get(key)
         if name == "data.sources":  # another machine keeps the same sets elsewhere
             a, b = ([{k: v for k, v in part.items() if k != "path"} for part in parts or []] for parts in (a, b))
+        if name == "init":  # another place of the file, which is not read again
+            a, b = (a and "an IP-Adapter", b and "an IP-Adapter")
         if name in FREE or a == b:
             continue
         if isinstance(a, dict) and isinstance(b, dict):

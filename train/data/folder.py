@@ -94,7 +94,10 @@ def subject_places(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; data.path must hold one sub-folder of pictures per subject")
     places = [p for p in folder.iterdir() if p.is_dir() and p.name != "masks" and not p.name.startswith(".")]
-    return sorted(p for p in places if pictures_in(p))
+    subjects = sorted(p for p in places if pictures_in(p))
+    if not subjects and pictures_in(folder):
+        raise ConfigError(f"{folder} holds pictures alone; put them into one sub-folder for each subject")
+    return subjects
 
 
 def pictures_in(place: Path) -> list[Path]:

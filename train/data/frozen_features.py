@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,25 +52,21 @@ def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def clip_features(base: BaseModel, pictures: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """uint8 (B, 3, C, C) → (three CLIP layers (B, N, d_I), image embeddings (B, e)), in one pass."""
+def clip_features(
+    base: BaseModel, pictures: Tensor, layers: Sequence[int] | None = None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """uint8 (B, 3, C, C) → (three CLIP layers (B, N, d_I), image embeddings (B, e)), in one pass.
+
+    layers: which; None = the base's.
+    """
     output = base.image_encoder(clip_pixels(base, pictures), output_hidden_states=True)
-    return tuple(output.hidden_states[i] for i in base.image_layers), output.image_embeds
+    return tuple(output.hidden_states[i] for i in layers or base.image_layers), output.image_embeds
 
 
 @torch.no_grad()
 def latents_of(base: BaseModel, pictures: Tensor) -> Tensor:
-    """z_0 of uint8 pictures (B, 3, H, W): the posterior's mean, scaled as the UNet reads it → (B, C, h, w), float32.
-
-    The mean, not a sample: Toyland's autoencoder has no meaningful posterior width, Stable Diffusion's is negligible,
-    and a cache then holds exactly what encoding again would give.
-    """
-    pixels = to_pixels(pictures).to(base.device, base.vae.dtype)
-    z = base.vae.encode(pixels).latent_dist.mode().float()
-    mean, std = (getattr(base.vae.config, key, None) for key in ("latents_mean", "latents_std"))
-    if mean is not None and std is not None:  # some autoencoders carry statistics per channel
-        z = (z - z.new_tensor(mean)[:, None, None]) / z.new_tensor(std)[:, None, None]
-    return z * base.vae.config.scaling_factor
+    """z_0 of uint8 pictures (B, 3, H, W), by `BaseModel.encode` → (B, C, h, w), float32."""
+    return base.encode(to_pixels(pictures))
 
 
 @torch.no_grad()

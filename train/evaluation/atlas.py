@@ -135,7 +135,7 @@ def from_folder(folder: Path, subjects: int, views: int, crop: int) -> tuple[Ten
 def encoded(base: BaseModel, adapter: Adapter, pictures: Tensor) -> Iterator[Tensor]:
     """Pictures uint8 (N, 3, C, C) -> f_I of 16 of them at a time, (≤ 16, 3·patches, d)."""
     for portion in pictures.split(16):
-        states, _ = clip_features(base, portion)
+        states, _ = clip_features(base, portion, adapter.config.image_layers)
         yield adapter.encoder.encode_image(states)
 
 

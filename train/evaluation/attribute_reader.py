@@ -36,6 +36,7 @@ from train.toyland import ToyScene, World, attributes, render, sample_scene, sam
 
 DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
 SHIPPED = WEIGHTS / "toyland" / "attributes.safetensors"  # the one that judges where no other is named
+BATCH = 64  # pictures in a step
 SIDE = 96  # px that a reader looks at where nothing else is said
 COLORLESS = ("sketch",)  # styles that show no colours
 COLORS = ("color_1", "color_2", "accessory_color")
@@ -181,6 +182,22 @@ def worn(pixels: Tensor, generator: torch.Generator, sharp: bool = False) -> Ten
     return (pixels + strength * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
 
 
+def moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture a little larger or smaller, turned and shifted, its rim mirrored. (B, 3, S, S) to the same.
+
+    So a picture that comes again is not the same picture, and what it shows is not learned by heart.
+    """
+
+    def draw(most: float) -> Tensor:
+        return most * (2 * torch.rand(len(pixels), generator=generator) - 1)
+
+    angle, scale = draw(0.15), torch.exp(draw(0.15))
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    rows = torch.stack([cos, -sin, draw(0.12), sin, cos, draw(0.12)], 1).view(-1, 2, 3)
+    grid = F.affine_grid(rows, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
 def heldout_scenes(world: World, seed: str, count: int, p_two: float = 0.2) -> list[ToyScene]:
     """Scenes of held-out subjects: places, styles, shapes and things to wear evenly, two subjects in `p_two`."""
     rng, scenes = random.Random(seed), []
@@ -204,46 +221,70 @@ def rendered(scenes: Sequence[ToyScene], side: int = SIDE) -> Tensor:
     return torch.cat([render(scenes[i : i + 16], side).images for i in range(0, len(scenes), 16)])
 
 
+class Pictures:
+    """What the reader learns from: rendered pools, and new renders that join them as it goes.
+
+    pools: folders of `train.base pool` shards. fresh: new renders at each batch; every one of them is in that batch,
+    and the rest is drawn from all that are there. Raises FileNotFoundError for a pool without shards, ValueError where
+    there is neither a pool nor a fresh render.
+    """
+
+    def __init__(self, world: World, side: int, pools: Sequence[Path], fresh: int) -> None:
+        if not pools and fresh < 1:
+            raise ValueError("fresh is 0 and no pool is named, so there is nothing to learn from; give one of them")
+        self.world, self.side, self.fresh = world, side, fresh
+        self.images: list[Tensor] = []
+        self.labels: list[Labels] = []
+        for pool in pools:
+            if not (paths := shard_paths(pool)):
+                raise FileNotFoundError(f"there is no shard in {pool}; make some with `python -m train.base pool`")
+            for shard in map(read_shard, paths):
+                self.images += _small(shard.images, side).unbind()
+                self.labels += [record["labels"] for record in shard.records]
+        self.rng = random.Random(0)
+
+    def batch(self, count: int) -> tuple[Tensor, list[Labels]]:
+        """(count, 3, side, side) uint8 and what they show."""
+        old = [self.rng.randrange(len(self.images)) for _ in range(count - self.fresh)] if self.images else []
+        scenes = [sample_scene(self.rng, self.world) for _ in range(self.fresh)]
+        chosen = old + list(range(len(self.images), len(self.images) + len(scenes)))
+        if scenes:
+            self.images += rendered(scenes, self.side).unbind()
+            self.labels += [attributes(scene) for scene in scenes]
+        return torch.stack([self.images[i] for i in chosen]), [self.labels[i] for i in chosen]
+
+
 def train_reader(
-    reader: AttributeReader, world: World, minutes: float, pool: Path | None, batch: int = 64, sharp: bool = False
+    reader: AttributeReader, pictures: Pictures, minutes: float, batch: int = BATCH, sharp: bool = False
 ) -> int:
-    """AdamW for `minutes` in place, in bfloat16 where the CPU has it; the rate falls to 0. Without a pool it renders.
+    """AdamW in place for `minutes` of processor time, in bfloat16 where the CPU has it; the rate falls to 0.
 
     sharp: see `worn`.
 
-    Returns the number of pictures seen. Raises FileNotFoundError for a pool without shards.
+    Returns the number of pictures seen.
     """
-    shards = [read_shard(path) for path in shard_paths(pool)] if pool is not None else []
-    if pool is not None and not shards:
-        raise FileNotFoundError(f"there is no shard in {pool}; make some with `python -m train.base pool`")
-    images = torch.cat([_small(s.images, reader.side) for s in shards]) if shards else None
-    labels = [r["labels"] for s in shards for r in s.records]
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=1e-2)
-    start, step = time.monotonic(), 0
-    generator, rng = torch.Generator().manual_seed(0), random.Random(0)
+    start, step, seen = time.process_time(), 0, 0
+    generator = torch.Generator().manual_seed(0)
     bar = tqdm(total=round(60 * minutes), desc="attribute reader", unit="s")
     reader.train()
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        if images is None:
-            scenes = [sample_scene(rng, world) for _ in range(batch)]
-            pixels, rows = rendered(scenes, reader.side), [attributes(s) for s in scenes]
-        else:
-            chosen = torch.randint(len(images), (batch,), generator=generator)
-            pixels, rows = images[chosen], [labels[i] for i in chosen]
+    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
+        pixels, rows = pictures.batch(batch)
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (1 - done)
         with autocast("cpu"):
-            logits = reader(worn(pixels.float() / 255, generator, sharp))
+            logits = reader(worn(moved(pixels.float() / 255, generator), generator, sharp))
         loss = reader_loss(logits, targets(rows, reader.values))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        step += 1
-        bar.n = round(60 * minutes * done)
-        bar.set_postfix(step=step, loss=f"{loss.item():.3f}")
+        step, seen = step + 1, seen + len(rows)
+        if step % 20 == 0:
+            bar.n = round(60 * minutes * done)
+            bar.set_postfix(step=step, loss=f"{loss.item():.3f}")
     bar.close()
     reader.eval().requires_grad_(False)
-    return step * batch
+    return seen
 
 
 def _small(images: Tensor, side: int) -> Tensor:
@@ -288,11 +329,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluation.attribute_reader", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--minutes", type=float, default=12.0, help="of processor time")
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--side", type=int, default=SIDE, help="px that it looks at")
     parser.add_argument("--sharp", action="store_true", help="learn from sharp renders alone")
-    parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
+    parser.add_argument("--pool", type=Path, action="append", default=[], help="a rendered pool to learn from")
+    parser.add_argument("--fresh", type=int, help="new renders at each step (default: 64, with a pool 0)")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
     try:
@@ -301,11 +343,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--{error}")
     torch.manual_seed(0)
     reader = AttributeReader(label_values(world), side=options.side)
+    fresh = options.fresh if options.fresh is not None else 0 if options.pool else BATCH
     try:
-        seen = train_reader(reader, world, options.minutes, options.pool, sharp=options.sharp)
-    except FileNotFoundError as error:
+        pictures = Pictures(world, options.side, options.pool, fresh)
+    except (FileNotFoundError, ValueError) as error:
         print(f"attribute_reader: {error}", file=sys.stderr)
         return 2
+    seen = train_reader(reader, pictures, options.minutes, sharp=options.sharp)
     reader.quality = accuracy(reader, world)
     save_reader(reader, options.out, seen)
     print(f"{seen} pictures; held-out renders: " + ", ".join(f"{k} {v:.3f}" for k, v in reader.quality.items()))

@@ -27,12 +27,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
-from customcontrast.config import RecordConfig
+from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import BaseModelError, CheckpointError, SegmentationError
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, Segmenter
 from customcontrast.specs import BASES
+from customcontrast.subject import WholePicture
 from customcontrast.visualize.drawing import label
 from train.common.options import from_options
 from train.evaluation import attribute_reader
@@ -162,6 +163,14 @@ def adapter_command(arguments: Sequence[str]) -> str:
         "--prompts", type=Path, metavar="FILE", help="a folder's: YAML {category: [prompts with {}]}, all asked of each"
     )
     add_references(parser, given.references)
+    parser.add_argument(
+        "--whole-references",
+        action="store_true",
+        help="show the whole reference picture, not the cut-out: IP-Adapter as published (with --no-location-masks)",
+    )
+    parser.add_argument(
+        "--no-location-masks", dest="location_masks", action="store_false", help="do not locate subjects"
+    )
     parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument(
         "--readers", type=Path, default=given.readers, help="Toyland's judges (train.evaluation.readers)"
@@ -183,7 +192,7 @@ def adapter_command(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
-    parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="λ of Eq. 3")
+    parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="lambda of Eq. 3")
     parser.add_argument("--seed", type=int, default=given.seed)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=given.seeds, help="several pictures of each prompt, one a seed"
@@ -230,7 +239,9 @@ def evaluate_adapter(config: EvaluationConfig) -> str:
             runs[name] += score(portion, backbones, bench.distractors)
             made[name] += portion[: max(0, shown - len(made[name]))]
     metadata = custom.adapter.metadata
-    about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | {"notes": notes}
+    how = {"references": "whole" if config.whole_references else "cut", "location_masks": config.location_masks}
+    about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | how
+    about["notes"] = notes = [*notes, *strictness(config)]
     table = markdown(runs, backbones.names, notes)
     (out / "table.md").write_text(table, encoding="utf-8")
     (out / "scores.json").write_text(to_json(runs, backbones.names, about), encoding="utf-8")
@@ -254,12 +265,16 @@ def pictures(
     weights = (digest(config.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
     for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
-        settings = (config.steps, config.guidance, config.subject_scale if with_subject else 0, seed)
+        scale = config.subject_scale if with_subject else 0
+        settings: tuple[object, ...] = (config.steps, config.guidance, scale, seed)
+        if with_subject and strictness(config):
+            settings = (*settings, config.whole_references, config.location_masks)
         shown = case.key if with_subject else case.subject
         key = hashlib.sha256(repr((settings, weights, task.prompt, shown)).encode()).hexdigest()[:10]
         path = folder / f"{case.subject}-{task.category}-{key}.png"
         if not path.exists():
-            subjects = [custom.subject(case.reference, case.noun)] if with_subject else []
+            shown_as = WholePicture(case.reference.image) if config.whole_references else case.reference
+            subjects = [custom.subject(shown_as, case.noun)] if with_subject else []
             result = custom.generate(
                 task.prompt if with_subject else task.text,
                 subjects,
@@ -268,10 +283,17 @@ def pictures(
                 subject_scale=config.subject_scale,
                 seed=seed,
                 record=RecordConfig(maps=False),
+                location=LocationConfig(enabled=config.location_masks),
             )
             result.images[0].save(path)
         picture = load_picture(path)
         yield Made(case, task, picture, find(picture, case.noun), seed)
+
+
+def strictness(config: EvaluationConfig) -> list[str]:
+    """What is not our own way of showing a method its reference, for the notes of a table."""
+    whole = ["references: the whole picture is shown, not the cut-out"] if config.whole_references else []
+    return whole if config.location_masks else [*whole, "subjects are not located: no location masks"]
 
 
 def batched(rows: Iterator[Made], count: int) -> Iterator[list[Made]]:

@@ -23,6 +23,8 @@ class EvaluationConfig:
     limit: int | None = None  # subjects, 1 or more; None = all of a folder, `evaluate.TOYLAND` of Toyland
     prompts: Path | None = None  # a folder's prompts (`tasks.read_prompts`); None = one of each category of tasks.EDITS
     references: str = "plain"  # Toyland's: plain = portraits; edited = in a style and shape and wearing something
+    whole_references: bool = False  # a method is shown the whole picture, as IP-Adapter's authors do, not the cut-out
+    location_masks: bool = True  # False = subjects are not located (section 3.4), as in published IP-Adapters
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
     readers: Path = readers.SHIPPED  # Toyland's judges (`train.evaluation.readers`)
     attributes: Path = attribute_reader.SHIPPED  # who sees edits (`train.evaluation.attribute_reader`)

@@ -285,11 +285,11 @@ def train_readers(
 def _fit(
     net: nn.Module, loss_at: Callable[[int, torch.Generator], Tensor], minutes: float, name: str, progress: bool
 ) -> None:
-    """AdamW for `minutes`; the rate falls to 0 with the time."""
+    """AdamW for `minutes` of processor time; the rate falls to 0 with the time."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
-    start, step, mean = time.monotonic(), 0, None
+    start, step, mean = time.process_time(), 0, None
     bar = tqdm(total=round(60 * minutes), desc=name, unit="s", disable=not progress)
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 30) * (1 - done)
         loss = loss_at(step, torch.Generator().manual_seed(step))
@@ -347,7 +347,7 @@ def load_readers(path: Path = SHIPPED) -> Readers:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation.readers", description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of processor time")
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)

@@ -14,6 +14,7 @@ from customcontrast.ui.handlers.comparison import Comparison
 from customcontrast.ui.handlers.generation_run import Generation, Stream
 from customcontrast.ui.handlers.prompt_panel import PromptPanel
 from customcontrast.ui.handlers.replay import Replay
+from customcontrast.ui.handlers.style_panel import StylePanel
 from customcontrast.ui.handlers.subject_panel import SubjectPanel
 from customcontrast.ui.handlers.turntable import Turntable
 from customcontrast.ui.handlers.viewers import Viewers
@@ -32,9 +33,10 @@ class Handlers:
     ) -> None:
         self.service = service
         self.subjects = SubjectPanel(service, sorted(examples.glob("*.png")))
-        self.prompt = PromptPanel(service, self.subjects, examples)
+        self.style = StylePanel(service.models)
+        self.prompt = PromptPanel(service, self.subjects, self.style, examples)
         self.generation = Generation(service, folder, stream)
         self.viewers = Viewers(service, folder)
         self.comparison = Comparison(service, self.generation)
         self.turntable = Turntable(service, self.generation)
-        self.replay = Replay(service, self.subjects, self.prompt, examples / "gallery")
+        self.replay = Replay(service, self.subjects, self.style, self.prompt, examples / "gallery")

@@ -51,6 +51,12 @@ class Compared:
     pictures: dict[str, Labelled]
 
 
+def require_subject(request: Request) -> None:
+    """Raises RequestError for a request without a subject."""
+    if not request.subjects:
+        raise RequestError("There is no subject to compare with: give a picture of yours first.")
+
+
 def ways(request: Request, plain: bool = False, published: bool = False) -> dict[str, Request]:
     """The same request in several ways, one picture each.
 
@@ -62,15 +68,14 @@ def ways(request: Request, plain: bool = False, published: bool = False) -> dict
     (located by the noun's map) are all there is.
     Raises RequestError for a request without a subject.
     """
-    if not request.subjects:
-        raise RequestError("There is no subject to compare with: give a picture of yours first.")
+    require_subject(request)
     full = replace(request, pictures=1, text_tokens=True, location_masks=True, contrast=True)
     loose = replace(full, location_masks=False, subjects=tuple(replace(s, place="") for s in full.subjects))
     if published:
-        return {"text": replace(full, subjects=()), "unmasked": loose, "full": full}
+        return {"text": replace(full, subjects=(), style=None), "unmasked": loose, "full": full}
     without = {"plain": replace(full, contrast=False)} if plain else {}
     return {
-        "text": replace(full, subjects=()),
+        "text": replace(full, subjects=(), style=None),
         "visual": replace(loose, text_tokens=False),
         "silent": replace(full, subject_scale=0.0),
         **without,
@@ -131,7 +136,7 @@ class Comparison:
         """The controls → progress, then the same seed in several ways."""
         try:
             request = form.request()
-            ways(request)  # says at once where there is no subject
+            require_subject(request)  # before any model is loaded
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
             for told in self.generation.loading(request.base):
                 yield {"status": told}

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
+
 from customcontrast.errors import RequestError
 from customcontrast.specs import BASES
 from customcontrast.ui.service.cutouts import CutOut
-from customcontrast.ui.service.request import PLACES, Request, SubjectRequest, check, place_box
+from customcontrast.ui.service.request import PLACES, Request, StyleRequest, SubjectRequest, check, place_box
 from customcontrast.ui.service.view_layout import DIRECTIONS, read_turn
 
 AREA = "box"  # what the page's choice of a place says where the box's numbers count
@@ -55,6 +57,18 @@ class SubjectForm:
 
 
 @dataclass(frozen=True)
+class StyleForm:
+    """What the slot of the style picture holds."""
+
+    picture: Image.Image | None = None
+    strength: float = 1.0
+
+    def request(self) -> StyleRequest | None:
+        """The style picture, or None where there is none."""
+        return None if self.picture is None else StyleRequest(self.picture, self.strength)
+
+
+@dataclass(frozen=True)
 class GenerationForm:
     """What all controls of a run hold."""
 
@@ -62,7 +76,9 @@ class GenerationForm:
     negative_prompt: str = ""
     steps: int | None = None
     guidance: float | None = None
-    subject_scale: float = 1.0
+    subject_scale: float | None = None
+    subject_start: float = 0.0
+    subject_end: float = 1.0
     seed: int = 0
     pictures: int = 1
     location_masks: bool = True
@@ -73,6 +89,7 @@ class GenerationForm:
     apart: bool = True
     camera: Any = ""  # its height in degrees; "" or None = any
     subjects: tuple[SubjectForm, ...] = ()
+    style: StyleForm = StyleForm()
 
     def request(self) -> Request:
         """The checked request. Raises RequestError."""
@@ -86,6 +103,7 @@ class GenerationForm:
                 subjects=tuple(filter(None, subjects)),
                 elevation=read_camera(self.camera),
                 size=size,
+                style=self.style.request(),
                 **{name: getattr(self, name) for name in SETTINGS if name != "size"},
             )
         )
@@ -97,6 +115,8 @@ SETTINGS = (  # fields of a Request that have a control of the same name
     "steps",
     "guidance",
     "subject_scale",
+    "subject_start",
+    "subject_end",
     "seed",
     "pictures",
     "location_masks",
@@ -127,14 +147,26 @@ def turn_text(azimuth: float | None) -> str:
 
 
 def size_like(picture: tuple[int, int], base: str | None) -> str:
-    """A size with the shape of a picture (w, h) and about the area of the base's own, sides multiples of 64 px."""
+    """A size with the shape of a picture (w, h) and about the area of the base's own, sides multiples of 64 px.
+
+    An embedded base was trained with few shapes: of its sizes the one whose shape is nearest.
+    """
     spec = BASES.get(base or "")
     if spec is None:
         return ""
+    if spec.embedded:
+        shape = math.log(picture[0] / picture[1])
+        return min(spec.sizes, key=lambda size: abs(math.log(_ratio(size)) - shape))
     own = [int(side) for side in spec.sizes[0].split("x")]
     scale = math.sqrt(own[0] * own[1] / (picture[0] * picture[1]))
     width, height = (max(64, 64 * round(side * scale / 64)) for side in picture)
     return f"{width}x{height}"
+
+
+def _ratio(size: str) -> float:
+    """“192x256” → width over height."""
+    width, height = (int(side) for side in size.split("x"))
+    return width / height
 
 
 def as_controls(place: str) -> tuple[str, str]:

@@ -11,13 +11,15 @@ from typing import Any
 from PIL import Image
 
 from customcontrast.errors import RequestError
+from customcontrast.images.loading import load_picture
 from customcontrast.output import Result, Step
 from customcontrast.ui.handlers.forms import GenerationForm
 from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said
 from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service import figures, recipe
+from customcontrast.ui.service.cutouts import MAX_SIDE
 from customcontrast.ui.service.recipe import MAX_REFERENCES
-from customcontrast.ui.service.request import Request, SubjectRequest, check, read_place
+from customcontrast.ui.service.request import Request, StyleRequest, SubjectRequest, check, read_place
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.service.view_layout import read_turn
 
@@ -51,6 +53,8 @@ class Generation:
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
             for told in self.loading(request.base):
                 yield {"status": told}
+            if kept := self.service.models.about_memory(request.base):
+                yield {"status": note(f"Getting ready … {kept}")}
             yield from self._running(request)
         except Exception as error:
             yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
@@ -96,13 +100,16 @@ class Generation:
         }
 
     def save(self, request: Request, result: Result) -> list[str]:
-        """Write the pictures as PNG files that carry their recipe."""
+        """Write the pictures as PNG files that carry their recipe; one that was withheld, as a plain picture alone."""
         folder = self.folder()
-        references = [subject.segmentations for subject in request.subjects]
         paths = []
         for i, image in enumerate(result.images, start=1):
+            if any(result.flagged[i - 1 : i]):
+                paths.append(str(folder / f"withheld-{i}.png"))
+                image.save(paths[-1])
+                continue
             path = folder / f"customcontrast-seed{request.seed}-{i}.png"
-            path.write_bytes(recipe.png_bytes(image, {**request.settings(), "picture": i}, references))
+            path.write_bytes(recipe.png_bytes(image, {**request.settings(), "picture": i}, request.references))
             paths.append(str(path))
         return paths
 
@@ -133,6 +140,8 @@ class ProgramCall:
     turns: str = ""
     poses: str = ""
     settings: dict[str, Any] | None = None  # fields of a Request
+    style: str | None = None
+    style_strength: float = 1.0
 
     def request(self, service: Service) -> Request:
         """The checked request, its pictures cut out. Raises PictureError, RequestError."""
@@ -160,7 +169,10 @@ class ProgramCall:
                 nouns, counts, strengths, places, turns, poses, strict=True
             )
         )
-        return check(Request(subjects=subjects, **(self.settings or {})))
+        style = None
+        if self.style:
+            style = StyleRequest(load_picture(self.style, "style", max_side=MAX_SIDE), self.style_strength)
+        return check(Request(subjects=subjects, style=style, **(self.settings or {})))
 
 
 def read_counts(text: str, subjects: int) -> list[int]:

@@ -8,13 +8,15 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from customcontrast.errors import UserError, ViewError
-from customcontrast.ui.service.phrases import out_of_memory, sentence
+from customcontrast.errors import UserError, ViewError, out_of_memory
+from customcontrast.ui.service.phrases import sentence
 
 log = logging.getLogger(__name__)
 
 OUR_FAULT = "Something went wrong on the server and was written to its log. Try again, or change the picture."
-NO_ROOM = "There was not enough memory for this on the server: ask for fewer pictures, or try again in a moment."
+NO_ROOM = (
+    "There was not enough memory for this on the server: ask for fewer or smaller pictures, or try again in a moment."
+)
 
 Changes = dict[str, Any]
 

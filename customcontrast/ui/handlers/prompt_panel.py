@@ -14,6 +14,7 @@ from customcontrast.errors import RequestError
 from customcontrast.specs import BASES
 from customcontrast.ui.handlers.forms import AS_INPUT, SubjectForm
 from customcontrast.ui.handlers.messages import Changes, Set, note, notice
+from customcontrast.ui.handlers.style_panel import StylePanel
 from customcontrast.ui.handlers.subject_panel import SLOTS, SubjectPanel
 from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service.phrases import fill, noun_from_name, with_article
@@ -27,9 +28,10 @@ MAX_SEED = int(LIMITS["seed"].public_high)
 class PromptPanel:
     """Handlers of the prompt and the settings. examples: a folder with prompts.json, the preset edits."""
 
-    def __init__(self, service: Service, subjects: SubjectPanel, examples: Path) -> None:
+    def __init__(self, service: Service, subjects: SubjectPanel, style: StylePanel, examples: Path) -> None:
         self.service = service
         self.subjects = subjects
+        self.style = style
         self.presets: dict[str, list[dict[str, str]]] = json.loads((examples / "prompts.json").read_text("utf-8"))
 
     def preset(self, kind: str, index: int, nouns: Sequence[str | None]) -> Changes:
@@ -66,21 +68,35 @@ class PromptPanel:
         defaults = {"steps": spec.steps, "guidance": spec.guidance, "scheduler": ""}
         return {
             **defaults,
+            "subject_scale": self.service.models.default_scale(base),
             "size": Set(choices=self.sizes(base), value=""),
             "base_note": notice(""),
             **self.base_changes(base),
         }
 
     def base_changes(self, base: str) -> Changes:
-        """What the page shows for this base alone: controls of the view, and what it can draw."""
+        """What the page shows for this base alone: controls of the view, style picture, and what it can draw."""
         shown = Set(visible=self.service.models.takes_layout(base))
-        return {"view": shown, "views": dict.fromkeys(SLOTS, shown), "turntable": shown, "about": self.about(base)}
+        return {
+            "view": shown,
+            "views": dict.fromkeys(SLOTS, shown),
+            "turntable": shown,
+            "about": self.about(base),
+            "style": self.style.shown(base),
+            **self.memory(base),
+        }
+
+    def memory(self, base: str) -> Changes:
+        """How the model is kept in memory, once it is loaded; why it could not be, where it failed."""
+        models = self.service.models
+        failed = models.failure(base)
+        return {"memory": notice(failed, "error") if failed else notice(models.about_memory(base), "")}
 
     def sizes(self, base: str) -> list[tuple[str, str]]:
         """Sizes that suit a base: what is shown → value."""
         own = [("as the model was trained", "")]
-        like = [] if BASES[base].embedded else [("the shape of my picture", AS_INPUT)]
-        return [*own, *like, *((size.replace("x", " × "), size) for size in BASES[base].sizes)]
+        like = ("the shape of my picture", AS_INPUT)
+        return [*own, like, *((size.replace("x", " × "), size) for size in BASES[base].sizes)]
 
     def about(self, base: str) -> str:
         """One honest sentence on what a base can draw, as HTML."""
@@ -113,6 +129,7 @@ class PromptPanel:
         preset = random.choice(random.choice(list(self.presets.values())))
         changes = self.subjects.filled([SubjectForm()], 1)
         changes["slots"][1] |= self.subjects.slot_of_file(path)
+        changes["style"] = {"picture": None, "upload": None}
         return {**changes, "prompt": fill(preset["prompt"], [noun_from_name(path)]), **self.new_seed()}
 
 

@@ -12,6 +12,7 @@ from customcontrast.errors import RecipeError
 from customcontrast.ui.handlers.forms import SETTINGS, SubjectForm
 from customcontrast.ui.handlers.messages import Changes, Set, note
 from customcontrast.ui.handlers.prompt_panel import PromptPanel
+from customcontrast.ui.handlers.style_panel import LEFT_OUT, StylePanel
 from customcontrast.ui.handlers.subject_panel import SubjectPanel
 from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service import figures
@@ -38,8 +39,10 @@ class Past:
 class Replay:
     """Handlers of recipes, finished examples and the session's history. gallery: a folder of PNGs with recipes."""
 
-    def __init__(self, service: Service, subjects: SubjectPanel, prompt: PromptPanel, gallery: Path) -> None:
-        self.service, self.subjects, self.prompt = service, subjects, prompt
+    def __init__(
+        self, service: Service, subjects: SubjectPanel, style: StylePanel, prompt: PromptPanel, gallery: Path
+    ) -> None:
+        self.service, self.subjects, self.style, self.prompt = service, subjects, style, prompt
         self.finished = tuple(path for path in sorted(gallery.glob("*.png")) if self._usable(path))
 
     def _usable(self, path: Path) -> bool:
@@ -76,14 +79,17 @@ class Replay:
             self.service.models.start(request.base)
             values["size"] = Set(choices=self.prompt.sizes(request.base), value=request.size)
             values |= self.prompt.base_changes(request.base)
+        base = values.get("base")  # None: the one on the page, which is the server's in a recipe without a base
+        values.setdefault("subject_scale", self.service.models.default_scale(base))
         filled = self.subjects.filled([SubjectForm.of(subject) for subject in request.subjects])
-        return {**values, **filled, "status": status}
+        if request.style is not None and not self.service.models.has_ip_adapter(base):
+            status += note(LEFT_OUT, "warn")
+        return {**values, **filled, "style": self.style.filled(request.style, base), "status": status}
 
     def show(self, path: str | Path) -> Changes:
         """`load`, with the picture itself on view; its maps come with the next run."""
         changes = self.load(path)
-        if "cc-good" in changes["status"]:
-            changes["status"] = note(SHOWN, "good")
+        changes["status"] = changes["status"].replace(note(LOADED, "good"), note(SHOWN, "good"))
         gallery = Set(value=[str(path)], selected_index=0)
         return {**changes, "gallery": gallery, "run": None, "viewers": Set(visible=False)}
 
@@ -92,13 +98,14 @@ class Replay:
         return self.show(self.finished[index]) if index in range(len(self.finished)) else {}
 
     def remember(self, run: RunView | None, past: Sequence[Past] | None) -> Changes:
-        """A run has ended: its first picture goes into the history of this session, once."""
-        if run is None or not run.files or (past and past[0].path == run.files[0]):
+        """A run has ended: its first picture that was not withheld goes into the history of this session, once."""
+        shown = [i for i in range(len(run.files)) if not any(run.result.flagged[i : i + 1])] if run is not None else []
+        if run is None or not shown or (past and past[0].path == run.files[shown[0]]):
             return {}
-        thumb = run.result.images[0].copy()
+        thumb = run.result.images[shown[0]].copy()
         thumb.thumbnail((THUMB, THUMB))
         caption = f"{run.request.prompt} (seed {run.request.seed})"
-        kept = (Past(run.files[0], thumb, caption), *(past or ()))[:MAX_PAST]
+        kept = (Past(run.files[shown[0]], thumb, caption), *(past or ()))[:MAX_PAST]
         pictures = [(one.thumb, one.caption) for one in kept]
         return {"past": kept, "history": Set(value=pictures, selected_index=None), "history_box": Set(visible=True)}
 

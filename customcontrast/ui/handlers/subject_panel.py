@@ -11,12 +11,13 @@ from typing import Any
 
 from customcontrast.config import MAX_SUBJECTS
 from customcontrast.errors import RequestError
+from customcontrast.images.cropping import Box, find_faces, widened
 from customcontrast.segmentation import check_stroke
 from customcontrast.segmentation.brush import MAX_STROKES
 from customcontrast.ui.handlers.forms import AREA, SubjectForm, as_controls
 from customcontrast.ui.handlers.messages import Changes, Set, notice, said
 from customcontrast.ui.service import figures
-from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut
+from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut, around
 from customcontrast.ui.service.phrases import noun_from_name
 from customcontrast.ui.service.recipe import MAX_REFERENCES
 from customcontrast.ui.service.request import ANYWHERE, PLACES, read_place
@@ -31,6 +32,7 @@ PLACE_TITLES = {
     AREA: "A box",
     ANYWHERE: "Anywhere",
 }
+FACE_MARGIN = 0.45  # on each side of a face, as a share of it: hair and chin belong to it
 NO_PICTURE = "Give a picture first; then you can"
 
 
@@ -178,11 +180,41 @@ class SubjectPanel:
 
     def undo(self, cut: CutOut | None) -> Changes:
         """Take back the last click or stroke."""
-        return self.cut_changes(self.service.cutouts.undone(cut) if cut else None)
+        return self._instead(cut, self.service.cutouts.undone(cut) if cut else None)
 
     def reset(self, cut: CutOut | None) -> Changes:
-        """Take back all clicks and strokes."""
-        return self.cut_changes(self.service.cutouts.as_found(cut) if cut else None)
+        """Take back all clicks, strokes and crops."""
+        return self._instead(cut, self.service.cutouts.as_found(cut) if cut else None)
+
+    def crop(self, cut: CutOut | None) -> Changes:
+        """Crop the picture to the box that was clicked, or else to its subject."""
+        if cut is None:
+            return {"note": notice(f"{NO_PICTURE} crop it.")}
+        box = cut.box or (around(cut.current) if cut.current else None)
+        if box is None:
+            return {"note": notice("Choose “Box” and click two corners, or click on the subject first.")}
+        return self._cropped(cut, box)
+
+    def crop_face(self, cut: CutOut | None) -> Changes:
+        """Crop the picture to the largest face in it."""
+        if cut is None:
+            return {"note": notice(f"{NO_PICTURE} crop it.")}
+        faces = find_faces(cut.picture)
+        if not faces:
+            text = "No face was found in this picture: choose “Box”, click two corners of it and press Crop."
+            return {"note": notice(text)}
+        return self._cropped(cut, widened(faces[0], FACE_MARGIN, cut.picture.size))
+
+    def _cropped(self, cut: CutOut, box: Box) -> Changes:
+        after = self.service.cutouts.cropped(cut, box)
+        if after is cut:
+            return {"note": notice("There is nothing to crop: the picture ends there already.", "")}
+        return self._instead(cut, after)
+
+    def _instead(self, before: CutOut | None, after: CutOut | None) -> Changes:
+        """Another cut-out; where its picture is another one, that goes into the upload too."""
+        other = before is not None and after is not None and after.picture is not before.picture
+        return {**({"upload": after.picture} if other and after else {}), **self.cut_changes(after)}
 
     # ---- place --------------------------------------------------------------------------------
 

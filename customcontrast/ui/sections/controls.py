@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from customcontrast.ui.components import Picture, UploadButton
-from customcontrast.ui.handlers.forms import SETTINGS, GenerationForm, SubjectForm
+from customcontrast.ui.handlers.forms import SETTINGS, GenerationForm, StyleForm, SubjectForm
 from customcontrast.ui.wiring import Form, Structure
 
 
@@ -142,6 +142,8 @@ class SettingsSection:
     camera: gr.Dropdown
     negative_prompt: gr.Textbox
     steps: gr.Slider
+    subject_start: gr.Slider
+    subject_end: gr.Slider
     size: gr.Dropdown
     scheduler: gr.Dropdown
     location_masks: gr.Checkbox
@@ -149,6 +151,7 @@ class SettingsSection:
     apart: gr.Checkbox
     base: gr.Dropdown
     base_note: gr.HTML
+    memory: gr.HTML  # how the model is kept in memory, or why it could not be loaded
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,8 @@ class SubjectSlot:
     mode: gr.Radio
     undo: gr.Button
     reset: gr.Button
+    crop: gr.Button
+    face: gr.Button
     brushing: gr.Accordion
     brush: gr.HTML
     noun: gr.Textbox
@@ -196,12 +201,29 @@ class SubjectSlot:
 
 
 @dataclass(frozen=True)
+class StyleSlot:
+    """Components of the style picture."""
+
+    box: gr.Column
+    picture: gr.State  # as it was loaded
+    upload: Picture
+    strength: gr.Slider
+    note: gr.HTML
+
+    @property
+    def form(self) -> Form:
+        """What a run reads."""
+        return Form(StyleForm, {"picture": self.picture, "strength": self.strength})
+
+
+@dataclass(frozen=True)
 class SubjectsSection:
-    """Components of all subjects."""
+    """Components of all subjects, and of the style picture beside them."""
 
     count: gr.State
     slots: dict[int, SubjectSlot]
     add: gr.Button
+    style: StyleSlot
     examples: gr.Gallery
 
     @property
@@ -248,7 +270,12 @@ class Sections:
     @property
     def form(self) -> Form:
         """All that a run needs."""
-        return Form(GenerationForm, {**self.controls, "subjects": self.subjects.forms})
+        return Form(GenerationForm, {**self.controls, "subjects": self.subjects.forms, "style": self.style.form})
+
+    @property
+    def style(self) -> StyleSlot:
+        """The slot of the style picture."""
+        return self.subjects.style
 
     @property
     def by_base(self) -> dict[str, Structure]:
@@ -258,6 +285,8 @@ class Sections:
             "views": {k: slot.view for k, slot in self.subjects.slots.items()},
             "turntable": self.turntable.box,
             "about": self.showcase.about,
+            "style": self.style,
+            "memory": self.settings.memory,
         }
 
     @property

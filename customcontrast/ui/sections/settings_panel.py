@@ -31,8 +31,9 @@ def build(handlers: Handlers) -> SettingsSection:
         dice = gr.Button("New seed", size="sm", min_width=90, elem_id="dice")
         reuse = gr.Button("Reuse seed", size="sm", min_width=90, elem_id="reuse")
     with gr.Row():
-        subject_scale = slider("subject_scale", 1, 0.05, label="Image guidance λ", elem_id="image-guidance",
-                               info="How much of your subject's picture flows in.", min_width=300)
+        subject_scale = slider("subject_scale", models.default_scale(), 0.05, label="Image guidance λ",
+                               elem_id="image-guidance", info="How much of your subject's picture flows in.",
+                               min_width=300)
         guidance = slider("guidance_scale", spec.guidance, 0.1, label="Text guidance", elem_id="text-guidance",
                           info="How strictly the words are followed.", min_width=300)
     with gr.Row(visible=models.takes_layout(), elem_id="view") as view:
@@ -45,6 +46,12 @@ def build(handlers: Handlers) -> SettingsSection:
         negative_prompt = gr.Textbox(label="Not in the picture", value="", placeholder="what to avoid")
         steps = slider("num_inference_steps", spec.steps, 1, label="Steps", elem_id="steps",
                        info="More take longer and are finer.")
+        with gr.Row():
+            subject_start = slider("subject_start", 0, 0.05, label="Image guidance from", elem_id="guidance-from",
+                                   info="Share of the steps: later, the words lay the picture out first.",
+                                   min_width=240)
+            subject_end = slider("subject_end", 1, 0.05, label="Image guidance until", elem_id="guidance-until",
+                                 info="Share of the steps: earlier, the words finish the picture.", min_width=240)
         size = gr.Dropdown(handlers.prompt.sizes(models.config.base), value="", label="Size", allow_custom_value=True,
                            info="Width × height in pixels; others may be typed.", elem_id="size")
         schedulers = [("the model's own", ""), *((one.title, key) for key, one in SCHEDULERS.items())]
@@ -61,10 +68,12 @@ def build(handlers: Handlers) -> SettingsSection:
         base = gr.Dropdown(titles, value=models.config.base, label="Model", elem_id="base",
                            info="Those of this machine can be used; the others say how to get them.")
         base_note = gr.HTML(note(""), visible=False, elem_id="base-note")
+    memory = gr.HTML(visible=False, elem_id="memory")
     return SettingsSection(
         seed=seed, dice=dice, reuse=reuse, guidance=guidance, subject_scale=subject_scale, pictures=pictures, view=view,
-        camera=camera, negative_prompt=negative_prompt, steps=steps, size=size, scheduler=scheduler,
-        location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
+        camera=camera, negative_prompt=negative_prompt, steps=steps, subject_start=subject_start,
+        subject_end=subject_end, size=size, scheduler=scheduler, location_masks=location_masks,
+        text_tokens=text_tokens, apart=apart, base=base, base_note=base_note, memory=memory,
     )
 
 
@@ -73,5 +82,6 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     section, panel = sections.settings, handlers.prompt
     wire.on(section.dice.click, panel.new_seed, {}, {"seed": section.seed}, queue=False, **QUIET)
     wire.on(section.reuse.click, panel.reuse_seed, {"run": sections.results.run}, {"seed": section.seed}, **QUIET)
-    changed = {name: getattr(section, name) for name in ("base", "steps", "guidance", "scheduler", "size", "base_note")}
+    names = ("base", "steps", "guidance", "subject_scale", "scheduler", "size", "base_note")
+    changed = {name: getattr(section, name) for name in names}
     wire.on(section.base.input, panel.choose_base, {"base": section.base}, {**changed, **sections.by_base}, **QUIET)

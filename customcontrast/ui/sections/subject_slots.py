@@ -1,4 +1,4 @@
-"""The subjects with their pictures, their cut-outs, their words, places and views."""
+"""The subjects with their pictures, their cut-outs, their words, places and views; the style picture beside them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from customcontrast.layout import POSES
 from customcontrast.ui.components import Picture, heading, hint
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.subject_panel import PLACE_TITLES, SLOTS, place_title
-from customcontrast.ui.sections import pads
+from customcontrast.ui.sections import pads, style_slot
 from customcontrast.ui.sections.controls import Sections, SubjectSlot, SubjectsSection
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE
@@ -44,13 +44,14 @@ def build(handlers: Handlers) -> SubjectsSection:
     takes_layout = handlers.service.models.takes_layout()
     slots = {k: _slot(k, takes_layout) for k in SLOTS}
     add = gr.Button("+ Another subject", size="sm", elem_id="add")
+    style = style_slot.build(handlers)
     examples = handlers.subjects.examples
     with gr.Accordion("Or take an example", open=bool(examples), visible=bool(examples)):
         gallery = gr.Gallery(
             [(str(path), f"Example: {path.stem}") for path in examples],
             label="Examples", show_label=False, columns=7, allow_preview=False, interactive=False, buttons=[],
             elem_id="examples")  # fmt: skip
-    return SubjectsSection(count, slots, add, gallery)
+    return SubjectsSection(count, slots, add, style, gallery)
 
 
 # fmt: off
@@ -69,8 +70,11 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
         with gr.Row(elem_classes="cc-line"):
             mode = gr.Radio(MODES, value=ADD, label="A click or stroke means", scale=3, min_width=290,
                             elem_id=f"mode-{k}", elem_classes="cc-mode")
-            undo = gr.Button("Undo", size="sm", scale=1, min_width=60)
-            reset = gr.Button("Reset", size="sm", scale=1, min_width=60)
+        with gr.Row(elem_classes="cc-line"):
+            undo = gr.Button("Undo", size="sm", min_width=60)
+            reset = gr.Button("Reset", size="sm", min_width=60)
+            crop = gr.Button("Crop", size="sm", min_width=60, elem_id=f"crop-{k}")
+            face = gr.Button("Crop to face", size="sm", min_width=100, elem_id=f"face-{k}")
         with gr.Accordion("Brush", open=False, elem_id=f"brushing-{k}", elem_classes="cc-fold") as brushing:
             hint(PAINT)
             brush = pads.brush(k)
@@ -100,13 +104,15 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
             remove = gr.Button("Remove this subject", size="sm", visible=k > 1)
     return SubjectSlot(
         box=box, cut=cut, others=others, upload=upload, cutout=cutout, note=note, mode=mode, undo=undo, reset=reset,
+        crop=crop, face=face,
         brushing=brushing, brush=brush, noun=noun, strength=strength, placing=placing, place=place, frame=frame,
         area=area, view=view, turn=turn, pose=pose, album=album, another=another, remove=remove,
     )
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
-    """Wire every slot, the button for one more, and the examples."""
+    """Wire every slot, the button for one more, the style picture, and the examples."""
+    style_slot.wire(wire, handlers, sections)
     section, panel = sections.subjects, handlers.subjects
     whole = {"slots": section.slots, "count": section.count, "add": section.add}
     for k, slot in section.slots.items():
@@ -134,6 +140,8 @@ def _wire_pictures(wire: Wire, handlers: Handlers, sections: Sections, slot: Sub
     wire.on(slot.cutout.select, panel.click, clicked, here, chosen=True, **heavy)
     wire.on(slot.undo.click, panel.undo, cut, here, **heavy)
     wire.on(slot.reset.click, panel.reset, cut, here, **heavy)
+    wire.on(slot.crop.click, panel.crop, cut, here, **heavy)
+    wire.on(slot.face.click, panel.crop_face, cut, here, **heavy)
     in_turn: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_id": "brush", "concurrency_limit": 1}
     wire.on(slot.brush.stroke, panel.stroke, clicked, here, drawn=True, **in_turn, **quiet)
     wire.on(slot.another.click, panel.another, held, album, **quiet)

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from customcontrast.errors import RequestError, SegmentationError
-from customcontrast.images.loading import load_with_alpha
+from customcontrast.images.cropping import Box, widened
+from customcontrast.images.loading import MIN_SIDE, load_with_alpha
 from customcontrast.segmentation import Segmentation, Segmenter, Stroke, painted
 from customcontrast.segmentation.segmenter import NOTHING_FOUND, chosen_checkpoint
 from customcontrast.ui.service.models import IMPORTS
@@ -21,6 +22,7 @@ from customcontrast.ui.service.phrases import sentence
 
 MAX_SIDE = 768  # px; a reference picture is reduced to this on entry, so that recipes stay small and exact
 MAX_POINTS = 64  # clicks on one picture
+CROP_MARGIN = 0.08  # free border of a crop around the subject, as a share of its sides
 ADD, REMOVE, BOX = 1, 0, 2  # what a click says; two BOX clicks are the corners of a box
 Point = tuple[int, int, int]  # x, y in pixels of the picture, and one of the above
 
@@ -36,6 +38,7 @@ class CutOut:
     trouble: str = ""  # a sentence, when there is no subject yet
     strokes: tuple[Stroke, ...] = ()
     clicked: Segmentation | None = None  # the subject with the clicks alone, where there are strokes
+    whole: CutOut | None = None  # as it was before it was cropped
 
     @classmethod
     def of(cls, found: Segmentation) -> CutOut:
@@ -110,14 +113,35 @@ class CutOuts:
         return dataclasses.replace(cut, strokes=tuple(strokes), current=current, trouble="")
 
     def undone(self, cut: CutOut) -> CutOut:
-        """`cut` without its last click or stroke, whichever came later."""
+        """`cut` without its last click, stroke or crop, whichever came later."""
+        if cut.whole is not None and not cut.points and not cut.strokes:
+            return cut.whole
         if cut.strokes and cut.strokes[-1].after >= len(cut.points):
             return self.painted(cut, cut.strokes[:-1])
         return self.clicked(cut, cut.points[:-1])
 
     def as_found(self, cut: CutOut) -> CutOut:
-        """`cut` without any click or stroke."""
+        """`cut` without any click, stroke or crop."""
+        while cut.whole is not None:
+            cut = cut.whole
         return self.painted(dataclasses.replace(cut, points=(), strokes=(), clicked=cut.auto), ())
+
+    def cropped(self, cut: CutOut, box: Box) -> CutOut:
+        """The part of the picture inside `box` as a picture of its own, with what of the subject lies there.
+
+        box: (x0, y0, x1, y1) in px of the picture, x1 and y1 exclusive. Where nothing of the subject lies there, it is
+        looked for anew. Raises RequestError for a box that is too small.
+        """
+        x0, y0, x1, y1 = box
+        if min(x1 - x0, y1 - y0) < MIN_SIDE:
+            raise RequestError(f"The crop is too small: take a box of at least {MIN_SIDE} x {MIN_SIDE} pixels.")
+        if (x0, y0, x1, y1) == (0, 0, *cut.picture.size):
+            return cut
+        part = cut.picture.crop(box)
+        if cut.current is not None and (mask := cut.current.mask[y0:y1, x0:x1]).any():
+            found = Segmentation(part, mask.copy(), cut.current.score, cut.current.method)
+            return dataclasses.replace(CutOut.of(found), whole=cut)
+        return dataclasses.replace(self.open(part), whole=cut)
 
     def segmented(self, image: str | None, points: Any = None) -> Segmentation:
         """The subject of a picture file, with a client's corrections. Raises PictureError, RequestError."""
@@ -134,6 +158,11 @@ class CutOuts:
             with IMPORTS if heavy else contextlib.nullcontext():
                 self._segmenter = Segmenter(sam_checkpoint=self._sam_checkpoint, device=self._device)
         return self._segmenter
+
+
+def around(found: Segmentation) -> Box:
+    """The box of a subject with a little of its surroundings, inside the picture."""
+    return widened(found.box, CROP_MARGIN, found.image.size)
 
 
 def points_from(values: Any) -> list[Point]:

@@ -13,12 +13,13 @@ EMBEDDED_STEP = 0.05
 LEAST, MOST = 20, 300  # seconds
 
 
-def gpu_seconds(request: Request, preview_every: int = 0) -> int:
-    """Seconds of a GPU to request for one run of `Service.stream`, which has these very arguments.
+def gpu_seconds(request: Request, preview_every: int = 0, base: str = DEFAULT_BASE) -> int:
+    """Seconds of a GPU to request for one run of `Service.stream`, which has the first two arguments.
 
-    Grows with steps, pictures, the picture's area and, where each subject is drawn in a pass of its own, with them.
+    base: the server's, for a request that names none. Grows with steps, pictures, the picture's area and, where each
+    subject is drawn in a pass of its own, with them.
     """
-    spec = BASES.get(request.base or DEFAULT_BASE, BASES[DEFAULT_BASE])
+    spec = BASES.get(request.base or base, BASES[DEFAULT_BASE])
     own_width, own_height = (int(side) for side in spec.sizes[0].split("x"))
     width, height = request.width_height or (own_width, own_height)
     passes = max(1, len(request.subjects)) if request.apart else 1

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from customcontrast.errors import RequestError, UserError
-from customcontrast.hub import in_cache
+from customcontrast.config import DEFAULT_SCALES
+from customcontrast.errors import RequestError, UserError, out_of_memory
+from customcontrast.hub import in_cache, is_ip_adapter, means_ip_adapter
 from customcontrast.layout import LAYOUT_CHANNELS
 from customcontrast.specs import BASES, DEFAULT_BASE, WEIGHTS
 from customcontrast.ui.service.phrases import sentence
@@ -46,6 +47,8 @@ class ServiceConfig:
     sam_checkpoint: str | None = None  # SAM weights for clicks; None = GrabCut
     device: str | None = None  # "cpu", "cuda"; None = the best one present
     image_encoder: str | None = None  # folder or hub id of the CLIP image encoder; None = the adapter's or base's own
+    safety_checker: str | None = None  # see `hub.safety_folder`; None = none. Embedded bases never have one
+    memory: str = "auto"  # one of `memory.CHOICES`, for bases that are not embedded
 
 
 class Models:
@@ -54,6 +57,7 @@ class Models:
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
         self._models: dict[str, Future[CustomContrast]] = {}
+        self._failures: dict[str, str] = {}  # base → why it could not be loaded the last time
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
         self._atlases: dict[Path, Atlas] = {}
         self._plain: dict[str, CustomContrast] = {}
@@ -100,11 +104,11 @@ class Models:
             raise
         except RequestError:
             raise
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except Exception as error:
             name = base or self.config.base
             with self._lock:
                 self._models.pop(name, None)  # so that a repaired folder is found without a restart
-            raise RequestError(f"The model “{name}” could not be loaded: {sentence(error)}") from error
+            raise RequestError(_failure(name, error)) from error
 
     def _load(self, name: str) -> CustomContrast:
         own = name == self.config.base
@@ -118,13 +122,30 @@ class Models:
                 adapter=self.config.adapter if own else None,
                 device=self.config.device,
                 image_encoder=self.config.image_encoder if own else None,
+                safety_checker=None if BASES[name].embedded else self.config.safety_checker,
+                memory=None if BASES[name].embedded else self.config.memory,
             )
         except Exception as error:  # whoever waits for the model is told; the log is for whoever keeps the server
             known = isinstance(error, UserError | OSError)
             log.error("model %s could not be loaded: %s", name, sentence(error), exc_info=None if known else error)
+            self._failures[name] = _failure(name, error)
             raise
+        self._failures.pop(name, None)
         log.info("model %s loaded", name)
+        if model.memory is not None:
+            log.info("model %s: %s", name, model.memory.sentence)
         return model
+
+    def about_memory(self, base: str | None = None) -> str:
+        """How a loaded model is kept in memory, in a sentence; "" for an embedded one, or where it is not loaded."""
+        if not self.ready(base):
+            return ""
+        plan = self.model(base).memory
+        return "" if plan is None else plan.sentence
+
+    def failure(self, base: str | None = None) -> str:
+        """Why a model could not be loaded the last time it was tried, in a sentence; "" where it could, or was not."""
+        return self._failures.get(base or self.config.base, "")
 
     def folder(self, base: str | None = None) -> Path:
         """Where a base's adapter lies, and what belongs to it."""
@@ -144,6 +165,19 @@ class Models:
             return about["in_channels"] - about["out_channels"] == LAYOUT_CHANNELS
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def has_ip_adapter(self, base: str | None = None) -> bool:
+        """Whether a base comes with a published IP-Adapter, and so takes a style picture; without loading it."""
+        name = base or self.config.base
+        if name != self.config.base or name not in BASES:
+            return False
+        if self.config.adapter:
+            return means_ip_adapter(self.config.adapter)
+        return is_ip_adapter(Path(self.config.weights or BASES[name].weights) / "adapter.safetensors")
+
+    def default_scale(self, base: str | None = None) -> float:
+        """λ where none is requested, the adapter's own; without loading it."""
+        return DEFAULT_SCALES["ip-adapter" if self.has_ip_adapter(base) else "customcontrast"]
 
     def published_adapter(self, base: str | None = None) -> bool:
         """Whether a loaded base has a published IP-Adapter: no S*, no features, no map of its own."""
@@ -166,9 +200,8 @@ class Models:
         with self._plain_lock:
             if name not in self._plain:
                 from customcontrast.adapter_files import load_adapter
-                from customcontrast.pipeline import CustomContrast
 
-                self._plain[name] = CustomContrast.from_parts(model.base, load_adapter(path, model.base))
+                self._plain[name] = model.with_adapter(load_adapter(path, model.base))
             return self._plain[name]
 
     def atlas(self, base: str | None = None) -> tuple[Atlas, CustomContrast]:
@@ -199,3 +232,12 @@ class Models:
             f"{spec.title} is not on this machine: {where}; then start with "
             f"--base {base} --weights FOLDER --adapter FILE."
         )
+
+
+def _failure(name: str, error: Exception) -> str:
+    """Why a model could not be loaded, as visitors are told; what they cannot read is in the log."""
+    if isinstance(error, UserError | OSError | ValueError | ImportError | KeyError):
+        return f"The model “{name}” could not be loaded: {sentence(error)}"
+    if out_of_memory(error):
+        return f"The model “{name}” could not be loaded: there is not enough memory for it on the server."
+    return f"The model “{name}” could not be loaded; the server's log says why."

@@ -62,10 +62,3 @@ def sentence(error: BaseException) -> str:
     """The message of a core error as a sentence for a visitor: without the name of the argument in front."""
     text = re.sub(r"^\w+: ", "", str(error).strip()) or type(error).__name__
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory gave out: Python's own, a GPU's, or torch's allocator on a CPU."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -3,7 +3,8 @@
 A recipe is two kinds of PNG text chunks. `customcontrast` holds the settings as JSON, readable in any
 metadata viewer. `customcontrast.subject.K.R` holds reference picture R of subject K (both from 1), as
 base64 of a lossless RGBA WebP whose alpha channel is the subject mask: replaying the recipe therefore
-sees the very pixels of the first run. Reading trusts nothing: a recipe may come from a stranger.
+sees the very pixels of the first run. A style picture is the last K, and all of it is marked. Reading
+trusts nothing: a recipe may come from a stranger.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from customcontrast.segmentation import Segmentation
 KEY = "customcontrast"
 VERSION = 1
 MAX_REFERENCES = 4
+MAX_ROWS = MAX_SUBJECTS + 1  # subjects and a style picture
 MAX_REFERENCE_PIXELS = 2048 * 2048
 MAX_PICTURE_PIXELS = 8192 * 8192
 
@@ -80,7 +82,7 @@ def read_png(source: str | Path | bytes) -> tuple[dict[str, Any], list[list[Segm
     if settings["version"] > VERSION:
         raise RecipeError(f"This recipe was written by a newer release (format {settings['version']}).")
     references = []
-    for k in range(1, MAX_SUBJECTS + 1):
+    for k in range(1, MAX_ROWS + 1):
         keys = [f"{KEY}.subject.{k}.{r}" for r in range(1, MAX_REFERENCES + 1)]
         subject = [_decode(chunks[key]) for key in keys if key in chunks]
         if not subject:

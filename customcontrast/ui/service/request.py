@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from customcontrast.config import LIMITS, MAX_SUBJECTS, GenerationConfig, LocationConfig, RecordConfig
 from customcontrast.errors import RequestError
 from customcontrast.layout import POSES, Layout
@@ -24,6 +27,7 @@ PLACES = {  # named places of a subject in the new picture: left, top, right, bo
     "right": (50.0, 0.0, 100.0, 100.0),
 }
 MIN_PLACE = 5.0  # percent, a side of a place
+SUBJECT, STYLE = "subject", "style"  # what a reference picture is for
 _SUBJECT_SETTINGS = ("noun", "strength", "place", "azimuth", "pose")  # of a recipe
 
 
@@ -40,15 +44,28 @@ class SubjectRequest:
 
 
 @dataclasses.dataclass(frozen=True)
+class StyleRequest:
+    """A whole picture whose style the result is to have, for a base that takes one."""
+
+    picture: Image.Image  # RGB
+    strength: float = 1.0  # its own λ, which `subject_scale` leaves alone
+
+    @property
+    def whole(self) -> Segmentation:
+        """The picture as a recipe keeps it: a reference of which everything is marked."""
+        return Segmentation(self.picture, np.ones((self.picture.height, self.picture.width), bool))
+
+
+@dataclasses.dataclass(frozen=True)
 class Request:
-    """All settings of one run; with the pictures of the subjects it is the whole recipe."""
+    """All settings of one run; with the reference pictures it is the whole recipe."""
 
     prompt: str
     subjects: tuple[SubjectRequest, ...] = ()
     negative_prompt: str = ""
     steps: int | None = None  # denoising steps; None = the base's default
     guidance: float | None = None  # classifier-free guidance scale; None = the base's default
-    subject_scale: float = 1.0  # λ of Eq. 3
+    subject_scale: float | None = None  # λ of Eq. 3; None = the adapter's own
     seed: int = 0
     pictures: int = 1  # pictures made in one go
     location_masks: bool = True  # inject M_t into the next step (section 3.4)
@@ -58,7 +75,10 @@ class Request:
     text_tokens: bool = True  # S* in the prompt; False = the visual branch alone, in the manner of IP-Adapter
     apart: bool = False  # several subjects: each is drawn in a pass of its own
     contrast: bool = True  # False = the adapter that was trained without CSCL and MACL, to compare with
+    subject_start: float = 0.0  # λ holds from this share of the steps …
+    subject_end: float = 1.0  # … to this one
     elevation: float | None = None  # degrees of the camera above the ground; None = any (bases with layout)
+    style: StyleRequest | None = None  # (SD-1.5 and SDXL with an IP-Adapter)
 
     @property
     def width_height(self) -> tuple[int, int] | None:
@@ -72,9 +92,17 @@ class Request:
 
     def settings(self) -> dict[str, Any]:
         """The JSON part of the recipe; the inverse of :func:`request_from`."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "subjects"}
+        names = [f.name for f in dataclasses.fields(self) if f.name not in ("subjects", "style")]
         rows = [{name: getattr(subject, name) for name in _SUBJECT_SETTINGS} for subject in self.subjects]
-        return values | {"subjects": rows}
+        rows = [row | {"role": SUBJECT} for row in rows]
+        rows += [] if self.style is None else [{"role": STYLE, "strength": self.style.strength}]
+        return {name: getattr(self, name) for name in names} | {"subjects": rows}
+
+    @property
+    def references(self) -> list[Sequence[Segmentation]]:
+        """The reference pictures of each row of `settings()["subjects"]`."""
+        styles = [] if self.style is None else [(self.style.whole,)]
+        return [*(subject.segmentations for subject in self.subjects), *styles]
 
     def to_config(self, preview_every: int = 0, layout: Layout | None = None) -> GenerationConfig:
         """What the pipeline runs. preview_every: steps between two previews, 0 = none. Raises ConfigError."""
@@ -85,6 +113,8 @@ class Request:
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             subject_scale=self.subject_scale,
+            subject_start=self.subject_start,
+            subject_end=self.subject_end,
             seed=self.seed,
             width=width,
             height=height,
@@ -100,23 +130,30 @@ class Request:
 def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segmentation]]) -> Request:
     """Rebuild a request from a recipe; values are checked as if a visitor had typed them.
 
+    A row of "subjects" with the role "style" is the style picture; rows of older recipes have no role and are subjects.
+
     Raises:
         RequestError: a value is missing or of the wrong kind.
     """
     try:
-        rows = settings.get("subjects", [])
+        rows = list(zip(references, settings.get("subjects", []), strict=True))
         subjects = tuple(
             SubjectRequest(
                 tuple(pictures),
                 str(row["noun"]),
                 **{k: row[k] for k in _SUBJECT_SETTINGS[1:] if row.get(k) is not None},
             )
-            for pictures, row in zip(references, rows, strict=True)
+            for pictures, row in rows
+            if row.get("role", SUBJECT) != STYLE
         )
-        names = {f.name for f in dataclasses.fields(Request)} - {"subjects"}
-        request = Request(subjects=subjects, **{k: v for k, v in settings.items() if k in names})
+        styles = [(pictures, row) for pictures, row in rows if row.get("role", SUBJECT) == STYLE]
+        if len(styles) > 1:
+            raise RequestError("This recipe has several style pictures; one is taken.")
+        style = StyleRequest(styles[0][0][0].image, styles[0][1].get("strength", 1.0)) if styles else None
+        names = {f.name for f in dataclasses.fields(Request)} - {"subjects", "style"}
+        request = Request(subjects=subjects, style=style, **{k: v for k, v in settings.items() if k in names})
         return check(request)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, RequestError):
             raise
         raise RequestError("The recipe is incomplete or damaged; download the PNG again.") from error
@@ -134,6 +171,10 @@ def check(request: Request) -> Request:
         raise RequestError("The model must be a name, such as “toyland”.")
     if not isinstance(request.location_masks, bool | int | float | str | None):
         raise RequestError("The location masks must be on or off: true or false.")
+    start = _public("start of the image guidance", "subject_start", request.subject_start)
+    end = _public("end of the image guidance", "subject_end", request.subject_end)
+    if start >= end:
+        raise RequestError(f"The image guidance starts at {start:g} of the steps and ends at {end:g}: end it later.")
     return dataclasses.replace(
         request,
         prompt=request.prompt.strip(),
@@ -141,7 +182,9 @@ def check(request: Request) -> Request:
         subjects=tuple(_check_subject(k, s) for k, s in enumerate(request.subjects, start=1)),
         steps=_public("number of steps", "num_inference_steps", request.steps, True),
         guidance=_public("guidance", "guidance_scale", request.guidance, True),
-        subject_scale=_public("subject scale", "subject_scale", request.subject_scale),
+        subject_scale=_public("subject scale", "subject_scale", request.subject_scale, True),
+        subject_start=start,
+        subject_end=end,
         seed=_public("seed", "seed", request.seed),
         pictures=_public("number of pictures", "num_images", request.pictures),
         location_masks=bool(request.location_masks),
@@ -151,6 +194,7 @@ def check(request: Request) -> Request:
         apart=bool(request.apart),
         contrast=bool(request.contrast),
         elevation=_public("camera's height", "elevation", request.elevation, True),
+        style=_check_style(request.style),
     )
 
 
@@ -234,6 +278,12 @@ def _check_subject(k: int, subject: SubjectRequest) -> SubjectRequest:
         azimuth=_public(f"turn of subject {k}", "azimuth", subject.azimuth, True),
         pose=_one_of("pose", str(subject.pose or "").strip().lower(), ("", *POSES)),
     )
+
+
+def _check_style(style: StyleRequest | None) -> StyleRequest | None:
+    if style is None:
+        return None
+    return dataclasses.replace(style, strength=_public("strength of the style", "strength", style.strength))
 
 
 def _public(name: str, limit: str, value: Any, may_lack: bool = False) -> Any:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -20,11 +20,12 @@ import numpy as np
 
 from customcontrast.errors import RequestError
 from customcontrast.output import Result, Step
+from customcontrast.segmentation import Segmentation
 from customcontrast.ui.service.cutouts import CutOuts
 from customcontrast.ui.service.models import Models, ServiceConfig
 from customcontrast.ui.service.noun_guess import NounGuesser
 from customcontrast.ui.service.phrases import sentence
-from customcontrast.ui.service.request import ANYWHERE, Request, SubjectRequest, check, in_fractions
+from customcontrast.ui.service.request import ANYWHERE, Request, StyleRequest, SubjectRequest, check, in_fractions
 from customcontrast.ui.service.view_layout import chosen_layout
 
 if TYPE_CHECKING:
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
     from customcontrast.ip_adapter import IPAdapter
     from customcontrast.pipeline import CustomContrast, Subject
 
-CACHED_SUBJECTS = 32  # subjects whose image features are cached
+CACHED_SUBJECTS = 32  # subjects and style pictures whose image features are cached
 NO_ADAPTER = (
     "This server has no adapter for this model, so it draws from words alone: "
     "remove the pictures, or start it with --adapter FILE."
+)
+NO_STYLE = (
+    "This model takes no style picture: remove it, or start the server with SD-1.5 or SDXL and a published IP-Adapter, "
+    "such as --base sd15 --adapter ip-adapter-plus."
 )
 
 
@@ -53,23 +58,40 @@ class Service:
 
     def subject(self, model: CustomContrast, request: SubjectRequest) -> Subject:
         """The subject with its image features; these are computed once per set of pictures and adapter."""
-        key = self._key(model, request)
+        known = self._cached(
+            self._key(model, request.segmentations),
+            lambda: model.subject(list(request.segmentations), request.noun, request.strength),
+        )
+        mine = dataclasses.replace(known, noun=request.noun, strength=request.strength)
+        return mine.placed(box=in_fractions(request.place), location=request.place != ANYWHERE)
+
+    def style(self, model: CustomContrast, request: StyleRequest) -> Subject:
+        """The style picture with its image features, computed once as well. Raises RequestError."""
+        from customcontrast.ip_adapter import IPAdapter  # after the model, see models.IMPORTS
+
+        if not isinstance(model.adapter, IPAdapter):
+            raise RequestError(NO_STYLE)
+        key = f"style {self._key(model, [request.whole])}"
+        known = self._cached(key, lambda: model.style(request.picture, request.strength))
+        return dataclasses.replace(known, strength=request.strength)
+
+    def _cached(self, key: str, look: Callable[[], Subject]) -> Subject:
+        """What is kept under `key`, or what `look` makes; the oldest goes."""
         with self._lock:
             known = self._subjects.get(key)
         if known is None:
-            known = model.subject(list(request.segmentations), request.noun, request.strength)
+            known = look()
         with self._lock:
             self._subjects[key] = known
             self._subjects.move_to_end(key)
             while len(self._subjects) > CACHED_SUBJECTS:
                 self._subjects.popitem(last=False)
-        mine = dataclasses.replace(known, noun=request.noun, strength=request.strength)
-        return mine.placed(box=in_fractions(request.place), location=request.place != ANYWHERE)
+        return known
 
-    def _key(self, model: CustomContrast, request: SubjectRequest) -> str:
+    def _key(self, model: CustomContrast, segmentations: Sequence[Segmentation]) -> str:
         """Digest of the adapter's weights and of the pictures with their masks."""
         digest = hashlib.sha256(f"{model.base.name} {self._adapter_digest(model.adapter)}".encode())
-        for segmentation in request.segmentations:
+        for segmentation in segmentations:
             digest.update(repr(segmentation.image.size).encode())
             digest.update(segmentation.image.tobytes())
             digest.update(np.packbits(segmentation.mask).tobytes())
@@ -101,12 +123,16 @@ class Service:
         if request.subjects and model.adapter is None:
             raise RequestError(NO_ADAPTER)
         subjects = [self.subject(model, subject) for subject in request.subjects]
+        try:
+            styles = [] if request.style is None else [self.style(model, request.style)]
+        except ValueError as error:  # a UNet without the layers that carry style
+            raise RequestError(sentence(error)) from error
         if not request.text_tokens:
             model = copy.copy(model)  # the same weights; only its reading of the prompt differs
             model.conditioner = VisualConditioner(model.base, model.adapter)
         try:
             layout = chosen_layout(model.base, request)
-            yield from model.run(request.to_config(preview_every, layout), subjects)
+            yield from model.run(request.to_config(preview_every, layout), [*subjects, *styles])
         except ValueError as error:  # the core checks its arguments, and names the remedy
             raise RequestError(sentence(error)) from error
 

@@ -18,7 +18,6 @@ from customcontrast.attention import install_processors
 from customcontrast.base_model import BaseModel
 from customcontrast.config import EncoderConfig
 from customcontrast.specs import BASES
-from tests.support.tiny_models import word_tokens
 
 UNETS = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
@@ -66,6 +65,22 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 VOCABULARY, LENGTH = 49_408, 77  # CLIP's text tokens: how many there are, and how many a prompt has
 WORDS = "a an the of bear cat dog toy photo painting on in at with red blue beach forest city snow wearing hat and"
 PERIOD = 1_000_003  # a prime: random weights repeat after so many, and no two rows of a matrix are alike
+
+
+def word_tokens(words: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tokens and merges of a byte-pair encoding that knows these words: bytes, then their letters joined one by one."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    letters = sorted(ByteLevel.alphabet())
+    tokens, merges = letters + [letter + "</w>" for letter in letters], []
+    for word in words.split():
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts[:2] = [parts[0] + parts[1]]
+            tokens.append(parts[0])
+    merges.append(("!", "!</w>"))  # one token, as in CLIP's own vocabulary
+    return [*dict.fromkeys(tokens), "!!</w>"], list(dict.fromkeys(merges))
 
 
 def tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:

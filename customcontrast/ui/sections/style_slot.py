@@ -1,0 +1,38 @@
+"""“Style of this picture”: a whole picture beside the subjects, with its own strength."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from customcontrast.config import LIMITS
+from customcontrast.ui.components import Picture, hint
+from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.sections.controls import Sections, StyleSlot
+from customcontrast.ui.wiring import Wire
+
+STYLE = "All of this picture is looked at, for its colours and its manner alone: it is no subject and has no place."
+
+
+# fmt: off
+def build(handlers: Handlers) -> StyleSlot:
+    """Lay the slot out; it is there where the model comes with a published IP-Adapter."""
+    visible = handlers.service.models.has_ip_adapter()
+    with gr.Column(visible=visible, elem_classes="cc-slot", elem_id="style-slot") as box:
+        picture = gr.State(None, time_to_live=3600)
+        with gr.Row():
+            upload = Picture(
+                label="Style of this picture", sources=["upload", "clipboard"], height=180, format="png", buttons=[],
+                min_width=140, elem_id="style-upload", placeholder="Drop a picture here\nor click to choose one")
+            with gr.Column(min_width=140):
+                hint(STYLE)
+                strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength of the style",
+                                     elem_id="style-strength")
+        note = gr.HTML(visible=False, elem_id="style-note")
+    return StyleSlot(box, picture, upload, strength, note)
+
+
+def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
+    """Another picture, or none."""
+    slot = sections.style
+    outputs = {"picture": slot.picture, "upload": slot.upload, "note": slot.note}
+    wire.on(slot.upload.input, handlers.style.upload, {"path": slot.upload}, outputs, told="note")
