@@ -81,12 +81,14 @@ def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
     if path.suffix == ".safetensors" and is_ip_adapter(path):
         return load_ip_adapter(path, base)
     about, weights = _open(path)
+    if not isinstance(about["base"], str):
+        raise CheckpointError(f"load_adapter: the base in {path.name} is {about['base']!r}; it must be a model's name.")
     if about["base"] and about["base"] != base.name:
         raise CheckpointError(f"load_adapter: {path.name} was trained for base {about['base']!r}, not {base.name!r}.")
     try:
         config = EncoderConfig.from_dict(about["config"])
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"load_adapter: the config in {path.name} cannot be used ({error}).") from error
+        raise CheckpointError(f"load_adapter: the config in {path.name} cannot be used: {error}.") from error
     sizes = sizes_in({key: tuple(weight.shape) for key, weight in weights.items()}, path.name)
     _check_base(config, base if sizes is None else replace(base, penultimate=True), path.name)
     if not same_encoder(about.get("image_encoder"), base.encoder_id):

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from customcontrast.folders import check_folder, make_folder
 from customcontrast.specs import BASES
 
 
@@ -37,11 +38,19 @@ def generate(options: argparse.Namespace) -> None:
     """Generate one picture; write picture.png, location_strip.png and maps.png. Raises ValueError or OSError."""
     from customcontrast import visualize
     from customcontrast.conditioning.prompt import guess_noun
+    from customcontrast.config import GenerationConfig
     from customcontrast.images.loading import load_picture
     from customcontrast.pipeline import CustomContrast
     from customcontrast.segmentation import Segmenter
 
     noun = options.noun or guess_noun(options.prompt)
+    asked = {
+        "seed": options.seed,
+        "num_inference_steps": options.steps,
+        "subject_scale": options.subject_scale,
+    }
+    GenerationConfig(options.prompt, **asked)  # raises before anything is loaded
+    check_folder(options.out, "--out")
     segmenter = Segmenter()
     segmentations = [segmenter.auto(picture) for picture in options.reference]
     style = load_picture(options.style, "style") if options.style else None
@@ -53,12 +62,10 @@ def generate(options: argparse.Namespace) -> None:
     result = model.generate(
         options.prompt,
         subjects,
-        seed=options.seed,
-        num_inference_steps=options.steps,
-        subject_scale=options.subject_scale,
+        **asked,
     )
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out, "--out")
     picture = result.images[0]
     picture.save(options.out / "picture.png")
     strip = visualize.location_strip(segmentations[0].image, result.location_masks[0, :, 0], picture)
@@ -82,7 +89,7 @@ def segment(options: argparse.Namespace) -> None:
     from customcontrast.segmentation import Segmenter
 
     segmenter = Segmenter(sam_checkpoint=options.sam_checkpoint)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out, "--out")
     for picture in options.pictures:
         found = segmenter.auto(picture)
         stem = options.out / Path(picture).stem

@@ -1,7 +1,8 @@
 """What a model and a picture take of memory, and what follows: number type, CPU offload, how pictures are decoded.
 
 Figures are counted, not measured on a GPU: weights exactly; activations by `tests/benchmarks/sizes.py`, which runs
-SD-1.5 and SDXL dry on the meta device, rounded up. No torch here.
+SD-1.5 and SDXL dry on the meta device, and half as much again for what it cannot see (cuDNN's workspaces). No torch
+here.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 from customcontrast.errors import ConfigError
 
 GB = 10**9
-RESERVE = 800_000_000  # bytes on a GPU for CUDA's kernels, cuDNN's workspaces and the allocator's gaps
-UNET_NUMBERS = 24_000  # alive at once in a UNet, per latent cell and row of its batch (two a picture: guidance)
-DECODER_NUMBERS = 1_300  # alive at once in an autoencoder, per pixel that is decoded at once
-ENCODER_BYTES = 150_000_000  # text or image encoder at work, beside its weights
+RESERVE = 800_000_000  # bytes on a GPU for CUDA's kernels and the allocator's gaps
+UNET_NUMBERS = 13_000  # in a UNet, per latent cell and row of its batch (guidance: 2 a picture); counted: 8,700
+DECODER_NUMBERS = 1_150  # in an autoencoder, per pixel that is decoded at once; counted: 768
+ENCODER_BYTES = 150_000_000  # a text or image encoder at work, beside its weights
+S_PLUS_BYTES = 1_200_000_000  # the text encoders at work on S+ (our adapters), all steps at once; counted: 780 MB
 TILE = 512  # px, side of a tile where pictures are decoded in tiles
 CELL = 8  # px of a latent cell
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -74,7 +76,7 @@ class MemoryPlan:
     def sentence(self) -> str:
         """The plan as people read it."""
         if self.free is None:
-            return f"Memory: what is free is not known, so all of the model is loaded ({self.dtype})."
+            return f"Memory: what is free on the device is not known; {self.dtype}, {TELLS[self.offload]}."
         place = "on the GPU" if self.device == "cuda" else "in main memory"
         said = f"Memory: {self.free / GB:.1f} GB free {place}, about {self.needed / GB:.1f} GB needed in {self.dtype}"
         said += f"; {TELLS[self.offload]}" if self.device == "cuda" else ""
@@ -126,15 +128,16 @@ def _ways(dtype: str, images: int, offloads: tuple[str, ...] | list[str]) -> Ite
 
 def needed_bytes(plan: MemoryPlan, model: ModelSize, size: tuple[int, int] = (512, 512), images: int = 1) -> int:
     """Bytes on the device at the highest point of a run, from the first look at a reference to the pictures."""
+    working = S_PLUS_BYTES if model.contexts else ENCODER_BYTES
     each, wide, cells = BYTES[plan.dtype], model.vae_bytes(plan.dtype), size[0] * size[1] // CELL**2
     denoising = 2 * images * cells * UNET_NUMBERS * each
     pixels = min(size[0] * size[1], TILE**2) if plan.vae_tiling else size[0] * size[1]
     decoding = (1 if plan.vae_slicing else images) * pixels * DECODER_NUMBERS * wide
     contexts = model.contexts * each
     if plan.offload == "none":
-        return model.weights(plan.dtype) + contexts + max(denoising, decoding, ENCODER_BYTES)
+        return model.weights(plan.dtype) + contexts + max(denoising, decoding, working)
     unet, vae = model.unet * each, model.vae * wide
-    looking = (max(model.text, model.vision) + model.adapter) * each + ENCODER_BYTES
+    looking = (max(model.text, model.vision) + model.adapter) * each + working
     checking = model.checker * each + ENCODER_BYTES
     if plan.offload == "model":  # the autoencoder comes before the UNet has gone
         return contexts + max(unet + max(denoising, vae), vae + decoding, looking, checking)

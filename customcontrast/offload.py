@@ -15,7 +15,7 @@ from customcontrast.ip_adapter import IPAdapter
 from customcontrast.memory import TILE, MemoryPlan, ModelSize, choose_memory, free_main_memory, lent_by_the_call
 from customcontrast.precision import computes_bf16
 
-CONTEXT_ROWS = 77  # tokens of a prompt
+CONTEXT_ROWS = 100  # what is kept a step and layer, in rows of the text's width: 77 tokens, K_v, V_v, S* and f_tv
 
 
 class _Parts(DiffusionPipeline):
@@ -63,24 +63,25 @@ def plan_for(
     base: BaseModel,
     adapter: Adapter | IPAdapter | None,
     device: torch.device,
+    free: int | None,
     choice: str = "auto",
     dtype: torch.dtype | None = None,
     checker: nn.Module | None = None,
 ) -> MemoryPlan:
     """The plan for a model that was loaded on the CPU and is to run on `device`, one picture at the base's own size.
 
-    choice: one of `memory.CHOICES`. dtype: None = the plan may choose. On other accelerators than CUDA all of the
-    model goes there.
+    free: bytes that were free there before (`free_memory`). choice: one of `memory.CHOICES`; a CPU offloads nothing.
+    dtype: None = the plan may choose. On other accelerators than CUDA all of the model goes there.
     """
     side = base.default_size
     plan = choose_memory(
-        free_memory(device),
+        free,
         model_size(base, adapter, checker),
         device="cpu" if device.type == "cpu" else "cuda",
         size=(side, side),
         native_bf16=computes_bf16(device),
         dtype=None if dtype is None and device.type == "cpu" else str(base.dtype).removeprefix("torch."),
-        offload=None if choice == "auto" else choice,
+        offload=None if choice == "auto" or device.type == "cpu" else choice,
     )
     return replace(plan, vae_slicing=True)  # one picture at a time is no slower, and a later request may be for four
 

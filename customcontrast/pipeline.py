@@ -109,12 +109,11 @@ class CustomContrast:
             getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else asked or usual_dtype(target)
         )
         here = target if memory is None else torch.device("cpu")  # where weights are read to
-        reason = ""
+        free, reason = free_memory(target) if memory is not None else None, ""
         try:
             file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
-            return cls._read(base, weights, file, here, wanted, image_encoder, safety_checker)._placed(
-                memory, target, asked
-            )
+            read = (base, weights, file, here, wanted, image_encoder, safety_checker)
+            return cls._read(*read) if memory is None else cls._read(*read)._placed(memory, target, free, asked)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -140,14 +139,12 @@ class CustomContrast:
         return cls(model, loaded, safety_checker)
 
     def _placed(
-        self, memory: str | MemoryPlan | None, device: torch.device, dtype: torch.dtype | None
+        self, memory: str | MemoryPlan, device: torch.device, free: int | None, dtype: torch.dtype | None
     ) -> CustomContrast:
-        """The same on its device, as memory allows; loaded on the CPU before, if `memory` is given."""
-        if memory is None:
-            return self
+        """The same, loaded on the CPU, on its device as memory allows. free: bytes there before it was loaded."""
         checker = None if self.safety is None else self.safety.model
         if not isinstance(memory, MemoryPlan):
-            memory = plan_for(self.base, self.adapter, device, memory, dtype, checker)
+            memory = plan_for(self.base, self.adapter, device, free, memory, dtype, checker)
         base, parts = place(self.base, self.adapter, memory, device, checker)
         placed = type(self)(base, self.adapter, self.safety)
         placed.memory, placed._offloaded = memory, parts

@@ -136,9 +136,14 @@ def guess_noun(prompt: str) -> str:
     picture itself ("a painting of a red cat on …" -> "cat"). Raises ValueError with one sentence when there is none.
     """
     prompt = _WEIGHT.sub(r"\1", without_tags(check_text("prompt", prompt), []))
-    marked = _MARKED.search(prompt) or _BEFORE_SLOT.search(prompt)
+    before = _BEFORE_SLOT.search(prompt)
+    text = _PLACEHOLDER.sub("*", prompt)  # S* is no word: "a S*" and "<S*>" say nothing
+    marked = next((m[1].strip() for m in _MARKED.finditer(text) if re.search(r"[^\W\d_]", m[1])), "")
     if marked:
-        return marked[1].strip()
+        return marked
+    if before and before[1].lower() not in _ARTICLES | _JOINERS:
+        return before[1]
+    prompt = text
     for match in re.finditer(r"\b(?:a|an|the|my|one)\b", prompt, re.IGNORECASE):
         phrase = _PHRASE.match(prompt, match.start())
         words = _PHRASE_ENDS.sub("", phrase[1]).split() if phrase else []
@@ -473,7 +478,8 @@ def _fit(lengths: list[int], words: Sequence[Word], room: int) -> tuple[list[int
             total -= lengths[i]
     if total > room:
         raise ValueError(
-            f"tokenize: the subjects alone take {total} tokens; this text encoder takes {room}. Use fewer."
+            f"prompt: the subjects alone take {total} tokens of the prompt, with the words before S*; this text "
+            f"encoder takes {room}. Use fewer subjects, or shorter words."
         )
     gone = set(cut)
     return [i for i in range(len(words)) if i not in gone], sorted(cut)

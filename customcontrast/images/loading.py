@@ -113,7 +113,7 @@ def _read(source: Source, argument: str, max_pixels: int, max_side: int) -> tupl
         scale = max_side / max(picture.size)
         width, height = (max(1, round(side * scale)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    alpha = picture.getchannel("A") if "A" in picture.getbands() else None
+    alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None  # LAB has an A too, which is a colour
     picture = _srgb(picture.convert(picture.mode[:-1]) if alpha is not None else picture, profile)
     if alpha is None:
         return picture, None

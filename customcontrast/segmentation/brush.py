@@ -43,11 +43,11 @@ def check_stroke(path: Any, radius: Any, label: int, size: tuple[int, int], afte
         places = tuple((float(x), float(y)) for x, y in path)
         radius = float(radius)
     except (TypeError, ValueError, OverflowError):
-        raise SegmentationError("stroke: it must be a list of places (x, y) and a radius in pixels.") from None
+        raise SegmentationError("stroke: a stroke must be a list of places (x, y) and a radius in pixels.") from None
     if not 1 <= len(places) <= MAX_PATH:
-        raise SegmentationError(f"stroke: it has {len(places)} places; paint with 1 to {MAX_PATH:,} of them.")
+        raise SegmentationError(f"stroke: the stroke has {len(places)} places; paint with 1 to {MAX_PATH:,} of them.")
     if not all(math.isfinite(value) and abs(value) < 1e6 for place in places for value in place):
-        raise SegmentationError("stroke: a place of it is far outside the picture; paint on the picture.")
+        raise SegmentationError("stroke: a place of the stroke is far outside the picture; paint on the picture.")
     if not 0.5 <= radius <= max(size):
         raise SegmentationError(f"stroke: the brush's radius is {radius:g} px; it must be 0.5 to {max(size)} px.")
     if label not in (0, 1):

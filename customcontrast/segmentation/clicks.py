@@ -48,7 +48,7 @@ def check_box(box: Box | None, size: tuple[int, int]) -> Box | None:
     x0, x1 = sorted((min(max(x0, 0), size[0]), min(max(x1, 0), size[0])))
     y0, y1 = sorted((min(max(y0, 0), size[1]), min(max(y1, 0), size[1])))
     if x1 - x0 < 4 or y1 - y0 < 4:
-        raise SegmentationError("box: it holds fewer than 4 x 4 pixels; draw it around the whole subject.")
+        raise SegmentationError("box: the box holds fewer than 4 x 4 pixels; draw it around the whole subject.")
     return x0, y0, x1, y1
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import ipaddress
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -84,19 +85,28 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     share = (env("share", gradios("SHARE", "")) or "").lower() in yes
     parser.add_argument("--share", action="store_true", default=share, help="also open a public link")
     chosen = parser.parse_args(arguments)
+    _check(parser, chosen)
+    return chosen
+
+
+def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """End with one sentence for an option that cannot be used."""
     if chosen.base not in BASES:  # from the environment, which argparse does not check
         parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
-    if not 0 < chosen.port < 2**16 or chosen.queue_size < 1:
-        parser.error("--port must be a number from 1 to 65535, and --queue-size at least 1.")
     for name in ("weights", "adapter", "sam_checkpoint"):
         path = getattr(chosen, name)
         if name == "adapter" and path and is_name(path):
             continue
         if path and not Path(path).exists() and (name != "weights" or path.startswith((".", "/"))):
             parser.error(f"--{name.replace('_', '-')}: there is nothing at {path!r}; check the path.")
+    for name, most in (("port", 65_535), ("queue_size", None)):
+        value = getattr(chosen, name)
+        if value < 1 or (most and value > most):
+            parser.error(f"--{name.replace('_', '-')}: {value} must be {f'1 to {most}' if most else '1 or more'}.")
+    if chosen.device and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", chosen.device):
+        parser.error(f"--device: {chosen.device!r} is no device; give cpu or cuda.")
     if chosen.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not installed: pip install 'gradio[mcp]'.")
-    return chosen
 
 
 def is_public(host: str, share: bool = False) -> bool:
@@ -113,7 +123,7 @@ def is_public(host: str, share: bool = False) -> bool:
 
 
 def checker(chosen: argparse.Namespace) -> str | None:
-    """Which safety checker a server has: what was asked for, else the published one where its page is public."""
+    """Which safety checker a server has: the requested one, else the published one where its page is public."""
     asked = chosen.safety_checker
     public = is_public(chosen.host, chosen.share)
     if asked is None:

@@ -55,7 +55,7 @@ def test_the_fastest_way_that_fits_is_taken_and_less_memory_never_gives_a_faster
             assert plan.needed == RESERVE + needed_bytes(plan, model, (side, side))
         assert place == 0 and plan.enough, "24 GB are enough for all of it"
         least = choose_memory(0, model, size=(side, side))
-        assert (least.offload, least.vae_tiling, least.enough) == ("sequential", True, False)
+        assert least.offload == "sequential" and not least.enough and least.vae_tiling == (model is SDXL)
         assert "a run may fail" in least.sentence and least.sentence.count("\n") == 0
 
 
@@ -79,7 +79,7 @@ def test_on_a_cpu_the_number_type_alone_is_chosen() -> None:
     assert narrow.dtype == "bfloat16" and narrow.enough and narrow.offload == "none"
     emulated = choose_memory(15 * GB, SDXL, device="cpu", size=(1024, 1024))
     assert emulated.dtype == "float32" and not emulated.enough and "in main memory" in emulated.sentence
-    assert choose_memory(None, SDXL).offload == "none" and "not known" in choose_memory(None, SDXL).sentence
+    assert choose_memory(None, SDXL).offload == "none" and "is not known; float16" in choose_memory(None, SDXL).sentence
     assert choose_memory(2 * GB, SD15, offload="none").offload == "none", "as it was asked for"
     assert choose_memory(64 * GB, SD15, dtype="bfloat16").dtype == "bfloat16"
     for wrong in ({"dtype": "int8"}, {"offload": "some"}):
@@ -94,7 +94,6 @@ def test_the_documented_thresholds_are_those_of_the_code() -> None:
         ("none", False, "all on the GPU"),
         ("none", True, "all on the GPU, decoded in tiles"),
         ("model", False, "parts in turn"),
-        ("model", True, "parts in turn, decoded in tiles"),
         ("sequential", True, "layer by layer, decoded in tiles"),
     ):
         plan = MemoryPlan("float16", offload_, tiling, tiling)
@@ -142,18 +141,22 @@ def on_plain_cpu(unet: nn.Module) -> None:
             each.execution_device = torch.device("cpu")
 
 
+@pytest.fixture(scope="module")
+def plain(folder: Path, cutout: Callable) -> np.ndarray:
+    return picture(CustomContrast.load("sd15", folder, device="cpu"), cutout)
+
+
 @pytest.mark.parametrize("choice", OFFLOADS)
-def test_every_plan_gives_the_same_picture(folder: Path, cutout: Callable, choice: str) -> None:
-    plain = CustomContrast.load("sd15", folder, device="cpu")
+def test_every_plan_gives_the_same_picture(folder: Path, cutout: Callable, plain: np.ndarray, choice: str) -> None:
     model = CustomContrast.load("sd15", folder, device="cpu", memory=MemoryPlan(offload=choice, vae_slicing=True))
     assert model.memory.offload == choice and model.base.vae.use_slicing and not model.base.vae.use_tiling
     assert hasattr(model.base.unet, "_hf_hook") == (choice != "none")
     if choice == "sequential":
         on_plain_cpu(model.base.unet)
         assert {p.device.type for p in model.base.unet.parameters()} == {"meta"}
-    assert np.array_equal(picture(model, cutout), picture(plain, cutout))
+    assert np.array_equal(picture(model, cutout), plain)
     other = model.with_adapter(model.adapter)
-    assert other.memory is model.memory and np.array_equal(picture(other, cutout), picture(plain, cutout))
+    assert other.memory is model.memory and other._offloaded is model._offloaded
 
 
 def test_parts_go_home_however_a_run_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +176,7 @@ def test_auto_plans_by_what_is_free(folder: Path, monkeypatch: pytest.MonkeyPatc
     size = offload.model_size(model.base, model.adapter)
     assert size.unet == sum(p.numel() for p in model.base.unet.parameters()) and size.text and size.vision
     assert size.adapter and size.contexts and not size.checker and not size.wide_vae
-    monkeypatch.setattr(offload, "free_main_memory", lambda: 10**6)
+    monkeypatch.setattr(pipeline_module, "free_memory", lambda device: 10**6)
     monkeypatch.setattr(offload, "computes_bf16", lambda device: True)
     tight = CustomContrast.load("sd15", folder, device="cpu", memory="auto")
     assert tight.memory.dtype == "bfloat16" and tight.base.dtype == tight.base.unet.dtype == torch.bfloat16

@@ -36,7 +36,7 @@ def marked(prompt: str, nouns: list[str] | None = None) -> str:
         ("(" * 5000 + "bear:1.3)", [], "(" * 4999 + " bear/1.3"),
         ("a (bear:1.4) on the beach", ["bear"], "a bear/1.4 S*/1.4 on the beach"),
         ("a (<bear>:1.4) on the beach", ["teddy bear"], "a bear/1.4 S*/1.4 on the beach"),
-        ("a <(bear:1.4)> on the beach", ["bear"], "a bear/1.4 S*/1.4 on the beach"),
+        ("a <(bear:1.4)> on the beach", ["bear"], "a bear/1.4 S* on the beach"),
         ("a (bear:1.4) S* on the beach", ["bear"], "a bear/1.4 S* on the beach"),
         ("a (bear S*:1.4) on the beach", ["bear"], "a bear/1.4 S*/1.4 on the beach"),
         ("a (teddy:1.2) bear in a city", ["teddy bear"], "a teddy/1.2 bear S* in a city"),

@@ -7,19 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from customcontrast.segmentation.u2net import U2Net
 from tests.robustness.judge import Judge
 
-SHOWN = 6  # failed cases of a test that are listed
-COUNTS: dict[str, Counter] = {}
+SHOWN = int(__import__("os").environ.get("SHOWN", 6))  # failed cases of a test that are listed
+COUNTS: dict[str, Counter[str]] = {}
+REASONS: Counter[str] = Counter()  # why cases may end either way
 
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
     """judge("entry") -> Judge, with an empty temporary folder of the test's own that refused cases must leave empty."""
     own = tmp_path / "temporary"
-    own.mkdir()
+    own.mkdir(exist_ok=True)
     monkeypatch.setattr(tempfile, "tempdir", str(own))
     made: list[Judge] = []
 
@@ -29,30 +33,46 @@ def judge(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
     yield make
     for one in made:
-        request.node.user_properties.append(("bad input", (one.entry, one.results, one.sentences)))
+        counts = {"results": one.results, "sentences": one.sentences, "either": one.open.total()}
+        request.node.user_properties.append(("bad input", (one.entry, counts, dict(one.open))))
     failures = [failure for one in made for failure in one.failures]
     if failures:
         pytest.fail(f"{len(failures)} cases:\n" + "\n".join(failures[:SHOWN]), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def segmented_once() -> Iterator[None]:
+    """The segmentation network looks at each picture once: it is a function, and most cases give the same picture."""
+    seen: dict[tuple, np.ndarray] = {}
+    run = U2Net._run
+
+    def remembered(self: U2Net, image: Image.Image) -> np.ndarray:
+        key = (image.size, image.tobytes())
+        if key not in seen:
+            seen[key] = run(self, image)
+        return seen[key].copy()
+
+    U2Net._run = remembered
+    yield
+    U2Net._run = run
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "teardown":
         for name, value in report.user_properties:
             if name == "bad input":
-                entry, results, sentences = value
-                COUNTS.setdefault(entry, Counter()).update(results=results, sentences=sentences)
+                entry, counts, reasons = value
+                COUNTS.setdefault(entry, Counter()).update(counts)
+                REASONS.update(reasons)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not COUNTS:
         return
-    terminalreporter.write_sep("=", "bad input")
-    for entry, counter in sorted(COUNTS.items()):
-        cases = sum(counter.values())
-        terminalreporter.write_line(
-            f"{entry:34} {cases:5} cases: {counter['results']:5} results, {counter['sentences']:5} sentences"
-        )
-    total = sum((counter for counter in COUNTS.values()), Counter())
-    terminalreporter.write_line(
-        f"{'all':34} {sum(total.values()):5} cases: {total['results']:5} results, {total['sentences']:5} sentences"
-    )
+    terminalreporter.write_sep("=", "bad input, as told")
+    total = sum(COUNTS.values(), Counter())
+    for entry, counter in [*sorted(COUNTS.items()), ("all", total)]:
+        kinds = ", ".join(f"{counter[kind]:5} {kind}" for kind in ("results", "sentences", "either"))
+        terminalreporter.write_line(f"{entry:34} {counter.total():5} cases: {kinds}")
+    for why, count in sorted(REASONS.items()):
+        terminalreporter.write_line(f"either, {count:4} cases: {why}")

@@ -1,17 +1,23 @@
-"""Every command line: wrong words, numbers and files end in exit status 1 or 2 and one sentence, and leave nothing."""
+"""Every command line: wrong words, numbers and files end in exit status 1 or 2 and a sentence that names the option."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from accelerate.state import AcceleratorState
+from PIL import Image
 
+from customcontrast.pipeline import CustomContrast
 from customcontrast.ui import server as app
-from tests.robustness.makers import NOUNS, PROMPTS, broken_bytes
+from tests.robustness.judge import command
+from tests.robustness.makers import LONG_NOUN, NO_NOUNS, NOUNS, PNG_STANDS, PROMPTS, broken_bytes, sendable
 from tests.robustness.runs import small_run, write_views
 from tests.support.serving import EXAMPLES, ROOT, tiny_model
 from train.adapter import train
@@ -43,140 +49,185 @@ def example():
     return module.main
 
 
-def sendable(words: list[str]) -> bool:
-    """Whether a shell can pass these words."""
-    return all("\0" not in word and len(word) < 100_000 and not any(0xD800 <= ord(c) < 0xE000 for c in word) for word in words)  # fmt: skip # noqa: E501
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's bear, small."""
+    path = tmp_path_factory.mktemp("reference") / "bear.png"
+    with Image.open(EXAMPLES / "bear.png") as whole:
+        whole.convert("RGB").resize((96, 96)).save(path)
+    return path
 
 
-def test_generate_example(judge: Callable, example: Callable, weights: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was loaded is loaded no second time in this test; one that cannot be loaded is tried each time."""
+    monkeypatch.setattr(CustomContrast, "load", functools.cache(CustomContrast.load))
+
+
+def shell_takes(word: str) -> bool:
+    """Whether a shell can pass this word."""
+    return "\0" not in word and len(word) < 100_000 and sendable(word)
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_generate_example(judge: Callable, example: Callable, weights: Path, picture: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    case = judge("command: examples/generate.py", out)
-    bear = str(EXAMPLES / "bear.png")
-    good = {"--reference": bear, "--prompt": "a <bear> on the beach", "--out": str(out), "--steps": "1",
-            "--weights": str(weights)}  # fmt: skip
+    case, call = judge("command: examples/generate.py", out), command(example)
+    good = {"--reference": str(picture), "--prompt": "a <bear> on the beach", "--out": str(tmp_path / "right"),
+            "--steps": "1", "--weights": str(weights)}  # fmt: skip
 
-    def run(says: str = "", **changed: str | None) -> None:
+    def words(**changed: str | None) -> list[str]:
         options = good | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
-        words = [f"{name}={value}" for name, value in options.items() if value is not None]
-        if sendable(words):
-            case.command(example, words, says)
+        return [f"{name}={value}" for name, value in options.items() if value is not None]
 
-    for name in ("steps", "seed", "subject_scale"):
+    case.works(call, words())
+    good["--out"] = str(out)  # where nothing may be left
+    for name, right in (("steps", "\u0663"), ("seed", "\u0663"), ("subject_scale", "-1 \u0663")):
         for word in WORDS:
-            run(**{name: word})
+            ends = case.works if word in right.split() else partial(case.refused, name.replace("_", "."))
+            ends(call, words(**{name: word}, **({"out": good["--out"] + "x"} if word in right.split() else {})))
     for name in ("reference", "prompt", "out"):
-        run(says="required", **{name: None})
+        case.refused(f"required: --{name}", call, words(**{name: None}))
     broken = tmp_path / "broken.png"
-    for _, content in list(broken_bytes((EXAMPLES / "bear.png").read_bytes()))[::3]:
+    for what, content in list(broken_bytes(picture.read_bytes()))[::3]:
         broken.write_bytes(content)
-        run(reference=str(broken))
+        if what in PNG_STANDS:
+            case.works(call, words(reference=str(broken), out=str(tmp_path / "right")))
+        else:
+            case.refused("image", call, words(reference=str(broken)))
     for path in ("", "/nowhere.png", str(tmp_path), "/dev/null", "/etc/passwd"):
-        run(says=".", reference=path)
-        run(says=".", adapter=path or "/")
-        run(says=".", weights=path or "/nowhere")
+        case.refused("image", call, words(reference=path))
+        case.refused("adapter", call, words(adapter=path or "/"))
+        case.refused("load_base|weights", call, words(weights=path or "/nowhere"))
     for base in ("", "sd99", "TOYLAND", "../toyland"):
-        run(says="base", base=base)
-    for prompt in ("", " ", "<>", "bear", "on the beach", "\ud800"):
-        run(prompt=prompt)
+        case.refused("base model", call, words(base=base))
+    for prompt in ("", " ", "<>", "bear"):
+        case.refused("mark its word", call, words(prompt=prompt))
+    case.works(call, words(prompt="on the beach", out=str(tmp_path / "right")))
     (tmp_path / "file").touch()
-    run(says=".", out=str(tmp_path / "file"))
-    run(says=".", out="/proc/nowhere/out")
+    for folder in (str(tmp_path / "file"), str(tmp_path / "file" / "x"), "/proc/nowhere/out"):
+        case.refused("--out", call, words(out=folder))
 
 
-def test_generate_example_prompts(judge: Callable, example: Callable, weights: Path, tmp_path: Path) -> None:
-    case = judge("command: examples/generate.py")
-    bear = str(EXAMPLES / "bear.png")
-    ask = ["--reference", bear, "--out", str(tmp_path / "out"), "--steps", "1", "--weights", str(weights)]
-    for prompt in PROMPTS[5::18]:
-        if sendable([prompt]):
-            case.command(example, [*ask, "--noun", "bear", f"--prompt={prompt}"])
-    for noun in NOUNS[::5]:
-        if sendable([noun]):
-            case.command(example, [*ask, "--prompt", "a bear", f"--noun={noun}"])
+@pytest.mark.usefixtures("loaded_once")
+def test_generate_example_prompts(
+    judge: Callable, example: Callable, weights: Path, picture: Path, tmp_path: Path
+) -> None:
+    case, call = judge("command: examples/generate.py"), command(example)
+    out = str(tmp_path / "out")
+    ask = ["--reference", str(picture), "--out", out, "--steps", "1", "--weights", str(weights)]
+    for prompt in filter(shell_takes, PROMPTS[5::18]):
+        too_long = prompt.startswith("a" * 5000)
+        case.told("prompt" if too_long else None, call, [*ask, "--noun", "bear", f"--prompt={prompt}"])
+    for noun in filter(shell_takes, NOUNS[::3]):
+        # an empty noun is none, and the prompt is asked for it
+        told = None if noun not in (*NO_NOUNS[1:], LONG_NOUN) else "prompt" if noun == LONG_NOUN else "noun"
+        case.told(told, call, [*ask, "--prompt", "a bear", f"--noun={noun}"])
 
 
 def test_app_options(judge: Callable, tmp_path: Path) -> None:
-    case = judge("command: app.py")
-    for name in ("port", "queue-size"):
+    case, call = judge("command: app.py"), command(lambda words: bool(app.options(words)) - 1)
+    for name, right in (("port", ("\u0663",)), ("queue-size", ("\u0663", "99999999", "70000"))):
         for word in (*WORDS, "0", "99999999", "-5", "70000"):
-            case.command(lambda words: bool(app.options(words)) - 1, [f"--{name}={word}"])
+            case.told(None if word in right else f"--{name}", call, [f"--{name}={word}"])
     for name in ("weights", "adapter", "sam-checkpoint", "base", "device", "host"):
         for word in ("/nowhere", "./nowhere", "../x", "sd99"):
-            case.command(lambda words: bool(app.options(words)) - 1, [f"--{name}={word}"])
-    case.command(lambda words: bool(app.options(words)) - 1, ["--nonsense"], says="nonsense")
+            # a name that is no path may be one of the hub; whether a host is one, the system says when the page starts
+            right = name == "host" or (name == "weights" and word == "sd99")
+            case.told(None if right else f"--{name}", call, [f"--{name}={word}"])
+    for device in ("cpu", "cuda", "cuda:1"):
+        case.works(call, [f"--device={device}"])
+    case.refused("--nonsense", call, ["--nonsense"])
+
+
+SETTINGS = {  # --set of a training run: what the sentence names where that is not the field itself
+    "base=sd99": "base model", "base=sdxl": "load_base", "weights=/nowhere": "weights",
+    "data.source=folder": "data.path", "data.source=shards": "data.path",
+    "optim.batch=0": "batch", "optim.steps=0": "steps", "optim={}": "batch|data.subjects",
+    "encoder.width=33": "width", "encoder.heads=0": "heads", "encoder.x=1": "field x", "encoder.depth=1000000": "depth",
+    "encoder.width=x": "width", "encoder.textual=3": "textual",
+    "optim.steps": "override", "=": "override",
+} | {setting: setting.partition("=")[0] for setting in (
+    "data.source=web", "data.path=/dev/null", "data.path=/proc/x", "data.world=moon", "data.subjects=0",
+    "data.targets=0", "data.references=1", "data.size=7", "data.size=-8", "data.workers=-1", "data.drop=0.9",
+    "optim.batch=1.5", "optim.learning_rate=-1", "optim.learning_rate=nan", "optim.ema=2", "optim.warmup=-1",
+    "optim.clip_norm=-1", "optim.schedule=linear", "optim.mixed_precision=fp4", "log.every=0", "log.save_every=0",
+    "log.keep=0", "log.validate_every=-1", "encoder=3", "loss.temperature=0", "loss.macl_temperature=-1",
+    "loss.lambda_1=nan", "seed=x", "seed=-1", "x=1", "data=[]", "log.save_minutes=x", "loss.similarity_floor=2",
+    "optim.weight_decay=nan", "data.reference_size=0",
+)}  # fmt: skip
 
 
 def test_training(judge: Callable, weights: Path, tmp_path: Path) -> None:
-    import yaml
-
-    case, good = judge("command: train.adapter.train"), tmp_path / "good.yaml"
+    case, call, good = judge("command: train.adapter"), command(train.main), tmp_path / "good.yaml"
     good.write_text(yaml.safe_dump(small_run(weights, tmp_path / "pool", steps=1).to_dict()))
     start = ["--config", str(good), "--output", str(tmp_path / "run"), "--cpu"]
-    for setting in (
-        "base=sd99", "base=sdxl", "weights=/nowhere", "data.source=web", "data.source=folder", "data.source=shards",
-        "data.path=/dev/null", "data.path=/proc/x", "data.world=moon", "data.subjects=0", "data.targets=0",
-        "data.references=1", "data.size=7", "data.size=-8", "data.workers=-1", "data.drop=0.9", "optim.batch=0",
-        "optim.batch=1.5", "optim.steps=0", "optim.learning_rate=-1", "optim.learning_rate=nan", "optim.ema=2",
-        "optim.warmup=-1", "optim.clip_norm=-1", "optim.schedule=linear", "optim.mixed_precision=fp4", "log.every=0",
-        "log.save_every=0", "log.keep=0", "log.validate_every=-1", "encoder.width=33", "encoder.heads=0", "encoder.x=1",
-        "encoder.depth=1000000", "encoder.width=x", "encoder=3", "loss.temperature=0", "loss.macl_temperature=-1",
-        "loss.lambda_1=nan", "seed=x", "seed=-1", "x=1", "optim.steps", "=", "optim={}", "data=[]",
-        "log.save_minutes=x",
-        "loss.similarity_floor=2", "optim.weight_decay=nan", "data.reference_size=0", "encoder.textual=3",
-    ):  # fmt: skip
+    for setting, names in SETTINGS.items():
         AcceleratorState._reset_state(reset_partial_state=True)
-        case.command(train.main, [*start, "--set", setting])
-    for words in (["--config", "nowhere"], ["--config", "/"], ["--minutes", "x"], ["--resume", "nowhere"],
-                  ["--resume", "/"], ["--output", "/proc/x"], ["--output", "/dev/null"], ["--nonsense"],
-                  ["--resume", ""], ["--minutes", "nan"], ["--set"]):  # fmt: skip
+        case.refused("x is unknown" if setting == "x=1" else names, call, [*start, "--set", setting])
+    for words in (["--config", "nowhere"], ["--config", "/"], ["--minutes", "x"], ["--minutes", "nan"],
+                  ["--minutes", "-1"], ["--resume", "nowhere"], ["--resume", "/"], ["--resume", ""],
+                  ["--output", "/proc/x"], ["--output", "/dev/null"], ["--nonsense"], ["--set"]):  # fmt: skip
         AcceleratorState._reset_state(reset_partial_state=True)
-        case.command(train.main, [*start, "--output", str(tmp_path / f"r{len(words[-1])}"), *words])
+        case.refused(words[0].strip("-"), call, [*start, "--output", str(tmp_path / f"r{len(words[-1])}"), *words])
 
 
 def test_preparing_data(judge: Callable, tmp_path: Path) -> None:
-    case, out = judge("command: train.data.samples"), tmp_path / "shards"
+    case, call, out = judge("command: train.data prepare"), command(prepare.main), tmp_path / "shards"
     write_views(tmp_path / "views")
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad" / "ball").mkdir(parents=True)
     (tmp_path / "bad" / "ball" / "1.jpg").write_bytes(b"no picture")
+    named = {"folder": "input", "mvimgnet": "mvimgnet_category", "openimages": "CSV"}
     for source in ("folder", "mvimgnet", "openimages", "imagenet", ""):
         for place in ("nowhere", "empty", "bad", "views", "views/ball a/0.png"):
-            case.command(
-                prepare.main, ["prepare", f"--source={source}", f"--input={tmp_path / place}", f"--output={out}"]
-            )
+            words = ["prepare", f"--source={source}", f"--input={tmp_path / place}", f"--output={out / place[:5]}"]
+            names = "--source" if source not in named else named[source] if "/" not in place else "input"
+            names = "input" if place == "nowhere" and source in named else names
+            right = source == "folder" and place in ("bad", "views")  # of "bad" nothing is kept, and that is told
+            case.told(None if right else names, call, words)
     given = ["prepare", "--source=folder", f"--input={tmp_path / 'views'}"]
-    for words in ([], ["--output=/proc/x"], ["--output=/dev/null"], [f"--output={out}2", "--size=0"],
-                  [f"--output={out}3", "--size=-4"], [f"--output={out}4", "--size=x"], [f"--output={out}5",
-                  "--views=0"],
-                  [f"--output={out}6", "--views=99"], [f"--output={out}7", "--views=-1"]):  # fmt: skip
-        case.command(prepare.main, [*given, *words])
-    for words in ([], ["x"], ["prepare", "--config", "nowhere"], ["prepare", "--set", "data.path=/dev/null"],
-                  ["prepare", "--set", "data.world=moon"], ["prepare", "--set", "x"]):  # fmt: skip
-        case.command(prepare.main, words, says=".")
+    for k, words in enumerate((["--size=0"], ["--size=-4"], ["--size=x"], ["--views=0"], ["--views=-1"])):
+        case.refused(words[0].partition("=")[0], call, [*given, f"--output={out}{k}", *words])
+    case.works(call, [*given, f"--output={out}9", "--views=99"])  # no subject has so many, and that is told
+    for words in ([], ["--output=/proc/x"], ["--output=/dev/null"]):
+        case.refused("output", call, [*given, *words])
+    for words, names in (([], "command"), (["x"], "command"), (["prepare", "--config", "nowhere"], "config"),
+                         (["prepare", "--set", "data.path=/dev/null"], "data.path"),
+                         (["prepare", "--set", "data.world=moon"], "data.world"),
+                         (["prepare", "--set", "x"], "override")):  # fmt: skip
+        case.refused(names, call, words)
 
 
-def test_other_commands(judge: Callable, weights: Path, tmp_path: Path) -> None:
-    case = judge("command: evaluate, features, ablate")
-    out = f"--out={tmp_path / 'out'}"
+def test_evaluating(judge: Callable, weights: Path, tmp_path: Path) -> None:
+    case, call, out = judge("command: train.evaluation"), command(evaluate.main), f"--out={tmp_path / 'out'}"
     for words in (["--base=sd99"], ["--weights=/nowhere"], ["--adapter=/nowhere"], ["--limit=x"], ["--limit=0"],
                   ["--limit=-3"], ["--world=moon"], ["--readers=/nowhere"], ["--benchmark=/nowhere"], ["--steps=0"],
-                  ["--seed=x"], ["--subject-scale=nan"], ["--guidance=nan"]):  # fmt: skip
-        case.command(evaluate.main, ["adapter", f"--weights={weights}", out, "--readers=/nowhere", *words], says=".")
-    for words in ([], ["x"], ["adapter", "--nonsense"]):
-        case.command(evaluate.main, words)
-    for words in ([], ["--adapter=/nowhere"], ["--adapter=a=/nowhere"], ["--adapter=a=b", "--base=sd99"],
-                  ["--adapter=a=b", "--world=moon"], ["--adapter=a=b", "--subjects=x"], ["--adapter=a=b", "--views=0"],
-                  ["--adapter=a=b", "--subjects=0"], ["--adapter=", "--subjects=2"]):  # fmt: skip
-        case.command(atlas.main, [f"--weights={weights}", out, "--subjects=2", "--views=2", *words], says=".")
-    for words in (["--config=nowhere"], ["--ids", "99"], ["--ids", "x"], ["--seeds", "x"], ["--set", "x"],
-                  ["--set", "optim.batch=0"], ["--limit=x"], ["--steps=x"]):  # fmt: skip
-        case.command(ablation.main, [out, "--cpu", "--set", f"weights={weights}", *words], says=".")
-    for words in (
-        [],
-        ["x"],
-        ["clip", "--preset=x"],
-        ["clip", "--steps=x"],
-        ["pool", "--count=x"],
-        ["unet", "--minutes=x"],
-    ):
-        case.command(pretrain.main, words, says=".")
+                  ["--seed=x"], ["--seed=-1"], ["--subject-scale=nan"], ["--guidance=nan"], []):  # fmt: skip
+        name = words[0].partition("=")[0].strip("-") if words else "readers"
+        given = ["adapter", f"--weights={weights}", out, "--readers=/nowhere", *words]
+        case.refused(name.replace("-", "."), call, given)
+    for words, names in (([], "command"), (["x"], "command"), (["adapter", "--nonsense"], "--nonsense")):
+        case.refused(names, call, words)
+    call = command(atlas.main)
+    for words, names in (([], "--adapter"), (["--adapter=/nowhere"], "--adapter"),
+                         (["--adapter=a=/nowhere"], "load_adapter"), (["--adapter=a=b", "--base=sd99"], "--base"),
+                         (["--adapter=a=b", "--world=moon"], "world"),
+                         (["--adapter=a=b", "--subjects=x"], "--subjects"),
+                         (["--adapter=a=b", "--views=0"], "--views"),
+                         (["--adapter=a=b", "--subjects=0"], "--subjects"),
+                         (["--adapter=", "--subjects=2"], "--adapter")):  # fmt: skip
+        case.refused(names, call, [f"--weights={weights}", out, "--subjects=2", "--views=2", *words])
+
+
+def test_experiments_and_the_base(judge: Callable, weights: Path, tmp_path: Path) -> None:
+    case, call = judge("command: train.experiments, train.base"), command(ablation.main)
+    for words, names in ((["--config=nowhere"], "config"), (["--ids", "99"], "--ids"), (["--ids", "x"], "--ids"),
+                         (["--seeds", "x"], "--seeds"), (["--set", "x"], "override"),
+                         (["--set", "optim.batch=0"], "batch"), (["--limit=x"], "--limit"), (["--limit=0"], "limit"),
+                         (["--steps=x"], "--steps"), (["--steps=0"], "steps")):  # fmt: skip
+        case.refused(names, call, [f"--out={tmp_path / 'out'}", "--cpu", "--set", f"weights={weights}", *words])
+    for words, names in (([], "stage"), (["x"], "stage"), (["clip", "--preset=x"], "--preset"),
+                         (["clip", "--steps=x"], "--steps"), (["pool", "--count=x"], "--count"),
+                         (["unet", "--minutes=x"], "--minutes")):  # fmt: skip
+        case.refused(names, command(pretrain.main), words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from PIL import Image
 
 from tests.robustness.endurance import measure
 from tests.robustness.judge import deadline
-from tests.robustness.makers import NOUNS, PROMPTS, broken_bytes
+from tests.robustness.makers import LONG_NOUN, NO_NOUNS, NOUNS, PNG_STANDS, PROMPTS, broken_bytes, sendable
+from tests.robustness.oracle import NUMBERS_OF_A_RUN, wrong_in
 from tests.robustness.page import BEAR, Served, generate, served
 
 FULL = (
@@ -34,6 +36,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def client(page: Served) -> Client:
     return page.visitor()
+
+
+@pytest.fixture(scope="module")
+def bear(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The example's bear, small: its cut-out and its recipe cost little."""
+    path = tmp_path_factory.mktemp("reference") / "bear.png"
+    with Image.open(BEAR) as whole:
+        whole.convert("RGB").resize((96, 96)).save(path)
+    return str(path)
 
 
 # ---- memory
@@ -93,52 +104,66 @@ def asked(call: Callable, *args: object, **options: object) -> None:
         raise ValueError(str(error)) from None
 
 
-def test_generate_through_the_client(judge: Callable, client: Client) -> None:
-    case = judge("page endpoint: /generate")
-    sendable = [p for p in PROMPTS if not any(0xD800 <= ord(c) < 0xE000 for c in p)]
-    for prompt in (*sendable[::7], None, 3, ["a"]):
-        case(asked, generate, client, prompt, steps=1, guidance=1)
-    for name in ("steps", "guidance", "subject_scale", "seed", "pictures"):
-        for value in (-1, 1e308, "many", None, "nan"):
+def test_generate_through_the_client(judge: Callable, client: Client, bear: str) -> None:
+    case, one = judge("page endpoint: /generate"), {"steps": 1, "guidance": 1}
+    for prompt in [*filter(sendable, PROMPTS[::7]), None]:
+        case.told(wrong_in({"prompt": prompt}), asked, generate, client, prompt, **one)
+    for prompt in (3, ["a"]):  # a text field makes text of it
+        case.works(asked, generate, client, prompt, **one)
+    for name in NUMBERS_OF_A_RUN:
+        for value in (-1, 1e308, None, "nan"):
             if not (name == "steps" and value is None):
-                case(asked, generate, client, "a bear", **({"steps": 1, "guidance": 1} | {name: value}))
+                case.told(wrong_in({name: value}), asked, generate, client, "a bear", **(one | {name: value}))
+        case.refused("number", asked, generate, client, "a bear", **(one | {name: "many"}))
     for base in ("sd15", "../x", ["toyland"]):
-        case(asked, generate, client, "a bear", steps=1, base=base)
-    for nouns in [n for n in NOUNS if not any(0xD800 <= ord(c) < 0xE000 for c in n)][::5]:
-        case(asked, generate, client, "a bear", (BEAR,), steps=1, nouns=nouns)
-    for count, nouns in ((1, ""), (1, "a,b"), (0, "bear"), (5, "a,b,c,d,e"), (2, "bear")):
-        case(asked, generate, client, "a bear", (BEAR,) * count, steps=1, nouns=nouns, says=".")
+        case.refused("model", asked, generate, client, "a bear", steps=1, base=base)
+    for nouns in filter(sendable, NOUNS[::5]):
+        right = nouns not in (*NO_NOUNS, LONG_NOUN)
+        case.told(
+            None if right else "nouns|subject 1", asked, generate, client, "a bear", (bear,), steps=1, nouns=nouns
+        )
+    for count, nouns in ((1, ""), (1, "a,b"), (0, "bear"), (2, "bear"), (1, "bear,,cat")):
+        case.refused("nouns", asked, generate, client, "a bear", (bear,) * count, steps=1, nouns=nouns)
+    case.refused("4 subjects", asked, generate, client, "a bear", (bear,) * 5, steps=1, nouns="a,b,c,d,e")
+    case.works(asked, generate, client, "a bear", (bear,), steps=1, nouns="bear")
 
 
-def test_files_through_the_client(judge: Callable, client: Client, tmp_path: Path) -> None:
+def test_files_through_the_client(judge: Callable, client: Client, bear: str, tmp_path: Path) -> None:
     case, path = judge("page endpoint: /segment"), tmp_path / "p.png"
-    for _, data in list(broken_bytes(Path(BEAR).read_bytes()))[::4]:
+    segment = partial(client.predict, api_name="/segment")
+    for what, data in list(broken_bytes(Path(bear).read_bytes()))[::4]:
         path.write_bytes(data)
-        case(asked, client.predict, handle_file(str(path)), None, api_name="/segment")
+        case.told(None if what in PNG_STANDS else "picture", asked, segment, handle_file(str(path)), None)
     path.write_bytes(b"text")
-    case(asked, generate, client, "a bear", (str(path),), says="picture")
-    for points in ([[5, 5]], [[5, 5, 7]], "x", {"a": 1}, [[10**9, 5, 1]], [[1, 2, 1]] * 70):
-        case(asked, client.predict, handle_file(BEAR), points, api_name="/segment")
-    for picture in (
-        None,
-        "x",
-        3,
-        {"path": "/etc/passwd"},
-        {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
-    ):
-        case(asked, client.predict, picture, None, api_name="/segment", says=".")
+    case.refused("picture", asked, generate, client, "a bear", (str(path),))
+    case.works(asked, segment, handle_file(bear), [[48, 48, 1]])
+    for points in ([[5, 5]], [[5, 5, 7]], "x", {"a": 1}, [[1, 2, 1]] * 70):
+        case.refused("points", asked, segment, handle_file(bear), points)
+    case.refused("click", asked, segment, handle_file(bear), [[10**9, 5, 1]])
+    path_of_ours = {"path": "/etc/passwd"}
+    for picture in (None, "x", 3, path_of_ours, path_of_ours | {"meta": {"_type": "gradio.FileData"}}):
+        case.refused("picture|file", asked, segment, picture, None)
 
 
-def test_maps_through_the_client(judge: Callable, page: Served) -> None:
+def test_maps_through_the_client(judge: Callable, page: Served, bear: str) -> None:
     case, visitor = judge("page endpoint: /maps"), page.visitor()
-    case(asked, visitor.predict, "bear", 0, 0, api_name="/maps", says="Generate")
-    generate(visitor, references=(BEAR,))
-    for word in ("bear", "", "S*", "visual:1", "visual:9", "visual:99999999999999999999", "\0", None, "x" * 3000):
-        for step in (0, 10**9):
-            case(asked, visitor.predict, word, step, 0, api_name="/maps")
-    for value in (-1, 9, "x", None, 1.5):
-        case(asked, visitor.predict, "bear", value, 0, api_name="/maps")
-        case(asked, visitor.predict, "bear", 0, value, api_name="/maps")
+    maps = partial(visitor.predict, api_name="/maps")
+    case.refused("Generate a picture", asked, maps, "bear", 0, 0)
+    generate(visitor, references=(bear,))  # two steps, one picture
+    for word, told in (
+        ("bear", None), ("S*", None), ("visual:1", None), ("", "word"), ("visual:9", "subject 9"),
+        ("visual:99999999999999999999", "word"), ("\0", "word"), (None, "word"), ("x" * 3000, "word"),
+    ):  # fmt: skip
+        case.told(told, asked, maps, word, 0, 0)
+        case.refused("step 1000000000", asked, maps, word, 10**9, 0)
+    for value, step, picture in ((-1, "step -1", "picture -1"), (9, "step 9", "picture 9"), (None, None, None)):
+        case.told(step, asked, maps, "bear", value, 0)
+        case.told(picture, asked, maps, "bear", 0, value)
+    for value in (2, 1.5):  # a whole number's field rounds
+        case.works(asked, maps, "bear", value, 0)
+        case.refused("picture 2", asked, maps, "bear", 0, value)
+    for values in (("x", 0), (0, "x")):
+        case.refused("number", asked, maps, "bear", *values)
 
 
 # ---- many pictures

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +19,7 @@ import train.adapter.train as loop
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.errors import ConfigError
-from tests.robustness.kills import ROOT, Forked, command, compare, trial
+from tests.robustness.kills import Forked, compare, trial
 from tests.robustness.runs import mixed_run, small_run
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig
@@ -113,13 +111,11 @@ def test_a_file_size_limit_of_the_system(settings: AdapterTrainConfig, tiny_base
     train(half, tmp_path / "run", cpu=True)
     size = (tmp_path / "run" / "checkpoints" / "step-0000002.safetensors").stat().st_size
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    words = command(written(settings, tmp_path), tmp_path / "run")
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, preexec_fn=limited, timeout=120)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert "could not be written" in done.stderr.strip().splitlines()[-1]
+    log = tmp_path / "log.txt"
+    status = Forked(written(settings, tmp_path), tmp_path / "run", log, most=size // 2).wait(120)
+    said = log.read_text()
+    assert status == 2 and "Traceback" not in said, said[-2000:]
+    assert "could not be written" in said.strip().splitlines()[-1]
     last_good(tmp_path / "run", tiny_base, 2)
 
 

@@ -187,7 +187,9 @@ def test_a_published_ip_adapter_is_evaluated(
     file = random_ip_file(tmp_path / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
     options = ["--base", "sd15", "--weights", str(tmp_path / "sd15"), "--adapter", str(file), "--steps", "2"]
     judges = [word for name, folder in published.items() for word in (f"--{name}", folder)]
+    (tmp_path / "prompts.yaml").write_text("style: ['a painting of a {}']")
     where = ["--benchmark", str(subjects), "--limit", "1", "--out", str(tmp_path / "out")]
+    where += ["--prompts", str(tmp_path / "prompts.yaml")]
     assert evaluate.main(["adapter", *options, *judges, *where]) == 0
     folder = tmp_path / "out" / "pictures" / "adapter"
     assert "| adapter" in capsys.readouterr().out and list(folder.glob("*.png"))

@@ -224,7 +224,7 @@ def test_folder_cases_take_the_class_from_dreambenchs_list(tmp_path: Path) -> No
 def quick_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readers") / "toyland.safetensors"
     torch.set_num_threads(1)
-    trained = readers.train_readers(World.small(), minutes=0.08, limit=1, progress=False)
+    trained = readers.train_readers(World.small(), minutes=0.03, limit=1, progress=False)
     readers.save_readers(trained, path, "small")
     return path
 
@@ -286,8 +286,10 @@ def test_contrast_is_least_when_frames_of_one_subject_agree() -> None:
 
 
 def test_a_whole_evaluation(
-    tiny_base: BaseModel, headed_folder: Path, quick_readers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tiny_base: BaseModel, headed_folder: Path, quick_readers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(evaluate, "DISTRACTORS", 6)
     adapter = save_adapter(random_adapter(tiny_base), tmp_path / "a.safetensors", step=7)
     arguments = ["adapter", "--weights", str(headed_folder), "--adapter", str(adapter), "--readers", str(quick_readers)]
     arguments += ["--limit", "2", "--steps", "2", "--out", str(tmp_path / "out")]

@@ -35,11 +35,11 @@ from train.data.sources import make_source
 
 @pytest.fixture(scope="module")
 def settings(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> AdapterTrainConfig:
-    """A run of four steps on a folder of three subjects, from a file in the published layout."""
+    """A run of two steps on a folder of three subjects, from a file in the published layout."""
     folder = tmp_path_factory.mktemp("init")
     file = random_ip_file(folder / "plus.safetensors", "plus", tiny_base.unet, tiny_base.image_encoder.config)
     write_views(folder / "views", subjects=3)
-    config = small_run(tiny_folder, folder, steps=4, save_every=1)
+    config = small_run(tiny_folder, folder, steps=2)
     data = DataConfig(source="folder", path=str(folder / "views"), size=64, drop=0.2, captions="noun")
     return replace(config, init=str(file), data=data)
 
@@ -73,9 +73,9 @@ def test_the_first_loss_is_that_of_ip_adapter(settings: AdapterTrainConfig) -> N
         z_t = model.scheduler.add_noise(batch.latents, noise.epsilon, noise.t)
         target = losses.diffusion_target(model.scheduler, batch.latents, noise.epsilon, noise.t)
         wanted = losses.diffusion_loss(unet_forward(base, z_t, noise.t, state), target)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-    assert (found - model(replace(batch, drop_subject=no, drop_visual=no), noise).diffusion).abs() > 1e-3
-    assert ENCODER.keys() <= adapter.config.to_dict().keys()
+        undropped = model(replace(batch, drop_subject=no, drop_visual=no), noise).diffusion
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    assert (found - undropped).abs() > 1e-4, "no picture is another condition than the picture"
 
 
 def test_a_run_goes_on_from_its_checkpoint_alone(
@@ -83,7 +83,7 @@ def test_a_run_goes_on_from_its_checkpoint_alone(
 ) -> None:
     """The file is read for step 0; the run that goes on without it has the losses and weights of the unbroken one."""
     train(settings, tmp_path / "whole", cpu=True)
-    half = replace(settings, optim=replace(settings.optim, steps=2))
+    half = replace(settings, optim=replace(settings.optim, steps=1))
     train(half, tmp_path / "parts", cpu=True)
     train(replace(settings, init="moved.safetensors"), tmp_path / "parts", cpu=True)
     assert history(tmp_path / "parts") == history(tmp_path / "whole")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def test_a_whole_run_makes_table_scores_and_sheet_and_goes_on(
     tmp_path: Path, headed_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(text_to_image, "SHEET", text_to_image.SHEET[:2])
+    for name, fewer in (("autoencoder_quality", {"count": 2}), ("seconds", {"rounds": 1})):
+        monkeypatch.setattr(text_to_image, name, functools.partial(getattr(text_to_image, name), **fewer))
     reader = AttributeReader(label_values(WORLD))
     reader.quality = {"species": 0.5}
     save_reader(reader, tmp_path / "reader.safetensors", seen=0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from customcontrast.pipeline import CustomContrast
 from tests.support.serving import tiny_model
 from train.evaluation import evaluate, two_subjects
 from train.evaluation.readers import load_readers
@@ -52,7 +53,10 @@ def test_real_pairs_are_found_and_swapped_ones_are_not(some: list[two_subjects.P
     assert not two_subjects.hits(some, [pair[::-1] for pair in two], readers, others).any()
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = CustomContrast.generate
+    quick = lambda *a, **k: generate(*a, **k | {"num_inference_steps": 2})  # noqa: E731
+    monkeypatch.setattr(CustomContrast, "generate", quick)
     weights = tiny_model(tmp_path / "tiny")
     words = ["pairs", "--weights", str(weights), "--limit", "2", "--seeds", "2", "--out", str(tmp_path / "out")]
     assert evaluate.main(words) == 0

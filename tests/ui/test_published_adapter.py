@@ -101,7 +101,8 @@ def test_a_style_picture_is_the_librarys_and_comes_back(handlers: Handlers, bear
     settings, references = read_png(file)
     assert [(row["role"], row["strength"]) for row in settings["subjects"]] == [("subject", 1.0), (STYLE, 0.8)]
     again = request_from(settings, references)
-    assert len(again.subjects) == 1 and again.style == StyleRequest(PAINTING, 0.8)
+    assert len(again.subjects) == 1 and again.style is not None and again.style.strength == 0.8
+    assert pixels(again.style.picture) == pixels(PAINTING)
 
     back = handlers.replay.load(file)
     assert back["style"]["box"]["visible"] and back["style"]["strength"] == 0.8 and LEFT_OUT not in back["status"]
@@ -115,8 +116,9 @@ def test_a_style_picture_by_the_api(handlers: Handlers, painting: Path) -> None:
     """Without any subject too; the recipe says 0.6 where no λ was sent."""
     asked = {"prompt": "a bear", "steps": 2, "guidance": 4.0, "base": "sd15", "size": "64x64"}
     files, _, settings, run = Endpoints(handlers).generate(style=str(painting), style_strength=0.7, **asked)
-    assert run.request.style == StyleRequest(PAINTING, 0.7) and settings["pictures"][0]["role"] == STYLE
-    assert read_png(files[0])[0]["subjects"] == [{"role": STYLE, "strength": 0.7}] and settings["subject_scale"] == 0.6
+    assert pixels(run.request.style.picture) == pixels(PAINTING) and settings["run"]["pictures"][0]["role"] == STYLE
+    kept = read_png(files[0])[0]
+    assert kept["subjects"] == [{"role": STYLE, "strength": 0.7}] and kept["subject_scale"] == 0.6
     without = Endpoints(handlers).generate(**asked)[-1]
     assert pixels(without.result.images[0]) != pixels(run.result.images[0])
 

@@ -112,6 +112,10 @@ class AdapterTrainConfig:
     optim: OptimConfig = OptimConfig()
     log: LogConfig = LogConfig()
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must be 0 or more")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML; `from_dict` reads them back."""
         return dataclasses.asdict(self)
@@ -134,12 +138,13 @@ def load_config(name: str | Path, overrides: typing.Sequence[str] = ()) -> Adapt
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise ConfigError(f"config {str(name)!r} is neither a file nor a preset; the presets are {known}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"config {path} is not valid YAML ({str(error).splitlines()[0]}); mend it") from error
+    values = {} if values is None else values  # an empty file: all is as it is by default
     for override in overrides:
         key, sign, text = override.partition("=")
-        if not sign:
+        if not sign or not all(key.split(".")):
             raise ConfigError(f"override {override!r} must look like optim.batch=4")
         node = values
         *parents, last = key.split(".")

@@ -43,7 +43,7 @@ class Start:
                 raise CheckpointError(f"{file.name} is no published IP-Adapter; give one, such as ip-adapter-plus.")
             return cls(config, file, checked(read_config(file)[0], file.name))
         except (CheckpointError, HubError) as error:
-            raise ConfigError(f"config: init cannot be used ({error})") from error
+            raise ConfigError(f"config: init cannot be used: {error}") from error
 
     def base(self, device: torch.device, dtype: torch.dtype) -> BaseModel:
         """The frozen base, with the image encoder that the configuration or the published file asks for."""
@@ -67,9 +67,9 @@ class Start:
             adapter.image_encoder = base.encoder_id
             return adapter.sees_nothing(base).float().train()
         except CheckpointError as error:
-            raise ConfigError(f"config: init cannot be used ({error})") from error
+            raise ConfigError(f"config: init cannot be used: {error}") from error
         except ValueError as error:
-            raise ConfigError(f"config: encoder cannot be used ({error})") from error
+            raise ConfigError(f"config: encoder cannot be used: {error}") from error
 
 
 def _sizes_in_checkpoint(path: Path) -> IPAdapterConfig | None:

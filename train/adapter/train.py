@@ -25,6 +25,7 @@ from torch.optim import AdamW
 from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import save_adapter
 from customcontrast.errors import BaseModelError, ConfigError, ResumeError
+from customcontrast.folders import check_folder
 from customcontrast.precision import computes_bf16
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
@@ -245,7 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. --set optim.batch=8")
     parser.add_argument("--cpu", action="store_true", help="even where there is a GPU")
     options = parser.parse_args(arguments)
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes {options.minutes:g}: give more than 0")
     try:
+        check_folder(options.output, "--output")
         config = load_config(options.config, options.set)
         progress = train(config, options.output, options.minutes, options.resume, options.cpu)
     except (ConfigError, ResumeError, BaseModelError, FloatingPointError, OSError) as error:

@@ -159,6 +159,7 @@ def _damaged(about: dict[str, Any], tensors: dict[str, Tensor], adapter: Adapter
     """What is missing, or of another kind than `save` writes it for this adapter: the header's fields, then weights."""
     kinds = {"config": dict, "step": int, "seconds": int | float, "processes": int}
     yield from (name for name, kind in kinds.items() if not isinstance(about.get(name), kind))
+    yield from (name for name in ("step", "seconds") if not about[name] >= 0)
     shapes = {f"weights.{name}": value.shape for name, value in adapter.state_dict().items()}
     shapes |= {f"ema.{name}": value.shape for name, value in adapter.named_parameters()}
     yield from (name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape)

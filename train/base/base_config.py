@@ -92,6 +92,7 @@ class PretrainConfig:
     unet_stage: StageConfig = StageConfig(batch=64, lr=5e-4, steps=3200)
     image_stage: StageConfig = StageConfig(batch=128, lr=6e-4, steps=1500)
     decoder_stage: StageConfig = StageConfig(batch=16, lr=8e-4, steps=2500, ema=0.998)
+    word_captions: int = 20_000  # random captions whose words are the exported vocabulary
 
 
 CPU = PretrainConfig()
@@ -147,6 +148,7 @@ TINY = PretrainConfig(  # the same code in seconds: tests
     unet_stage=StageConfig(batch=4, lr=1e-3, steps=6, warmup=2),
     image_stage=StageConfig(batch=4, lr=1e-3, steps=4, warmup=2),
     decoder_stage=StageConfig(batch=4, lr=1e-3, steps=4, warmup=2),
+    word_captions=1500,
 )
 TINY_DEMO = replace(
     TINY,

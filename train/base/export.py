@@ -1,5 +1,6 @@
 """Between a run's checkpoints and a folder that diffusers loads: `export` writes it, `adopt` resumes from it."""
 
+import functools
 import json
 import random
 import re
@@ -76,7 +77,8 @@ def export(config: PretrainConfig, run: Path, out: Path) -> Path:
         adopted = json.loads((run / FACTS).read_text()).get("layout") if (run / FACTS).is_file() else None
         facts["layout"] = adopted or layout_prior(run, World.named(config.pool.world))
     (out / FACTS).write_text(json.dumps(facts) + "\n")
-    (out / "vocabulary.json").write_text(json.dumps(shown_words(World.named(config.pool.world)), indent=0))
+    words = shown_words(World.named(config.pool.world), config.word_captions)
+    (out / "vocabulary.json").write_text(json.dumps(words, indent=0))
     return out
 
 
@@ -117,11 +119,12 @@ def _latest(run: Path, later: str, earlier: str) -> str:
     return later if (run / f"{later}.safetensors").exists() else earlier
 
 
-def shown_words(world: World, captions: int = 20000) -> list[str]:
+@functools.lru_cache(maxsize=4)
+def shown_words(world: World, captions: int) -> tuple[str, ...]:
     """All words that occur in `captions` random captions of this world, sorted: a model's training vocabulary."""
     rng = random.Random("words")
     texts = (describe(sample_scene(rng, world), rng).text for _ in range(captions))
-    return sorted({word for text in texts for word in re.findall(r"[a-z0-9']+", text.lower())})
+    return tuple(sorted({word for text in texts for word in re.findall(r"[a-z0-9']+", text.lower())}))
 
 
 def adopt(config: PretrainConfig, weights: Path, run: Path) -> dict[str, int]:

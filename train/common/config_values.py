@@ -42,7 +42,7 @@ def build(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"config: {where or 'the file'} must be a mapping, not {values!r}")
     hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(set(values) - set(hints), key=str)
     if unknown:
         raise ConfigError(f"config: {where + '.' if where else ''}{unknown[0]} is unknown; fields: {', '.join(hints)}")
     return cls(**{key: _convert(hints[key], value, f"{where}.{key}".strip(".")) for key, value in values.items()})

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from customcontrast.errors import ConfigError
+from customcontrast.folders import make_folder
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
@@ -105,7 +106,7 @@ class Log:
         self.mark: tuple[float, float] = (0.0, 0.0)
         self.board: SummaryWriter | None = None
         if active:
-            output.mkdir(parents=True, exist_ok=True)
+            make_folder(output, "--output")
             self.board = SummaryWriter(str(output / "tensorboard"))
 
     def add(

@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast.errors import ConfigError, PictureError, SegmentationError
+from customcontrast.folders import make_folder
 from customcontrast.images.loading import load_picture
 from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.captioning import Captioner
@@ -117,7 +118,7 @@ def write_shards(
     Raises ValueError when `output` was made with other settings or from other subjects.
     """
     filters, config = filters or FilterConfig(), config or ShardConfig()
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output, "--output")
     _same_settings(output / "shards.json", subjects, filters, config, captioner)
     count = -(-len(subjects) // config.subjects)
     mine = range(part[0] - 1, count, part[1])

@@ -31,6 +31,7 @@ from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.errors import PictureError, SegmentationError
+from customcontrast.folders import make_folder
 from customcontrast.segmentation import Segmenter
 from customcontrast.specs import BASES
 from customcontrast.toyland.feature_atlas import FILE, TIMES, Atlas, encoder_features, unit
@@ -264,7 +265,7 @@ def compare(config: AtlasConfig) -> str:
     else:
         world = World.named(config.world)
         pictures, ids = across_views(config.subjects, config.views, world, crop_size(base), config.seed)
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out, "--out")
     sets = {"CLIP image embedding": unit(clip_features(base, pictures.flatten(0, 1))[1]).cpu()}
     for text in config.adapter:
         name, _, file = text.partition("=")

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from customcontrast.base_model import BaseModel
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import BaseModelError, CheckpointError, SegmentationError
+from customcontrast.folders import make_folder
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation, Segmenter
@@ -99,8 +100,6 @@ class Bench:
     @classmethod
     def of(cls, base: BaseModel, config: EvaluationConfig) -> Bench:
         """The benchmark that `config` names, with its judges on the device of `base`."""
-        if config.limit is not None and config.limit < 1:
-            raise ValueError(f"--limit {config.limit}: give 1 subject or more")
         world = World.named(config.world)
         if config.benchmark != "toyland":
             return cls._of_folder(base, config)
@@ -261,7 +260,7 @@ def pictures(
     with_subject: bool,
 ) -> Iterator[Made]:
     """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
     weights = (digest(config.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
     for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
@@ -430,7 +429,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] not in COMMANDS:
         print(f"usage: python -m train.evaluation {{{','.join(COMMANDS)}}} …\n\n{__doc__}", file=sys.stderr)
-        return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
+        if arguments[:1] in (["-h"], ["--help"]):
+            return 0
+        print(f"evaluate: the command is {' '.join(arguments[:1])!r}; give {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
     command, *rest = arguments
     try:
         print(COMMANDS[command](rest))

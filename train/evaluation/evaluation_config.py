@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from customcontrast.config import GenerationConfig
 from train.evaluation import attribute_reader, readers
 from train.evaluation.metrics import CLIP, DINO
 
@@ -41,6 +42,10 @@ class EvaluationConfig:
     out: Path = Path("runs/evaluation")  # folder of the report
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit}: give 1 subject or more")
+        for seed in self.picture_seeds:  # raises before anything is loaded
+            GenerationConfig("", "", self.steps, self.guidance, self.subject_scale, seed)
         if len(self.grounding) not in (0, 2):
             raise ValueError(f"--grounding {' '.join(self.grounding)}: give a Grounding DINO and a SAM, or neither")
 

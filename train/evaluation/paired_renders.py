@@ -25,6 +25,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from customcontrast.config import RecordConfig
+from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
 from train.common.options import from_options
@@ -186,7 +187,7 @@ def evaluate_paired(config: PairedConfig) -> str:
         "critic's accuracy": critic(features[0], features[2]),
         "critic's accuracy on two sets of renders": critic(features[1], features[2]),
     }
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out, "--out")
     report = {"scores": scores, "pairs": [asdict(p) for p in pairs]}
     (config.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in scores.items())])

@@ -11,6 +11,7 @@ are judged on held-out subjects, and their scores are printed beside every evalu
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
@@ -303,18 +304,25 @@ def _fit(
     bar.close()
 
 
-@torch.no_grad()
-def measure(readers: Readers, world: World, seed: int = 0) -> dict[str, float]:
-    """On held-out subjects: retrieval of another view among 50 subjects, among 3 look-alikes, and the masks' IoU."""
+@functools.lru_cache(maxsize=2)
+def held_out_frames(world: World, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What readers are measured on: two views of 50 subjects, two of 25 × 3 look-alikes; pictures and their masks."""
     rng = random.Random(f"measure-{seed}")
     subjects = [sample_subject(rng, world, heldout=True) for _ in range(50)]
     scenes = [reference_scene(rng, world, s) for s in subjects for _ in range(2)]
-    z = readers.identity_net(render_references(scenes, 112, IDENTITY_SIDE).float() / 255)
-    found = (z[::2] @ z[1::2].T).argmax(1) == torch.arange(50)
+    views = render_references(scenes, 112, IDENTITY_SIDE)
     crops, _ = identity_frames(rng, world, 25, 2, True)
+    return views, crops, *mask_frames(rng, world, 48, True)
+
+
+@torch.no_grad()
+def measure(readers: Readers, world: World, seed: int = 0) -> dict[str, float]:
+    """On held-out subjects: retrieval of another view among 50 subjects, among 3 look-alikes, and the masks' IoU."""
+    views, crops, images, masks = held_out_frames(world, seed)
+    z = readers.identity_net(views.float() / 255)
+    found = (z[::2] @ z[1::2].T).argmax(1) == torch.arange(50)
     z = readers.identity_net(crops.float() / 255).view(25, 3, 2, -1)
     alike = torch.einsum("fad,fbd->fab", z[:, :, 0], z[:, :, 1]).argmax(2) == torch.arange(3)
-    images, masks = mask_frames(rng, world, 48, True)
     predicted = readers.mask_net(images.float() / 255)[:, 0] > 0
     iou = (predicted & masks).sum((1, 2)) / (predicted | masks).sum((1, 2)).clamp_min(1)
     return {

@@ -10,6 +10,7 @@ which is asked for. What a picture shows of that has leaked: the paper's irrelev
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -188,6 +189,7 @@ def exact(scene: ToyScene, side: int = SIDE) -> Segmentation:
     return Segmentation(image=picture, mask=rendered.masks[0, 0].numpy(), score=1.0, method="exact")
 
 
+@functools.lru_cache(maxsize=4)
 def toy_distractors(world: World, seed: int, count: int = DISTRACTORS) -> list[Image.Image]:
     """Segmented references of held-out subjects that are not in the benchmark."""
     rng = random.Random(f"distractors-{seed}")

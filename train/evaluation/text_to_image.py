@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
+from customcontrast.folders import make_folder
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
@@ -196,7 +197,7 @@ def pictures(
     custom: CustomContrast, prompts: Sequence[str], folder: Path, config: BaseEvaluationConfig, what: str
 ) -> list[Image.Image]:
     """One picture a prompt, seed config.seed + its number; those in `folder` made the same way are read instead."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
     settings, made = (digest(custom.base), sampler(custom.base), config.steps, config.guidance, config.seed), []
     for number, prompt in enumerate(tqdm(prompts, desc=what, unit="picture")):
         key = hashlib.sha256(repr((settings, number, prompt)).encode()).hexdigest()[:12]

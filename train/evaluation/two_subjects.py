@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from train.common.options import from_options
@@ -140,7 +141,7 @@ def evaluate_pairs(config: TwoSubjectsConfig) -> str:
     ]
     others = readers.identity(toy_distractors(world, 0))
     right = {name: hits(pairs, two, readers, others) for name, two in found.items()}
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out, "--out")
     sheet(pairs, made).save(config.out / "grid.png")
     lines = ["| run | each subject found | both found |", "|---|---|---|"]
     scores = {}

@@ -45,7 +45,7 @@ class SubjectForm:
         if not album:
             return None
         place = chosen_place(k, self.place, self.area)
-        return SubjectRequest(pictures, self.noun, self.strength, place, read_turn(self.turn), self.pose or "")
+        return SubjectRequest(pictures, self.noun, self.strength, place, read_turn(self.turn), self.pose)
 
     @classmethod
     def of(cls, request: SubjectRequest) -> SubjectForm:
@@ -178,7 +178,7 @@ def as_controls(place: str) -> tuple[str, str]:
 def chosen_place(k: int, place: str | None, area: str | None) -> str:
     """What the controls of slot k say → a place for `read_place`. Raises RequestError."""
     if place != AREA:
-        return place or ""
+        return "" if place is None else place
     if area is None or not str(area).strip():
         raise RequestError(f"Say where subject {k} stands: draw its box, or choose another place.")
     return area

@@ -101,15 +101,16 @@ class Generation:
 
     def save(self, request: Request, result: Result) -> list[str]:
         """Write the pictures as PNG files that carry their recipe; one that was withheld, as a plain picture alone."""
-        folder = self.folder()
-        paths = []
+        folder, settings, paths = self.folder(), request.settings(), []
+        if request.subject_scale is None:  # said, so that the picture comes again with whatever adapter's own
+            settings["subject_scale"] = result.recipe["subject_scale"]
         for i, image in enumerate(result.images, start=1):
             if any(result.flagged[i - 1 : i]):
                 paths.append(str(folder / f"withheld-{i}.png"))
                 image.save(paths[-1])
                 continue
             path = folder / f"customcontrast-seed{request.seed}-{i}.png"
-            path.write_bytes(recipe.png_bytes(image, {**request.settings(), "picture": i}, request.references))
+            path.write_bytes(recipe.png_bytes(image, {**settings, "picture": i}, request.references))
             paths.append(str(path))
         return paths
 
@@ -151,7 +152,7 @@ class ProgramCall:
         if sum(counts) != len(self.references):
             each = not (self.per_subject or "").strip()
             told = "send one word for each" if each else f"per_subject asks for {sum(counts)}"
-            raise RequestError(f"nouns: {count} words for {len(self.references)} pictures; {told}.")
+            raise RequestError(f"The nouns are {count} words for {len(self.references)} pictures; {told}.")
         strengths = _each("strengths", self.strengths, count, "1; 0.5", ",;")
         turns = _each("turns", self.turns, count, "left; any", ",;")
         poses = _each("poses", self.poses, count, "sitting; any", ",;")
@@ -163,7 +164,7 @@ class ProgramCall:
                 1.0 if strength == "" else strength,
                 read_place(place),
                 read_turn(turn),
-                "" if pose.lower() == "any" else pose,
+                pose,
             )
             for noun, pictures, strength, place, turn, pose in zip(
                 nouns, counts, strengths, places, turns, poses, strict=True

@@ -157,10 +157,11 @@ class SubjectPanel:
         if cut is None:
             return self.cut_changes(None)
         try:
-            point = int(place[0]), int(place[1]), (REMOVE, ADD, BOX)[int(label)]
-        except (TypeError, ValueError, IndexError, OverflowError):
+            point = int(place[0]), int(place[1]), {REMOVE: REMOVE, ADD: ADD, BOX: BOX}[label]
+        except (TypeError, ValueError, IndexError, KeyError, OverflowError):
             raise RequestError(
-                "A click must be a place (x, y) in pixels of the cut-out: click on the picture."
+                "A click must be a place (x, y) in pixels of the cut-out that adds, removes or begins a box: "
+                "click on the picture."
             ) from None
         return self.cut_changes(self.service.cutouts.clicked(cut, (*cut.points, point)))
 

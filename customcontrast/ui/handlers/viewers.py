@@ -190,8 +190,9 @@ class Viewers:
             raise RequestError("This adapter's visual branch leaves no map: look at the map of the subject's word.")
         read, which = (figures.subject_map, who) if visual else (figures.word_map, word)
         with in_this_run():
-            values = read(run.result, run.index, int(which or 0), int(step or 0), layers or "")
-            looked = self._looked(run, int(which or 0)) if visual else self._looked(None, 0)
+            which = place_of(which)
+            values = read(run.result, run.index, which, place_of(step), layers or "")
+            looked = self._looked(run, which) if visual else self._looked(None, 0)
         return {**changes, "map": figures.map_overlay(run.result, run.index, values), **looked}
 
     def look(self, at: Sequence[int], run: RunView | None, branch: str, who: int) -> Changes:
@@ -252,6 +253,14 @@ class Viewers:
             "alike_note": Set(visible=True),
             "around_note": notice(""),
         }
+
+
+def place_of(value: Any) -> int:
+    """A place in a list, or a step, as a control holds it; nothing is the first. Raises TypeError, ValueError."""
+    place = int(value or 0)
+    if isinstance(value, bool) or place < 0 or place != (value or 0):
+        raise ValueError(f"{value!r} is no place")
+    return place
 
 
 def first_word(words: Sequence[str]) -> int:

@@ -168,9 +168,21 @@ def around(found: Segmentation) -> Box:
 def points_from(values: Any) -> list[Point]:
     """Check clicks sent by a client: [[x, y, label], …] → tuples. Raises RequestError."""
     try:
-        points = [(int(x), int(y), int(label)) for x, y, label in values or ()]
+        if not isinstance(values, list | tuple | None):
+            raise TypeError
+        points = [_point(value) for value in values or ()]
     except (TypeError, ValueError, OverflowError):
         raise RequestError("`points` must be a list of [x, y, label] with label 1 to add and 0 to remove.") from None
     if len(points) > MAX_POINTS or any(label not in (ADD, REMOVE) for *_, label in points):
         raise RequestError(f"`points` takes at most {MAX_POINTS} points, each with label 1 or 0.")
     return points
+
+
+def _point(value: Any) -> Point:
+    """[x, y, label] → whole pixels and the label. Raises TypeError, ValueError, OverflowError."""
+    if not isinstance(value, list | tuple) or any(isinstance(number, bool) for number in value):
+        raise TypeError
+    x, y, label = (float(number) for number in value)
+    if not label.is_integer():
+        raise ValueError
+    return int(x), int(y), int(label)

@@ -28,6 +28,12 @@ PLACES = {  # named places of a subject in the new picture: left, top, right, bo
 }
 MIN_PLACE = 5.0  # percent, a side of a place
 SUBJECT, STYLE = "subject", "style"  # what a reference picture is for
+_SWITCHES = {  # fields that are on or off, as a sentence calls them
+    "location_masks": "The location masks",
+    "text_tokens": "The subject’s own tokens in the prompt",
+    "apart": "Passes of their own for several subjects",
+    "contrast": "The adapter with the contrastive losses",
+}
 _SUBJECT_SETTINGS = ("noun", "strength", "place", "azimuth", "pose")  # of a recipe
 
 
@@ -136,11 +142,14 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
         RequestError: a value is missing or of the wrong kind.
     """
     try:
-        rows = list(zip(references, settings.get("subjects", []), strict=True))
+        rows = settings.get("subjects", [])
+        if not isinstance(rows, list):
+            raise TypeError("subjects must be a list")
+        rows = list(zip(references, rows, strict=True))
         subjects = tuple(
             SubjectRequest(
                 tuple(pictures),
-                str(row["noun"]),
+                row["noun"],
                 **{k: row[k] for k in _SUBJECT_SETTINGS[1:] if row.get(k) is not None},
             )
             for pictures, row in rows
@@ -163,14 +172,18 @@ def check(request: Request) -> Request:
     """Return `request` with clean types, or raise a RequestError that says what to do."""
     if not isinstance(request.prompt, str) or not request.prompt.strip():
         raise RequestError("The prompt is empty: write what the picture should show.")
-    if len(request.prompt) > MAX_PROMPT or len(str(request.negative_prompt or "")) > MAX_PROMPT:
-        raise RequestError(f"The prompt is longer than {MAX_PROMPT:,} characters: shorten it.")
+    if not isinstance(request.negative_prompt, str | None):
+        raise RequestError("The negative prompt must be text: write what the picture should not show, or nothing.")
+    for name in ("prompt", "negative_prompt"):
+        if len(getattr(request, name) or "") > MAX_PROMPT:
+            raise RequestError(f"The {name.replace('_', ' ')} is longer than {MAX_PROMPT:,} characters: shorten it.")
     if len(request.subjects) > MAX_SUBJECTS:
         raise RequestError(f"At most {MAX_SUBJECTS} subjects fit in one picture: remove some.")
     if not isinstance(request.base, str | None):
         raise RequestError("The model must be a name, such as “toyland”.")
-    if not isinstance(request.location_masks, bool | int | float | str | None):
-        raise RequestError("The location masks must be on or off: true or false.")
+    for name, called in _SWITCHES.items():
+        if not isinstance(getattr(request, name), bool):  # "false" is no switch: as text it would count as on
+            raise RequestError(f"{called} must be on or off: true or false.")
     start = _public("start of the image guidance", "subject_start", request.subject_start)
     end = _public("end of the image guidance", "subject_end", request.subject_end)
     if start >= end:
@@ -178,7 +191,7 @@ def check(request: Request) -> Request:
     return dataclasses.replace(
         request,
         prompt=request.prompt.strip(),
-        negative_prompt=str(request.negative_prompt or "").strip(),
+        negative_prompt=(request.negative_prompt or "").strip(),
         subjects=tuple(_check_subject(k, s) for k, s in enumerate(request.subjects, start=1)),
         steps=_public("number of steps", "num_inference_steps", request.steps, True),
         guidance=_public("guidance", "guidance_scale", request.guidance, True),
@@ -187,12 +200,8 @@ def check(request: Request) -> Request:
         subject_end=end,
         seed=_public("seed", "seed", request.seed),
         pictures=_public("number of pictures", "num_images", request.pictures),
-        location_masks=bool(request.location_masks),
         size="{}x{}".format(*size) if (size := read_size(request.size)) else "",
-        scheduler=_one_of("scheduler", request.scheduler or "", ("", *SCHEDULERS)),
-        text_tokens=bool(request.text_tokens),
-        apart=bool(request.apart),
-        contrast=bool(request.contrast),
+        scheduler=_one_of("scheduler", "" if request.scheduler is None else request.scheduler, ("", *SCHEDULERS)),
         elevation=_public("camera's height", "elevation", request.elevation, True),
         style=_check_style(request.style),
     )
@@ -200,9 +209,10 @@ def check(request: Request) -> Request:
 
 def read_size(text: str | None) -> tuple[int, int] | None:
     """“96 x 128” or “96×128” → (width, height) in px; None for no size. Raises RequestError."""
-    if not str(text or "").strip():
+    text = "" if text is None else str(text).strip()
+    if not text:
         return None
-    match = re.fullmatch(r"\s*(\d{1,5})\s*[x×]\s*(\d{1,5})\s*", str(text))
+    match = re.fullmatch(r"(\d{1,5})\s*[x×]\s*(\d{1,5})", text)
     if match is None:
         raise RequestError(f"The size “{text}” must be width x height in pixels, for example 512x768.")
     width, height = int(match[1]), int(match[2])
@@ -223,7 +233,7 @@ def read_place(text: Any) -> str:
     "": where the subject's own maps say. "left", "middle", "right": that half. "anywhere": it is not masked.
     "left, top, right, bottom" in percent of the picture, such as "10, 20, 60, 100": that box.
     """
-    text = " ".join(str(text or "").lower().split())
+    text = " ".join(("" if text is None else str(text)).lower().split())
     if text in ("", ANYWHERE, *PLACES):
         return text
     parts = [part for part in re.split(r"[\s,;]+", text.replace("%", " ")) if part]
@@ -258,14 +268,20 @@ def in_fractions(place: str) -> tuple[float, float, float, float] | None:
     return None if box is None else (box[0] / 100, box[1] / 100, box[2] / 100, box[3] / 100)
 
 
-def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
+def _any(value: Any) -> Any:
+    """A choice as a program gives it: “any” is what the page leaves empty."""
+    text = value.strip().lower() if isinstance(value, str) else value
+    return "" if text == "any" else text
+
+
+def _one_of(name: str, value: Any, choices: Sequence[str]) -> str:
     if value not in choices:
         raise RequestError(f"There is no {name} “{value}”; choose one of {', '.join(filter(None, choices))}.")
     return value
 
 
 def _check_subject(k: int, subject: SubjectRequest) -> SubjectRequest:
-    noun = " ".join(re.sub(r"[<>*]", " ", str(subject.noun or "")).split())
+    noun = " ".join(re.sub(r"[<>*]", " ", subject.noun if isinstance(subject.noun, str) else "").split())
     if not noun:
         raise RequestError(f"Say what subject {k} is in one word, for instance “dog”.")
     if len(noun) > MAX_NOUN:
@@ -276,7 +292,7 @@ def _check_subject(k: int, subject: SubjectRequest) -> SubjectRequest:
         strength=_public("strength", "strength", subject.strength),
         place=read_place(subject.place),
         azimuth=_public(f"turn of subject {k}", "azimuth", subject.azimuth, True),
-        pose=_one_of("pose", str(subject.pose or "").strip().lower(), ("", *POSES)),
+        pose=_one_of("pose", _any("" if subject.pose is None else subject.pose), ("", *POSES)),
     )
 
 
@@ -292,10 +308,13 @@ def _public(name: str, limit: str, value: Any, may_lack: bool = False) -> Any:
         return None
     bounds = LIMITS[limit]
     low, high = bounds.public_low, bounds.public_high
+    kind = "a whole number" if bounds.whole else "a number"
     try:
+        if isinstance(value, bool | bytes):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise RequestError(f"The {name} must be a number from {low} to {high:,}.") from None
-    if not low <= number <= high:
-        raise RequestError(f"The {name} is {number:g}; it must be from {low} to {high:,}.")
+        raise RequestError(f"The {name} must be {kind} from {low} to {high:,}.") from None
+    if not low <= number <= high or (bounds.whole and not number.is_integer()):
+        raise RequestError(f"The {name} is {number:g}; it must be {kind} from {low} to {high:,}.")
     return int(number) if bounds.whole else number

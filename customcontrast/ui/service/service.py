@@ -122,10 +122,10 @@ class Service:
 
         if request.subjects and model.adapter is None:
             raise RequestError(NO_ADAPTER)
-        subjects = [self.subject(model, subject) for subject in request.subjects]
         try:
+            subjects = [self.subject(model, subject) for subject in request.subjects]
             styles = [] if request.style is None else [self.style(model, request.style)]
-        except ValueError as error:  # a UNet without the layers that carry style
+        except ValueError as error:  # such as a UNet without the layers that carry style
             raise RequestError(sentence(error)) from error
         if not request.text_tokens:
             model = copy.copy(model)  # the same weights; only its reading of the prompt differs
