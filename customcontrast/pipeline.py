@@ -104,16 +104,16 @@ class CustomContrast:
         if not (memory is None or isinstance(memory, MemoryPlan) or memory in CHOICES):
             raise ConfigError(f"load: memory={memory!r} must be one of {', '.join(CHOICES)}, a MemoryPlan, or None.")
         target = chosen_device(device)
-        asked = None if dtype is None else read_dtype(dtype)
-        wanted: torch.dtype = (
-            getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else asked or usual_dtype(target)
+        requested = None if dtype is None else read_dtype(dtype)
+        read_as: torch.dtype = (
+            getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else requested or usual_dtype(target)
         )
         here = target if memory is None else torch.device("cpu")  # where weights are read to
         free, reason = free_memory(target) if memory is not None else None, ""
         try:
             file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
-            read = (base, weights, file, here, wanted, image_encoder, safety_checker)
-            return cls._read(*read) if memory is None else cls._read(*read)._placed(memory, target, free, asked)
+            read = (base, weights, file, here, read_as, image_encoder, safety_checker)
+            return cls._read(*read) if memory is None else cls._read(*read)._placed(memory, target, free, requested)
         except Exception as error:
             if not out_of_memory(error):
                 raise
