@@ -262,14 +262,16 @@ class _Parts:
         """A model of transformers."""
         if self.pipe is not None and source in (None, self.source):
             return self._frozen(self.pipe.components[folder].to(self.dtype))
-        weights = {"dtype": self.dtype, "use_safetensors": True} | self._variant(folder, source or self.source)
+        weights: dict[str, Any] = {"dtype": self.dtype, "use_safetensors": True} | self._variant(
+            folder, source or self.source
+        )
         return self._frozen(self.read(cls, folder, source, **weights))
 
     def diffuser(self, cls: Any, folder: str, dtype: torch.dtype) -> Any:
         """A model of diffusers."""
         if self.pipe is not None:
             return self._frozen(self.pipe.components[folder].to(dtype))
-        weights = {"torch_dtype": dtype, "use_safetensors": True} | self._variant(folder, self.source)
+        weights: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True} | self._variant(folder, self.source)
         return self._frozen(self.read(cls, folder, **weights))
 
     def autoencoder(self) -> Any:

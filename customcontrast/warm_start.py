@@ -46,8 +46,8 @@ class WarmAdapter(Adapter):
     ) -> None:
         super().__init__(config, specs, base_name)
         self.published = IPAdapter(sizes, specs, base_name)
-        for to_v in self.attention.to_v:
-            nn.init.zeros_(to_v.weight)
+        for weight in self.attention.to_v.parameters():
+            nn.init.zeros_(weight)
         # The hidden states of a zero picture (1, N, d_I), which training needs at every step.
         self.register_buffer("black", None, persistent=False)
 
@@ -99,7 +99,7 @@ class WarmAdapter(Adapter):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return self.attention.to_v[0].weight.dtype
+        return next(self.attention.to_v.parameters()).dtype
 
 
 def checked(sizes: IPAdapterConfig, name: str) -> IPAdapterConfig:
