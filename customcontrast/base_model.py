@@ -262,9 +262,8 @@ class _Parts:
         """A model of transformers."""
         if self.pipe is not None and source in (None, self.source):
             return self._frozen(self.pipe.components[folder].to(self.dtype))
-        weights: dict[str, Any] = {"dtype": self.dtype, "use_safetensors": True} | self._variant(
-            folder, source or self.source
-        )
+        weights: dict[str, Any] = {"dtype": self.dtype, "use_safetensors": True}
+        weights |= self._variant(folder, source or self.source)
         return self._frozen(self.read(cls, folder, source, **weights))
 
     def diffuser(self, cls: Any, folder: str, dtype: torch.dtype) -> Any:

@@ -257,7 +257,7 @@ OnStep = Callable[[int, "Tensor", "Tensor"], "tuple[Tensor, bool]"]
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Every setting of one generation beside its subjects. None stands for the base's or the adapter's own value.
+    """Every setting of one generation beside its subjects. None stands for the base's or the adapter's own.
 
     What depends on the base (multiples of its factor, number of layers, shape of the latents) is checked when the run
     starts. Raises ConfigError naming the argument, what came and what is taken.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -46,8 +46,8 @@ class WarmAdapter(Adapter):
     ) -> None:
         super().__init__(config, specs, base_name)
         self.published = IPAdapter(sizes, specs, base_name)
-        for weight in self.attention.to_v.parameters():
-            nn.init.zeros_(weight)
+        for to_v in self.attention.to_v:
+            nn.init.zeros_(cast("nn.Linear", to_v).weight)
         # The hidden states of a zero picture (1, N, d_I), which training needs at every step.
         self.register_buffer("black", None, persistent=False)
 
@@ -99,7 +99,7 @@ class WarmAdapter(Adapter):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.attention.to_v.parameters()).dtype
+        return cast("nn.Linear", self.attention.to_v[0]).weight.dtype
 
 
 def checked(sizes: IPAdapterConfig, name: str) -> IPAdapterConfig:

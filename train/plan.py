@@ -16,7 +16,7 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -224,7 +224,7 @@ class _MicroStep:
         loss, out = self.config.loss, self.output()
         outputs = [*out.keys, *out.values, *out.mfi.text_tokens, out.mfi.visual_cls]
         outputs += [out.mfi.text_cls] if out.mfi.text_cls is not None else []
-        total = cast(Tensor, sum(x.float().sum() for x in outputs))
+        total = torch.stack([x.float().sum() for x in outputs]).sum()
         if self.adapter.config.textual and loss.macl and not loss.contrast_batch:
             total = total + self.positives(self.B, self.t)
         return total

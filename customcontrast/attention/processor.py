@@ -138,11 +138,7 @@ class SubjectProcessor(AttnProcessor2_0):
                 recorder.add_looked(self.layer, size, k, seen)
             if absent:
                 continue
-            if branch.beside is not None:
-                out = out + self.attention_beside(Q, branch.beside)
-            where = self.where(state, k, masks, shares)
-            out = out if where is None else out * where.to(out.dtype)
-            out = out * strength(branch, self.layer, out)
+            out = self.weighed(Q, out, branch, self.where(state, k, masks, shares))
             total = out if total is None else total + out
         if masses and recorder is not None:
             recorder.add_visual(self.layer, size, torch.stack(masses, dim=-1))
@@ -158,6 +154,14 @@ class SubjectProcessor(AttnProcessor2_0):
         if masks is not None and state.branches[k].masked:
             where = masks if state.location.mask_visual else None
         return None if where is None else where[:, k, None, :, None]
+
+    def weighed(self, Q: Tensor, out: Tensor, branch: SubjectBranch, where: Tensor | None) -> Tensor:
+        """λ_k · (where k is) · `out` (R, heads, h·w, c) of its visual tokens, with that of image tokens beside them."""
+        if branch.beside is not None:
+            out = out + self.attention_beside(Q, branch.beside)
+        if where is not None:
+            out = out * where.to(out.dtype)
+        return out * strength(branch, self.layer, out)
 
     def unconditional_branches(
         self, Q: Tensor, state: SubjectState, masks: Tensor | None, shares: Tensor | None

@@ -90,7 +90,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
-    """End with one sentence for an option that cannot be used."""
+    """End with one sentence where a value cannot be used, whether it is of the command line or the environment."""
     if chosen.base not in BASES:  # from the environment, which argparse does not check
         parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
     for name in ("weights", "adapter", "sam_checkpoint"):

@@ -25,7 +25,7 @@ def _run(act: Callable[..., None], arguments: tuple[Any, ...], environment: dict
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         act(*arguments)
-    except BaseException:  # noqa: BLE001 - the parent reads it
+    except BaseException:  # noqa: BLE001 - whatever it was, the parent reads it in the file
         failed.write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)  # what the parent registered for its own end is not ours to run

@@ -161,9 +161,9 @@ def random_adapter(base: BaseModel, seed: int = 0, **overrides: object) -> Adapt
     torch.manual_seed(seed)
     adapter = Adapter.create(base, **(ENCODER | overrides)).requires_grad_(False).eval()
     for linear in adapter.attention.to_v:
-        linear.weight.normal_(std=0.3)
+        torch.nn.init.normal_(linear.weight, std=0.3)
     for linear in adapter.attention.to_k:
-        linear.weight.normal_(std=0.5)
+        torch.nn.init.normal_(linear.weight, std=0.5)
     return adapter
 
 

@@ -190,7 +190,7 @@ def test_the_same_request_gives_the_same_picture(shared: Service, bear: CutOut):
 
 def test_a_base_without_style_says_so(shared: Service):
     request = Request("a bear", style=StyleRequest(Image.new("RGB", (40, 40), "red")))
-    with pytest.raises(RequestError, match=r"takes no style picture: remove it, or start the server with SD-1.5"):
+    with pytest.raises(RequestError, match=r"takes no style picture: remove it, or start the server with SD-1\.5"):
         list(shared.stream(request))
 
 

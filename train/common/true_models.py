@@ -6,13 +6,14 @@ for time, memory and the whole path, not for pictures worth looking at.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
 from customcontrast.adapter import Adapter
@@ -20,6 +21,8 @@ from customcontrast.attention import install_processors
 from customcontrast.base_model import BaseModel
 from customcontrast.config import EncoderConfig
 from customcontrast.specs import BASES
+
+M = TypeVar("M", bound=nn.Module)
 
 UNETS: dict[str, dict[str, Any]] = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
@@ -55,7 +58,7 @@ VIT_L_14 = {
     "patch_size": 14,
     "projection_dim": 768,
 }
-VAE = {
+VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -71,8 +74,6 @@ PERIOD = 1_000_003  # a prime: random weights repeat after so many, and no two r
 
 def word_tokens(words: str) -> tuple[list[str], list[tuple[str, str]]]:
     """Tokens and merges of a byte-pair encoding that knows these words: bytes, then their letters joined one by one."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
     letters = sorted(ByteLevel.alphabet())
     tokens, merges = letters + [letter + "</w>" for letter in letters], []
     for word in words.split():
@@ -93,9 +94,7 @@ def tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
     return transformers.CLIPTokenizer(vocab, merges, model_max_length=LENGTH, pad_token=pad)
 
 
-def make(
-    build: Callable[[], nn.Module], device: str | torch.device = "meta", dtype: torch.dtype = torch.float32
-) -> Any:
+def make(build: Callable[[], M], device: str | torch.device = "meta", dtype: torch.dtype = torch.float32) -> M:
     """A frozen model in evaluation mode, its weights of `dtype` on `device`: random, or none on the meta device.
 
     Made on the meta device first, so that no other memory is used and no time is lost on initial values. Matrices get
@@ -143,7 +142,7 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
     base = BaseModel(
         name=name,
         tokenizers=[tokenizer(pad) for pad in ("<|endoftext|>", "!")[: len(texts)]],  # as published
-        text_encoders=[make(partial(cls, config), device, dtype) for cls, config in texts],
+        text_encoders=[make(functools.partial(cls, config), device, dtype) for cls, config in texts],
         unet=unet(name, device, dtype),
         vae=make(
             lambda: AutoencoderKL(**vae), device, torch.float32 if spec.pooled and dtype == torch.float16 else dtype
