@@ -44,12 +44,12 @@ def generate(options: argparse.Namespace) -> None:
     from customcontrast.segmentation import Segmenter
 
     noun = options.noun or guess_noun(options.prompt)
-    asked = {
+    settings = {
         "seed": options.seed,
         "num_inference_steps": options.steps,
         "subject_scale": options.subject_scale,
     }
-    GenerationConfig(options.prompt, **asked)  # raises before anything is loaded
+    GenerationConfig(options.prompt, **settings)  # raises before anything is loaded
     check_folder(options.out, "--out")
     segmenter = Segmenter()
     segmentations = [segmenter.auto(picture) for picture in options.reference]
@@ -62,7 +62,7 @@ def generate(options: argparse.Namespace) -> None:
     result = model.generate(
         options.prompt,
         subjects,
-        **asked,
+        **settings,
     )
 
     make_folder(options.out, "--out")

@@ -166,5 +166,5 @@ def free_main_memory(root: Path = Path("/")) -> int | None:
 
 
 def lent_by_the_call() -> bool:
-    """Whether the GPU is lent for each run (ZeroGPU on Hugging Face Spaces): nothing can be asked of it before."""
+    """Whether the GPU is lent for each run (ZeroGPU on Hugging Face Spaces): it cannot be looked at before."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")

@@ -104,16 +104,16 @@ class CustomContrast:
         if not (memory is None or isinstance(memory, MemoryPlan) or memory in CHOICES):
             raise ConfigError(f"load: memory={memory!r} must be one of {', '.join(CHOICES)}, a MemoryPlan, or None.")
         target = chosen_device(device)
-        asked = None if dtype is None else read_dtype(dtype)
-        wanted: torch.dtype = (
-            getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else asked or usual_dtype(target)
+        requested = None if dtype is None else read_dtype(dtype)
+        read_as: torch.dtype = (
+            getattr(torch, memory.dtype) if isinstance(memory, MemoryPlan) else requested or usual_dtype(target)
         )
         here = target if memory is None else torch.device("cpu")  # where weights are read to
         free, reason = free_memory(target) if memory is not None else None, ""
         try:
             file, image_encoder = resolve_adapter(adapter, base, source, image_encoder)
-            read = (base, weights, file, here, wanted, image_encoder, safety_checker)
-            return cls._read(*read) if memory is None else cls._read(*read)._placed(memory, target, free, asked)
+            read = (base, weights, file, here, read_as, image_encoder, safety_checker)
+            return cls._read(*read) if memory is None else cls._read(*read)._placed(memory, target, free, requested)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -247,8 +247,6 @@ class CustomContrast:
         guidance_scale: of classifier-free guidance; 1 or less turns it off.
         subject_scale: λ of Eq. 3; 0 turns the visual branch off, and S* stays in the prompt; None = the adapter's own,
             `default_scale`: 1 for ours, 0.6 for IP-Adapters.
-        subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
-            the masks stay).
         seed: picture i uses seed + i. height, width: px, multiples of the autoencoder's factor.
         location: how location masks are made and used (section 3.4). record: which attention maps are recorded.
         preview_every: steps between two previews, 0 = none. scheduler: a key of `specs.SCHEDULERS`.
@@ -260,6 +258,8 @@ class CustomContrast:
         output_type: form of `Result.images`, see `sampling.to_output`; "latent" = the latents (N, C, h, w).
         guidance_rescale: 0 to 1, see `sampling.rescaled`. clip_skip: as in diffusers, how many layers of the text
             encoders are left out at their end, for the prompt alone.
+        subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
+            the masks stay).
         Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
         config = GenerationConfig(

@@ -11,7 +11,7 @@ from customcontrast.conditioning.text_context import TextContext
 
 
 def weighted(context: TextContext, weights: Sequence[float], empty: TextContext) -> TextContext:
-    """C'_s = C_∅,s + w_s (C_s − C_∅,s) for every token s; w_s = 1 changes no bit.
+    """Apply prompt weights: C'_s = C_∅,s + w_s (C_s − C_∅,s) for every token s; w_s = 1 changes no bit.
 
     context: C(t, l), (B, L, S, d_text), S* included. weights: w_s of at least S tokens. empty: C_∅ of the empty prompt,
     (1, 1, S', d_text); where it is shorter, for a base that reads no padding, its last token stands for the rest.

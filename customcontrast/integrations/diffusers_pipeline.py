@@ -169,7 +169,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         own = super().components
         if self._modules_alone:
             return own
-        return own | {"adapter": self.adapter} | {part.name: getattr(self, part.attribute) for part in FACTS_OF_BASE}
+        own |= {"adapter": self.adapter, "safety_checker": self.safety_checker}
+        return own | {part.name: getattr(self, part.attribute) for part in FACTS_OF_BASE}
 
     @contextmanager
     def _only_modules(self) -> Iterator[None]:

@@ -123,16 +123,16 @@ def is_public(host: str, share: bool = False) -> bool:
 
 
 def checker(chosen: argparse.Namespace) -> str | None:
-    """Which safety checker a server has: what was asked for, else the published one where its page is public."""
-    asked = chosen.safety_checker
+    """Which safety checker a server has: the requested one, else the published one where its page is public."""
+    requested = chosen.safety_checker
     public = is_public(chosen.host, chosen.share)
-    if asked is None:
+    if requested is None:
         return "on" if public else None
-    if asked.lower() == "off":
+    if requested.lower() == "off":
         if public:
             log.warning("this page is public, and pictures of sd15 and sdxl are shown unchecked (--safety-checker off)")
         return None
-    return "on" if asked.lower() == "on" else asked
+    return "on" if requested.lower() == "on" else requested
 
 
 def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, str]:

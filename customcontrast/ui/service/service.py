@@ -76,7 +76,7 @@ class Service:
         return dataclasses.replace(known, strength=request.strength)
 
     def _cached(self, key: str, look: Callable[[], Subject]) -> Subject:
-        """What is kept under `key`, or what `look` makes; the oldest goes."""
+        """What is cached under `key`, or what `look` makes; the least recently used one goes."""
         with self._lock:
             known = self._subjects.get(key)
         if known is None:
