@@ -74,6 +74,6 @@ class Page:
             for section in (showcase, subject_slots, settings_panel, prompt_box, picture_results, turntable_panel):
                 section.wire(wire, handlers, sections)
             Endpoints(handlers).wire(results)
-            shown = {"memory": settings.memory}
-            wire.on(demo.load, handlers.prompt.memory, {"base": settings.base}, shown, queue=False, **QUIET)
+            outputs = {"memory": settings.memory}
+            wire.on(demo.load, handlers.prompt.memory, {"base": settings.base}, outputs, queue=False, **QUIET)
         return demo
