@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -46,8 +46,8 @@ class WarmAdapter(Adapter):
     ) -> None:
         super().__init__(config, specs, base_name)
         self.published = IPAdapter(sizes, specs, base_name)
-        for to_v in self.attention.to_v:
-            nn.init.zeros_(cast("nn.Linear", to_v).weight)
+        for weight in self.attention.to_v.parameters():
+            nn.init.zeros_(weight)
         # The hidden states of a zero picture (1, N, d_I), which training needs at every step.
         self.register_buffer("black", None, persistent=False)
 
@@ -86,20 +86,17 @@ class WarmAdapter(Adapter):
 
     def forward(self, hidden_states: tuple[Tensor, ...], t: Tensor) -> AdapterOutput:
         """See `Adapter.forward`. Raises ValueError where `sees_nothing` was not called."""
-        if self.black is None:
+        black, dtype = self.black, next(self.parameters()).dtype
+        if black is None:
             raise ValueError("WarmAdapter: the hidden states of no picture are not known; call `sees_nothing` first.")
         out = super().forward(hidden_states, t)
-        seen, nothing = (self.published.image_proj(x.to(self._dtype)) for x in (hidden_states[0], self.black))
+        seen, nothing = (self.published.image_proj(x.to(dtype)) for x in (hidden_states[0], black))
         return self.joined(out, seen, nothing)
 
     def joined(self, out: AdapterOutput, tokens: Tensor, nothing: Tensor) -> AdapterOutput:
         """`out` with the IP-Adapter's keys and values. tokens: (B or 1, n, C); nothing: (1, n', C) of no picture."""
         beside = self.published.at(tokens, nothing=nothing)
         return replace(out, beside=(beside.keys, beside.values), unconditional=beside.unconditional)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return cast("nn.Linear", self.attention.to_v[0]).weight.dtype
 
 
 def checked(sizes: IPAdapterConfig, name: str) -> IPAdapterConfig:

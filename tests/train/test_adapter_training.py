@@ -32,6 +32,7 @@ from train.adapter.step import AdapterLoss, Noise, contexts_of, prompts_of
 from train.adapter.train import main, train, usable_precision
 from train.adapter.training_state import Progress, averaged, schedule
 from train.common import log
+from train.common.checkpoint import write_checkpoint
 from train.common.ema import EMA
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples
@@ -304,6 +305,20 @@ def test_checkpoints_are_kept_found_and_checked(
     latest.write_bytes(latest.read_bytes()[:1000])
     with pytest.raises(ResumeError, match="cannot be read"):
         training_state.load(latest, adapter, ema, optimizer, settings)
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    """A SIGKILL while a file is written leaves its part, gigabytes at SDXL's size, under the dead process's number."""
+    (tmp_path / "checkpoints").mkdir()
+    parts = [tmp_path / "checkpoints" / ".step-0000003.77.part", tmp_path / ".adapter.part.77.part"]
+    kept = [tmp_path / "checkpoints" / "step-0000002.safetensors", tmp_path / "adapter.safetensors", tmp_path / ".mine"]
+    for path in (*parts, *kept):
+        path.touch()
+    training_state.clear(tmp_path)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+    (tmp_path / ".clip.77.part").touch()
+    write_checkpoint(tmp_path / "clip.safetensors", {"x": torch.zeros(1)}, {})
+    assert not list(tmp_path.rglob("*.part"))
 
 
 # ---- whole runs

@@ -83,6 +83,8 @@ def train(
     wandb = WandB(accelerator, output, config.to_dict()) if config.log.wandb else None
     dtype = DTYPES[precision] if device.type == "cuda" else torch.float32
     found = training_state.find(output / "checkpoints", resume)
+    if main:
+        training_state.clear(output)
     start = Start.of(config, found)
     base = start.base(device, dtype)
     make_ready(base, optim.gradient_checkpointing)

@@ -36,8 +36,13 @@ def run_tensors(
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write a checkpoint beside `path`, then rename: after a kill the previous one is whole. Raises OSError."""
+    """Write a checkpoint beside `path`, then rename: after a kill the previous one is whole. Raises OSError.
+
+    A run has one writer, so what another process left half-written of this checkpoint is of one that was killed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.stem}.*.part"):
+        left.unlink(missing_ok=True)
     write_tensors(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
 
 
