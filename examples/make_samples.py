@@ -1,9 +1,9 @@
 """Make the sample pictures of README and docs with the shipped weights: seed 0, none chosen.
 
-    python examples/make_samples.py [--photo PICTURE --photo-noun cat]
+    python examples/make_samples.py [--base toyland2] [--photo PICTURE --photo-noun cat]
 
-samples.webp: prompt, reference, location masks over the steps, output; samples-two.webp: two and three subjects;
-words.webp: where the picture of two looked for each word.
+BASE-one.webp: prompt, reference, location masks over the steps, output; BASE-two.webp: two and three subjects;
+BASE-words.webp: where the picture of two looked for each word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from customcontrast import CustomContrast, Segmenter, visualize
 from customcontrast.config import LocationConfig
-from customcontrast.specs import DEFAULT_BASE
+from customcontrast.specs import BASES, DEFAULT_BASE
 from customcontrast.ui.service.figures import stack
 from customcontrast.visualize.drawing import label
 
@@ -35,7 +35,7 @@ SEVERAL = (
     (("duck", "car"), "a <duck> wearing a red hat and a <car> in the jungle"),
     (("rabbit", "bear", "cat"), "a <rabbit>, a <bear> and a <cat> in the city"),
 )
-SEEDS = 4  # pictures of each row of samples-two.webp
+SEEDS = 4  # pictures of each row of BASE-two.webp
 LINE = 22  # px of a prompt above its row
 GAP = 8  # px between rows
 CELL = 160
@@ -52,11 +52,13 @@ def titled(prompt: str, picture: Image.Image) -> Image.Image:
 def main() -> None:
     """Generate, lay out, save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    embedded = [name for name, spec in BASES.items() if spec.embedded]
+    parser.add_argument("--base", choices=embedded, default=DEFAULT_BASE)
     parser.add_argument("--photo", type=Path, help="a real photograph for one more row")
     parser.add_argument("--photo-noun", default="cat", help="what the photograph is drawn as, on the beach")
     parser.add_argument("--out", type=Path, default=HERE / "shots")
     options = parser.parse_args()
-    model, segmenter = CustomContrast.load(DEFAULT_BASE), Segmenter()
+    model, segmenter = CustomContrast.load(options.base), Segmenter()
     names = {name for name, _ in ONE} | {name for several, _ in SEVERAL for name in several}
     found = {name: segmenter.auto(HERE / f"{name}.png") for name in sorted(names)}
 
@@ -69,7 +71,7 @@ def main() -> None:
         result = model.generate(prompt, [model.subject(segmentation, noun)])
         strip = visualize.location_strip(segmentation.on_plain(), result.location_masks[0, :, 0], result.images[0])
         strips.append(titled(prompt, strip))
-    visualize.save_small(stack(strips, GAP), options.out / "samples.webp")
+    visualize.save_small(stack(strips, GAP), options.out / f"{options.base}-one.webp")
 
     apart, pages = LocationConfig(apart=True), []
     for i, (names, prompt) in enumerate(SEVERAL):
@@ -87,8 +89,10 @@ def main() -> None:
             mean = made[0].text_maps[0].astype("float32").mean(axis=0)  # over the steps: (tokens, h, w)
             words = enumerate(made[0].words, start=1)
             maps = {f"{n}. {word}": mean[places].mean(axis=0) for n, (word, places) in words if mean[places].any()}
-            visualize.save_small(visualize.token_grid(made[0].images[0], maps), options.out / "words.webp")
-    visualize.save_small(stack(pages, GAP), options.out / "samples-two.webp")
+            visualize.save_small(
+                visualize.token_grid(made[0].images[0], maps), options.out / f"{options.base}-words.webp"
+            )
+    visualize.save_small(stack(pages, GAP), options.out / f"{options.base}-two.webp")
 
 
 if __name__ == "__main__":

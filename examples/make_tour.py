@@ -2,12 +2,13 @@
 
     python examples/make_tour.py
 
-The boxes are pixels of screenshots of 1280 px width, as `python -m tests.support.screenshots` makes them.
+Run it after `python -m tests.support.screenshots`, which also writes where the parts of the page are (boxes.json).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,22 +26,31 @@ WIDTH = 1280
 
 @dataclass(frozen=True)
 class Panel:
-    """One cut-out of a screenshot."""
+    """Parts of a screenshot, side by side or below each other, in one cut-out."""
 
     title: str
     shot: str  # name of the screenshot, without its ending
-    box: tuple[int, int, int, int]  # left, top, right, bottom, px
+    parts: tuple[str, ...]  # ids of the page's elements, as boxes.json has them
+    height: int = 0  # px of the cut-out, from its top; 0 = all of it
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """left, top, right, bottom in px around all parts."""
+        boxes = json.loads((HERE / "shots" / "boxes.json").read_text("utf-8"))[self.shot]
+        left, top, right, bottom = zip(*(boxes[part] for part in self.parts), strict=True)
+        low = max(bottom)
+        return min(left), min(top), max(right), min(low, min(top) + self.height) if self.height else low
 
 
-LEFT = (Panel("Subjects, prompt, picture", "page", (50, 110, 1250, 1130)),)
+LEFT = (Panel("Subjects, prompt, picture", "page", ("slot-1", "pictures-out")),)
 RIGHT = (
-    Panel("Where: location masks over the steps", "page", (552, 1262, 1228, 1392)),
-    Panel("Words: attention of each word", "page-words", (552, 2062, 1228, 2456)),
-    Panel("… and what a place attended to", "page-looked", (552, 2028, 1228, 2354)),
+    Panel("Where: location masks over the steps", "page", ("strip",)),
+    Panel("Words: where each word acted", "page-words", ("hover",)),
+    Panel("… and what a place attended to", "page-looked", ("looked",)),
 )
 BELOW = (
-    Panel("Compare: the same seed, several ways", "page-compare", (552, 1980, 1228, 2556)),
-    Panel("Features: the subject among others", "page-features", (552, 1262, 1228, 1790)),
+    Panel("Compare: the same seed, several ways", "page-compare", ("sheet",)),
+    Panel("Features: the subject among others", "page-features", ("around",)),
 )
 
 

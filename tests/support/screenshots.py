@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -37,19 +38,12 @@ def main() -> None:
         weights, base = Path(BASES[options.base].weights), ["--base", options.base]
         with server(weights, Path(folder) / "log", arguments=base) as url, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-            for name, size, walk, scheme in (
-                ("first", (1280, 900), walk_first, "light"),
-                ("page", (1280, 900), walk_tabs, "light"),
-                ("dark", (1280, 900), walk_two, "dark"),
-                ("phone", (390, 844), walk_one, "light"),
-                ("phone-dark", (390, 844), walk_two, "dark"),
-                ("phone-words", (390, 844), walk_words, "light"),
-                ("subject", (1280, 900), walk_subject, "light"),
-                ("subject-phone", (390, 844), walk_subject, "dark"),
-            ):
+            for name, walk in (
+                ("first", walk_first), ("page", walk_tabs), ("two", walk_two), ("subject", walk_subject),
+            ):  # fmt: skip
                 if not wanted or name in wanted:
-                    visitor = Visitor(browser, url, *size, color_scheme=scheme)
-                    walk(visitor, lambda page, shot: keep(page, options.out / f"{shot}.webp"), name)
+                    visitor = Visitor(browser, url)
+                    walk(visitor, lambda page, shot: keep(page, options.out / f"{shot}.webp"))
                     visitor.context.close()
             browser.close()
 
@@ -57,12 +51,24 @@ def main() -> None:
 Shoot = Callable[[Page, str], None]
 
 
+BOXES = """names => { const found = {}; for (const name of names) {
+  const box = document.querySelector('#' + name)?.getBoundingClientRect();
+  if (box && box.width && box.height) found[name] = [box.left, box.top + scrollY, box.right, box.bottom + scrollY];
+} return found }"""
+PARTS = ("cards", "slot-1", "pictures-out", "hover", "strip", "overlay", "explained", "map", "looked", "grid", "sheet",
+         "made-grid", "around", "alike")  # fmt: skip
+
+
 def keep(page: Page, path: Path) -> None:
-    """The whole page as a small WebP."""
+    """The whole page as a small WebP, and in boxes.json beside it where its parts are: px from the left and top."""
     page.mouse.move(0, 0)
     page.wait_for_timeout(800)
     with Image.open(io.BytesIO(page.screenshot(full_page=True))) as picture:
         save_small(picture, path)
+    file = path.parent / "boxes.json"
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    known[path.stem] = {name: [round(px) for px in box] for name, box in page.evaluate(BOXES, PARTS).items()}
+    file.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
@@ -81,38 +87,35 @@ def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
     visitor.see("#plot")
 
 
-def walk_first(visitor: Visitor, shoot: Shoot, name: str) -> None:
+def on_a_phone(page: Page) -> None:
+    """The same page at a phone's width."""
+    page.set_viewport_size({"width": 390, "height": 844})
+
+
+def turn_dark(page: Page) -> None:
+    """The other colours."""
+    page.get_by_role("button", name="Light / dark").click()
+
+
+def walk_first(visitor: Visitor, shoot: Shoot) -> None:
     """What a visitor finds, and one of the finished examples."""
-    shoot(visitor.page, name)
+    shoot(visitor.page, "first")
     visitor.page.locator("#cards button").first.click()
     visitor.page.wait_for_selector("#status .cc-good")
     visitor.page.wait_for_selector("#pictures-out img")
-    shoot(visitor.page, f"{name}-example")
+    shoot(visitor.page, "first-example")
 
 
-def walk_one(visitor: Visitor, shoot: Shoot, name: str) -> None:
-    """One subject, one picture."""
-    make(visitor, ("bear",), "a bear on the beach")
-    shoot(visitor.page, name)
-
-
-def walk_two(visitor: Visitor, shoot: Shoot, name: str) -> None:
-    """Two subjects."""
+def walk_two(visitor: Visitor, shoot: Shoot) -> None:
+    """Two subjects, dark, on a desktop and on a phone."""
     make(visitor, ("cat", "robot"), "a cat and a robot in the snow")
-    shoot(visitor.page, name)
+    turn_dark(visitor.page)
+    shoot(visitor.page, "dark")
+    on_a_phone(visitor.page)
+    shoot(visitor.page, "phone-dark")
 
 
-def walk_words(visitor: Visitor, shoot: Shoot, name: str) -> None:
-    """One subject, the maps explained, the words."""
-    make(visitor, ("bear",), "a bear on the beach")
-    visitor.page.locator("#explaining button").first.click()
-    visitor.page.locator("#hover button", has_text="beach").click()
-    visitor.page.get_by_role("tab", name="Words", exact=True).click()
-    visitor.see("#grid")
-    shoot(visitor.page, name)
-
-
-def walk_subject(visitor: Visitor, shoot: Shoot, name: str) -> None:
+def walk_subject(visitor: Visitor, shoot: Shoot) -> None:
     """One subject with a stroke of the brush, a place, and every setting open; notes about the prompt."""
     page = visitor.page
     visitor.give(1, EXAMPLES / "bear.png")
@@ -138,33 +141,51 @@ def walk_subject(visitor: Visitor, shoot: Shoot, name: str) -> None:
     visitor.write("#noun-1", "bear")
     visitor.write("#prompt", "a zebra in the jungle " * 20)
     page.wait_for_selector("#prompt-notes .cc-warn", state="visible")
-    page.wait_for_timeout(4000)
-    shoot(page, name)
+    page.wait_for_timeout(4000)  # the stroke fades
+    shoot(page, "subject")
+    turn_dark(page)
+    on_a_phone(page)
+    shoot(page, "subject-phone")
 
 
-def walk_tabs(visitor: Visitor, shoot: Shoot, name: str) -> None:
-    """One subject, then every tab."""
+def walk_tabs(visitor: Visitor, shoot: Shoot) -> None:
+    """One subject, then every tab; the words on a phone too."""
     page = visitor.page
-    walk_one(visitor, shoot, name)
+    make(visitor, ("bear",), "a bear on the beach")
+    shoot(page, "page")
+    on_a_phone(page)
+    shoot(page, "phone")
+    page.set_viewport_size({"width": 1280, "height": 900})
     for tab in TABS:
         page.get_by_role("tab", name=tab, exact=True).click()
         if tab == "Words":
             visitor.see("#grid")
-            shoot(page, f"{name}-words")
+            page.locator("#explaining button").first.click()
+            page.locator("#hover button", has_text="beach").click()
+            page.wait_for_selector("#explained figure")
+            shoot(page, "page-words")
+            on_a_phone(page)
+            shoot(page, "phone-words")
+            page.set_viewport_size({"width": 1280, "height": 900})
+            page.locator("#explaining button").first.click()
             page.locator("#branch").get_by_text("Subject's picture").click()
             visitor.see("#looked")
             page.locator("#map img").click(position={"x": 190, "y": 120})
             page.wait_for_timeout(500)
-            shoot(page, f"{name}-looked")
+            shoot(page, "page-looked")
             continue
         if tab == "Compare":
+            page.get_by_text("More settings").click()
+            visitor.set_steps(10)  # enough to compare, in half the time
+            page.get_by_text("More settings").click()
             page.click("#compare")
-            visitor.see("#sheet", 120_000)
+            visitor.see("#sheet")
+            visitor.write("#grid-y-values", "2, 6")
             page.click("#make-grid")
-            visitor.see("#made-grid", 180_000)
+            visitor.see("#made-grid")
         if tab == "Features":
             page.wait_for_selector("#alike img, #around-note .cc-note")  # not every base has known subjects
-        shoot(page, f"{name}-{tab.lower()}")
+        shoot(page, f"page-{tab.lower()}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ RECIPE = (
 )
 
 
+PAST = "Click a picture to have it back with all its settings."
+
+
 HOVER = "Point at a word, or tap it, to see where in the picture it acted."
 
 
@@ -36,9 +39,10 @@ def build() -> ResultsSection:
     )  # fmt: skip
     with gr.Column(visible=False, elem_id="history-box") as history_box:
         past = gr.State((), time_to_live=3600)
+        info("This session", PAST)
         history = gr.Gallery(
-            label="This session (click one to have it back with its settings)", columns=6, allow_preview=False,
-            interactive=False, buttons=[], format="png", elem_id="history", elem_classes="cc-past")  # fmt: skip
+            label="Pictures of this session", show_label=False, columns=6, allow_preview=False, interactive=False,
+            buttons=[], format="png", elem_id="history", elem_classes="cc-past")  # fmt: skip
     recipe_file = UploadButton("Load the recipe of a downloaded picture", file_types=[".png"], size="sm",
                                elem_id="load-recipe")  # fmt: skip
     with gr.Column(visible=False, elem_id="viewers") as viewers:

@@ -35,8 +35,8 @@ def build(handlers: Handlers) -> PromptSection:
                     sample_labels=[edit["label"] for edit in edits], layout="gallery", samples_per_page=20,
                     label=f"Preset edits: {title}", show_label=False)
     with gr.Row():
-        generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
-        stop = gr.Button("Stop", elem_id="stop", scale=1, interactive=False)
+        generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3, min_width=180)
+        stop = gr.Button("Stop", elem_id="stop", scale=1, interactive=False, min_width=90)
     status = gr.HTML(elem_id="status", padding=False)
     return PromptSection(prompt, chip_row, chips, notes, presets, generate, stop, status)
 

@@ -23,7 +23,7 @@ def build(handlers: Handlers) -> ShowcaseSection:
         cards_html(handlers.replay.cards()), js_on_load=CARDS_SCRIPT, elem_id="cards",
         label="Finished pictures", visible=bool(handlers.replay.finished),
     )  # fmt: skip
-    with gr.Row(elem_classes="cc-line"):
+    with gr.Row(elem_classes=["cc-line", "cc-first"]):
         about = gr.HTML(handlers.prompt.about(handlers.service.config.base), elem_id="about", elem_classes="cc-about",
                         min_width=240)  # fmt: skip
         surprise = gr.Button("Surprise me", size="sm", scale=0, min_width=130, elem_id="surprise",

@@ -74,7 +74,7 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
             undo = gr.Button("Undo", size="sm", min_width=60)
             reset = gr.Button("Reset", size="sm", min_width=60)
             crop = gr.Button("Crop", size="sm", min_width=60, elem_id=f"crop-{k}")
-            face = gr.Button("Crop to face", size="sm", min_width=100, elem_id=f"face-{k}")
+            face = gr.Button("Crop face", size="sm", min_width=60, elem_id=f"face-{k}")
         with gr.Accordion("Brush", open=False, elem_id=f"brushing-{k}", elem_classes="cc-fold") as brushing:
             hint(PAINT)
             brush = pads.brush(k)
