@@ -80,7 +80,8 @@ def test_pictures_a_place_and_ways_of_its_own(handlers: Handlers, bear: CutOut) 
     last = list(handlers.comparison.compare(control))[-1]
     pictures = last["compared"].pictures
     assert [label for label, _ in pictures.values()] == ["Text only", "IP-Adapter", "IP-Adapter, located"]
-    assert len({pixels(image) for _, image in pictures.values()}) == 3 and last["left"] == "unmasked"
+    assert len({pixels(image) for _, image in pictures.values()}) == 3 and last["left"]["value"] == "unmasked"
+    assert ("IP-Adapter, located", "full") in last["right"]["choices"] and len(last["left"]["choices"]) == 3
 
 
 def test_a_style_picture_is_the_librarys_and_comes_back(handlers: Handlers, bear: CutOut, painting: Path) -> None:

@@ -154,17 +154,19 @@ class Comparison:
             sheet = visualize.contact_sheet(
                 [first, *(image for _, image in pictures.values())],
                 ["Reference", *(label for label, _ in pictures.values())],
-                columns=3,
+                columns=4 if published else 3,
                 tile=288,
                 title=f"{requests['full'].prompt} (seed {requests['full'].seed})",
             )
-            compared = Compared(pictures)
+            compared, choices = Compared(pictures), [(label, key) for key, label in titles.items()]
+            beside = self.side_by_side(compared, "unmasked" if published else "visual", "full")
+            beside |= {side: Set(choices=choices, value=beside[side]) for side in ("left", "right")}
             yield {
                 "compared": compared,
                 "status": "",
                 "stop": Set(interactive=False),
                 "sides": Set(visible=True),
-                **self.side_by_side(compared, "unmasked" if published else "visual", "full"),
+                **beside,
                 "sheet": seen(sheet),
             }
         except Exception as error:

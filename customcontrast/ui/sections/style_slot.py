@@ -10,7 +10,7 @@ from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.sections.controls import Sections, StyleSlot
 from customcontrast.ui.wiring import Wire
 
-STYLE = "All of this picture is looked at, for its colours and its manner alone: it is no subject and has no place."
+STYLE = "A picture whose colours and manner the new one takes on; what it shows is left out."
 
 
 # fmt: off
@@ -19,14 +19,13 @@ def build(handlers: Handlers) -> StyleSlot:
     visible = handlers.service.models.has_ip_adapter()
     with gr.Column(visible=visible, elem_classes="cc-slot", elem_id="style-slot") as box:
         picture = gr.State(None, time_to_live=3600)
+        hint(STYLE)
         with gr.Row():
             upload = Picture(
                 label="Style of this picture", sources=["upload", "clipboard"], height=180, format="png", buttons=[],
                 min_width=140, elem_id="style-upload", placeholder="Drop a picture here\nor click to choose one")
-            with gr.Column(min_width=140):
-                hint(STYLE)
-                strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength of the style",
-                                     elem_id="style-strength")
+            strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength", min_width=140,
+                                 elem_id="style-strength")
         note = gr.HTML(visible=False, elem_id="style-note")
     return StyleSlot(box, picture, upload, strength, note)
 
