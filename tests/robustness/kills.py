@@ -4,26 +4,22 @@
 
 A real run of `python -m train.adapter` on a tiny base is killed so often; kills fall anywhere: while it loads, in a
 step, while it writes a checkpoint. Afterwards every step's losses must be those of a run that nobody disturbed, to the
-last digit, and so must the exported weights. Here each run is a new Python; the test suite forks them from a process
-that has imported everything once (`Forked`): what is killed is a process of its own either way.
+last digit, and so must the exported weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
-import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import yaml
@@ -37,71 +33,18 @@ ROOT = Path(__file__).parents[2]
 TERMS = ("total", "diffusion", "cscl", "macl", "location", "gradient", "learning_rate")
 
 
-class Process(Protocol):
-    """A training run in a process of its own, as subprocess.Popen has it."""
-
-    def poll(self) -> int | None:
-        """Its exit status; None while it runs."""
-
-    def kill(self) -> None:
-        """SIGKILL."""
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit status, waited for."""
+def command(config: Path, output: Path, *more: str) -> list[str]:
+    start = [sys.executable, "-m", "train.adapter", "--config", str(config), "--output", str(output)]
+    return [*start, "--resume", "latest", "--cpu", *more]
 
 
-def words(config: Path, output: Path) -> list[str]:
-    """The options of a run that goes on where it was."""
-    return ["--config", str(config), "--output", str(output), "--resume", "latest", "--cpu"]
-
-
-def started(config: Path, output: Path, log: Path) -> Process:
-    """`python -m train.adapter` as a user starts it."""
+def start(config: Path, output: Path, log: Path) -> subprocess.Popen:
     with log.open("a") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "train.adapter", *words(config, output)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+        return subprocess.Popen(command(config, output), cwd=ROOT, env=environment, stdout=file, stderr=file)
 
 
-class Forked:
-    """The same command in a process that is forked from one that did nothing but import it. Without 8 s of imports.
-
-    most: bytes that the kernel lets it write to one file.
-    """
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.adapter.train"])
-
-    def __init__(self, config: Path, output: Path, log: Path, most: int = resource.RLIM_INFINITY) -> None:
-        self.process = self.context.Process(target=_forked, args=(words(config, output), str(log), most))
-        self.process.start()
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        self.process.join(timeout)
-        return self.process.exitcode
-
-
-def _forked(options: list[str], log: str, most: int) -> None:
-    from train.adapter.train import main  # imported already
-
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    torch.set_num_threads(1)
-    sys.exit(main(options))
-
-
-Start = Callable[[Path, Path, Path], Process]  # configuration, output and log -> a run
-
-
-def finish(config: Path, output: Path, log: Path, start: Start = started, limit: float = 600) -> tuple[float, float]:
+def finish(config: Path, output: Path, log: Path, limit: float = 600) -> tuple[float, float]:
     """Run to the end; seconds until a step was done, and until the end. RuntimeError with the log's end if it fails."""
     began, process = time.monotonic(), start(config, output, log)
     _wait(lambda: steps_done(output) > 0, process, began + limit)
@@ -130,7 +73,7 @@ def history(output: Path) -> dict[int, dict[str, float]]:
 
 
 def kill_once(
-    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float, start: Start = started
+    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float
 ) -> tuple[int, str]:
     """Start, wait a random while, SIGKILL. Returns the step it had come to and what it was at.
 
@@ -148,13 +91,13 @@ def kill_once(
     else:
         time.sleep(rng.uniform(0.1, 1.3 * loading))  # while it loads, and the steps after
     if process.poll() is None:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait(60)
         return steps_done(output), kind
     return steps_done(output), "had finished"
 
 
-def _wait(done: Callable[[], bool], process: Process, deadline: float, pause: float = 0.02) -> None:
+def _wait(done: object, process: subprocess.Popen, deadline: float, pause: float = 0.02) -> None:
     while not done() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(pause)
 
@@ -183,22 +126,20 @@ def unreadable(output: Path) -> list[str]:
     return bad
 
 
-def trial(
-    folder: Path, count: int, seed: int, steps: int, config: AdapterTrainConfig, start: Start = started
-) -> dict[str, object]:
+def trial(folder: Path, count: int, seed: int, steps: int, config: AdapterTrainConfig) -> dict[str, object]:
     """The unbroken run, then one that is killed `count` times before it may end. Both under `folder`."""
     config = replace(config, optim=replace(config.optim, steps=steps))
     path, log = folder / "config.yaml", folder / "log.txt"
     path.write_text(yaml.safe_dump(config.to_dict()))
-    loading, seconds = finish(path, folder / "whole", log, start)
+    loading, seconds = finish(path, folder / "whole", log)
     rng, kills, damaged = random.Random(seed), [], []
     for number in range(count):  # a run that ends before it is killed so often wants more steps
-        kills.append(kill_once(path, folder / "parts", log, rng, loading, seconds, start))
+        kills.append(kill_once(path, folder / "parts", log, rng, loading, seconds))
         if kills[-1][1] == "had finished":
             break
         damaged += unreadable(folder / "parts")
         print(f"kill {number + 1:2} of {count}: at step {kills[-1][0]:3} ({kills[-1][1]})", flush=True)
-    finish(path, folder / "parts", log, start)
+    finish(path, folder / "parts", log)
     differences = compare(folder / "whole", folder / "parts")
     return {"kills": kills, "steps": steps, "seconds": seconds, "damaged": damaged, "differences": differences}
 

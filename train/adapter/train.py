@@ -28,6 +28,7 @@ from customcontrast.base_model import load_base
 from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.folders import check_folder
 from customcontrast.precision import computes_bf16
+from customcontrast.tensor_files import remove_parts
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
@@ -98,6 +99,8 @@ def train(
     optimizer = training_state.make_optimizer(adapter, optim)
     ema, rates = EMA(adapter, optim.ema), training_state.schedule(optim)
     found = training_state.find(output / "checkpoints", resume)
+    if main:
+        remove_parts(output, output / "checkpoints")
     world = accelerator.num_processes
     progress = (
         training_state.load(found, adapter, ema, optimizer, config, world) if found else Progress(processes=world)
