@@ -239,12 +239,14 @@ def load_base(
     else:
         side = vision.config.image_size
         processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    tokenizers = [part(CLIPTokenizer, text.tokenizer) for text in spec.text_parts]
+    text_encoders = [transformer(getattr(transformers, text.encoder_class), text.encoder) for text in spec.text_parts]
+    for text, tokenizer, encoder in zip(spec.text_parts, tokenizers, text_encoders, strict=True):
+        _check_tokenizer(tokenizer, encoder, f"{text.tokenizer!r} of {source!r}")
     return BaseModel(
         name=name,
-        tokenizers=[part(CLIPTokenizer, text.tokenizer) for text in spec.text_parts],
-        text_encoders=[
-            transformer(getattr(transformers, text.encoder_class), text.encoder) for text in spec.text_parts
-        ],
+        tokenizers=tokenizers,
+        text_encoders=text_encoders,
         unet=unet,
         vae=vae,
         scheduler=_scheduler(source, name),
@@ -261,6 +263,16 @@ def load_base(
         layout_prior=LayoutPrior.from_dict(facts["layout"]) if facts.get("layout") else None,
         zero_empty_prompt=spec.pooled and _zero_empty_prompt(source),
     )
+
+
+def _check_tokenizer(tokenizer: CLIPTokenizer, encoder: Any, where: str) -> None:
+    """Without its files transformers makes a tokenizer that knows no word, or no end. Raises BaseModelError."""
+    words, places = encoder.config.vocab_size, encoder.config.max_position_embeddings
+    if len(tokenizer) < words // 2 or tokenizer.model_max_length > places:
+        raise BaseModelError(
+            f"load_base: {where} does not fit its text encoder ({len(tokenizer)} tokens for {words}, prompts of "
+            f"{tokenizer.model_max_length} for {places}); put the model's own tokenizer files there."
+        )
 
 
 def same_encoder(known: Any, here: dict[str, Any] | None) -> bool:
