@@ -29,7 +29,7 @@ from customcontrast.errors import BaseModelError, HubError, out_of_memory
 from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
 from customcontrast.precision import read_dtype
-from customcontrast.specs import BASES, BaseSpec
+from customcontrast.specs import BASES, BaseSpec, TextPart
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
 FACTS = "base.json"  # beside an embedded base's weights: facts of its training that its use depends on
@@ -194,12 +194,11 @@ def load_base(
     vae, unet = parts.autoencoder(), parts.unet()
     facts = _json(Path(source) / FACTS, dict) if (Path(source) / FACTS).is_file() else {}
     vision, processor, encoder_name = parts.image_encoder(image_encoder)
+    texts = [parts.text(text) for text in spec.text_parts]
     return BaseModel(
         name=name,
-        tokenizers=[parts.read(CLIPTokenizer, text.tokenizer) for text in spec.text_parts],
-        text_encoders=[
-            parts.transformer(getattr(transformers, text.encoder_class), text.encoder) for text in spec.text_parts
-        ],
+        tokenizers=[tokenizer for tokenizer, _ in texts],
+        text_encoders=[encoder for _, encoder in texts],
         unet=unet,
         vae=vae,
         scheduler=_scheduler(source, name),
@@ -312,11 +311,28 @@ class _Parts:
         processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         return vision, processor, name
 
+    def text(self, part: TextPart) -> tuple[CLIPTokenizer, Any]:
+        """One tokenizer and its text encoder, which must fit each other."""
+        tokenizer = self.read(CLIPTokenizer, part.tokenizer)
+        encoder = self.transformer(getattr(transformers, part.encoder_class), part.encoder)
+        _check_tokenizer(tokenizer, encoder, f"{part.tokenizer!r} of {self.source!r}")
+        return tokenizer, encoder
+
     def _frozen(self, model: nn.Module) -> Any:
         return model.requires_grad_(False).eval().to(self.device)
 
     def _variant(self, folder: str, source: str) -> dict[str, str]:
         return {"variant": "fp16"} if fp16_only(Path(source) / folder, self.half) else {}
+
+
+def _check_tokenizer(tokenizer: CLIPTokenizer, encoder: Any, where: str) -> None:
+    """Without its files transformers makes a tokenizer that knows no word, or no end. Raises BaseModelError."""
+    words, places = encoder.config.vocab_size, encoder.config.max_position_embeddings
+    if len(tokenizer) < words // 2 or tokenizer.model_max_length > places:
+        raise BaseModelError(
+            f"load_base: {where} does not fit its text encoder ({len(tokenizer)} tokens for {words}, prompts of "
+            f"{tokenizer.model_max_length} for {places}); put the model's own tokenizer files there."
+        )
 
 
 def same_encoder(known: Any, here: dict[str, Any] | None) -> bool:

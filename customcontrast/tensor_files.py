@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file as save_tensors
 
-__all__ = ["SafetensorError", "share_with_umask", "write_tensors"]
+__all__ = ["SafetensorError", "remove_parts", "share_with_umask", "write_tensors"]
 
 
 def write_tensors(tensors: Mapping, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
@@ -30,6 +30,13 @@ def write_tensors(tensors: Mapping, path: str | Path, metadata: Mapping[str, str
     finally:
         part.unlink(missing_ok=True)  # there only where something failed
     return path
+
+
+def remove_parts(*folders: Path) -> None:
+    """Remove what writers that were killed have left; only for folders that one run at a time writes to."""
+    for folder in folders:
+        for part in folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
 
 
 def share_with_umask(*paths: Path) -> None:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from customcontrast.segmentation.u2net import U2Net
 from tests.robustness.judge import Judge
+from tests.support.serving import EXAMPLES, tiny_model
 
-SHOWN = int(__import__("os").environ.get("SHOWN", 6))  # failed cases of a test that are listed
+SHOWN = 6  # failed cases of a test that are listed
 COUNTS: dict[str, Counter[str]] = {}
 REASONS: Counter[str] = Counter()  # why cases may end either way
 
@@ -38,6 +39,21 @@ def judge(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     failures = [failure for one in made for failure in one.failures]
     if failures:
         pytest.fail(f"{len(failures)} cases:\n" + "\n".join(failures[:SHOWN]), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base with an adapter, as `--weights` wants it."""
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's bear, small: cut-outs, recipes and features of it cost little."""
+    path = tmp_path_factory.mktemp("reference") / "bear.png"
+    with Image.open(EXAMPLES / "bear.png") as whole:
+        whole.convert("RGB").resize((96, 96)).save(path)
+    return path
 
 
 @pytest.fixture(autouse=True, scope="session")

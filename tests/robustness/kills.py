@@ -5,18 +5,16 @@
 A real run of `python -m train.adapter` on a tiny base is killed so often; kills fall anywhere: while it loads, in a
 step, while it writes a checkpoint. Afterwards every step's losses must be those of a run that nobody disturbed, to the
 last digit, and so must the exported weights. --data: a pool of Toyland, or "mixed": two weighted sets, shards behind a
-mapped index and a folder, with a contrastive batch. --fork: the runs are forked from a process that has everything
-imported (`Forked`), so that kills fall into steps more often than into imports; without it each run is a new Python.
+mapped index and a folder, with a contrastive batch. --fork: the runs are forks of this process, which has everything
+imported, so that a kill falls into a step more often than into an import.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -32,77 +30,66 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from tests.robustness.runs import mixed_run, small_run
+from tests.support import processes
 from train.adapter.adapter_config import AdapterTrainConfig
+from train.adapter.train import main as train_main
 
 ROOT = Path(__file__).parents[2]
 TERMS = ("total", "diffusion", "cscl", "macl", "location", "gradient", "learning_rate")
 
 
-class Process(Protocol):
-    """A training run in a process of its own, as subprocess.Popen has it."""
+class Running(Protocol):
+    """A run in a process of its own: what is used of `subprocess.Popen`."""
 
     def poll(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Its exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end."""
 
     def kill(self) -> None:
         """SIGKILL."""
 
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Its exit status, waited for."""
+
+Launch = Callable[[Path, Path, Path], Running]  # (configuration, output, log) -> the run
 
 
-def words(config: Path, output: Path) -> list[str]:
-    """The options of a run that goes on where it was."""
-    return ["--config", str(config), "--output", str(output), "--resume", "latest", "--cpu"]
+def command(config: Path, output: Path, *more: str) -> list[str]:
+    start = [sys.executable, "-m", "train.adapter", "--config", str(config), "--output", str(output)]
+    return [*start, "--resume", "latest", "--cpu", *more]
 
 
-def started(config: Path, output: Path, log: Path) -> Process:
+def start(config: Path, output: Path, log: Path) -> subprocess.Popen:
     """`python -m train.adapter` as a user starts it."""
     with log.open("a") as file:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "train.adapter", *words(config, output)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+        return subprocess.Popen(command(config, output), cwd=ROOT, env=environment, stdout=file, stderr=file)
 
 
 class Forked:
-    """The same command in a process that is forked from one that did nothing but import it. Without 8 s of imports.
+    """The same run in a fork of this process, which has everything imported: for tests."""
 
-    most: bytes that the kernel lets it write to one file.
-    """
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.adapter.train"])
-
-    def __init__(self, config: Path, output: Path, log: Path, most: int = resource.RLIM_INFINITY) -> None:
-        self.process = self.context.Process(target=_forked, args=(words(config, output), str(log), most))
-        self.process.start()
+    def __init__(self, config: Path, output: Path, log: Path) -> None:
+        self.process = processes.start(_train, config, output, failed=log)
 
     def poll(self) -> int | None:
         return self.process.exitcode
-
-    def kill(self) -> None:
-        self.process.kill()
 
     def wait(self, timeout: float | None = None) -> int | None:
         self.process.join(timeout)
         return self.process.exitcode
 
-
-def _forked(options: list[str], log: str, most: int) -> None:
-    from train.adapter.train import main  # imported already
-
-    with open(log, "a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    torch.set_num_threads(1)
-    sys.exit(main(options))
+    def kill(self) -> None:
+        self.process.kill()
 
 
-Start = Callable[[Path, Path, Path], Process]  # configuration, output and log -> a run
+def _train(config: Path, output: Path) -> None:
+    code = train_main(command(config, output)[3:])
+    if code:
+        raise RuntimeError(f"train.adapter ended with {code}")
 
 
-def finish(config: Path, output: Path, log: Path, start: Start = started, limit: float = 600) -> tuple[float, float]:
+def finish(config: Path, output: Path, log: Path, start: Launch = start, limit: float = 600) -> tuple[float, float]:
     """Run to the end; seconds until a step was done, and until the end. RuntimeError with the log's end if it fails."""
     began, process = time.monotonic(), start(config, output, log)
     _wait(lambda: steps_done(output) > 0, process, began + limit)
@@ -131,7 +118,7 @@ def history(output: Path) -> dict[int, dict[str, float]]:
 
 
 def kill_once(
-    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float, start: Start = started
+    config: Path, output: Path, log: Path, rng: random.Random, loading: float, longest: float, start: Launch = start
 ) -> tuple[int, str]:
     """Start, wait a random while, SIGKILL. Returns the step it had come to and what it was at.
 
@@ -155,7 +142,7 @@ def kill_once(
     return steps_done(output), "had finished"
 
 
-def _wait(done: Callable[[], bool], process: Process, deadline: float, pause: float = 0.02) -> None:
+def _wait(done: Callable[[], bool], process: Running, deadline: float, pause: float = 0.02) -> None:
     while not done() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(pause)
 
@@ -185,7 +172,7 @@ def unreadable(output: Path) -> list[str]:
 
 
 def trial(
-    folder: Path, count: int, seed: int, steps: int, config: AdapterTrainConfig, start: Start = started
+    folder: Path, count: int, seed: int, steps: int, config: AdapterTrainConfig, start: Launch = start
 ) -> dict[str, object]:
     """The unbroken run, then one that is killed `count` times before it may end. Both under `folder`."""
     config = replace(config, optim=replace(config.optim, steps=steps))
@@ -219,7 +206,7 @@ def main() -> int:
         folder = Path(name)
         make = small_run if options.data == "pool" else mixed_run
         config = make(tiny_model(folder / "tiny"), folder / "data", save_every=3)
-        done = trial(folder, options.count, options.seed, options.steps, config, Forked if options.fork else started)
+        done = trial(folder, options.count, options.seed, options.steps, config, Forked if options.fork else start)
     killed = [kind for _, kind in done["kills"] if kind != "had finished"]
     kinds = ", ".join(f"{killed.count(kind)} {kind}" for kind in dict.fromkeys(killed))
     print(

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
-from PIL import Image
 
 from customcontrast.pipeline import CustomContrast
 from customcontrast.ui import server as app
 from tests.robustness.judge import command
 from tests.robustness.makers import LONG_NOUN, NO_NOUNS, NOUNS, PNG_STANDS, PROMPTS, broken_bytes, sendable
 from tests.robustness.runs import small_run, write_views
-from tests.support.serving import EXAMPLES, ROOT, tiny_model
+from tests.support.serving import ROOT
 from train.adapter import train
 from train.base import pretrain
 from train.data import prepare
@@ -35,11 +34,6 @@ def fresh_accelerator() -> None:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
 def example():
     spec = importlib.util.spec_from_file_location("generate_example", ROOT / "examples" / "generate.py")
     module = importlib.util.module_from_spec(spec)
@@ -47,15 +41,6 @@ def example():
     spec.loader.exec_module(module)
     sys.path[:] = before
     return module.main
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's bear, small."""
-    path = tmp_path_factory.mktemp("reference") / "bear.png"
-    with Image.open(EXAMPLES / "bear.png") as whole:
-        whole.convert("RGB").resize((96, 96)).save(path)
-    return path
 
 
 @pytest.fixture
@@ -143,7 +128,7 @@ def test_app_options(judge: Callable, tmp_path: Path) -> None:
 SETTINGS = {  # --set of a training run: what the sentence names where that is not the field itself
     "base=sd99": "base model", "base=sdxl": "load_base", "weights=/nowhere": "weights",
     "data.source=folder": "data.path", "data.source=shards": "data.path",
-    "optim.batch=0": "batch", "optim.steps=0": "steps", "optim={}": "batch|data.subjects",
+    "optim.batch=0": "batch", "optim.steps=0": "steps",
     "encoder.width=33": "width", "encoder.heads=0": "heads", "encoder.x=1": "field x", "encoder.depth=1000000": "depth",
     "encoder.width=x": "width", "encoder.textual=3": "textual",
     "optim.steps": "override", "=": "override",

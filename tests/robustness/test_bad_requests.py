@@ -42,7 +42,7 @@ from tests.robustness.makers import (
     odd_text,
 )
 from tests.robustness.oracle import NUMBERS_OF_A_RUN, SWITCHES_OF_A_RUN, is_number, is_public, wrong_in
-from tests.support.serving import EXAMPLES, tiny_model
+from tests.support.serving import EXAMPLES
 
 GOOD = {
     "prompt": "a bear on the beach", "negative_prompt": "", "steps": 1, "guidance": 1.0, "subject_scale": 1.0,
@@ -53,19 +53,10 @@ MAPS = {"branch": "text", "word": 1, "who": 0, "step": 0, "layers": ""}
 
 
 @pytest.fixture(scope="module")
-def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
-    service = Service(ServiceConfig("toyland", weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
+def handlers(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Handlers:
+    service = Service(ServiceConfig("toyland", weights=str(weights), device="cpu"))
     service.models.model()
     return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's bear, small: cut-outs, recipes and features of it cost little."""
-    path = tmp_path_factory.mktemp("reference") / "bear.png"
-    with Image.open(EXAMPLES / "bear.png") as whole:
-        whole.convert("RGB").resize((96, 96)).save(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +209,8 @@ def test_uploads(judge: Callable, handlers: Handlers, picture: Path, tmp_path: P
     with Image.open(picture) as whole:
         frames = [whole.copy(), *[Image.new("RGB", whole.size, "blue")] * 2]
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):  # the first frame counts
-        frames[0].save(
-            path, kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
-        )
+        options = {"lossless": True} if kind == "WEBP" else {}
+        frames[0].save(path, kind, save_all=True, append_images=frames[1:], **options)
         assert case.works(as_told(upload), str(path))["cut"].current is not None
     for angle in (0, 3, 6, 99):
         exif = Image.Exif()

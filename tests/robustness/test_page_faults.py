@@ -39,12 +39,8 @@ def client(page: Served) -> Client:
 
 
 @pytest.fixture(scope="module")
-def bear(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The example's bear, small: its cut-out and its recipe cost little."""
-    path = tmp_path_factory.mktemp("reference") / "bear.png"
-    with Image.open(BEAR) as whole:
-        whole.convert("RGB").resize((96, 96)).save(path)
-    return str(path)
+def bear(picture: Path) -> str:
+    return str(picture)
 
 
 # ---- memory

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -15,11 +18,12 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 
+import customcontrast.tensor_files as files
 import train.adapter.train as loop
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.errors import ConfigError
-from tests.robustness.kills import Forked, compare, trial
+from tests.robustness.kills import compare, unreadable
 from tests.robustness.runs import mixed_run, small_run
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig
@@ -45,11 +49,74 @@ def written(config: AdapterTrainConfig, folder: Path) -> Path:
     return path
 
 
-def test_two_kills_and_the_losses_of_the_unbroken_run(tiny_folder: Path, tmp_path: Path) -> None:
-    """Of weighted sets, a mapped index and a contrastive batch; 20 kills: `python -m tests.robustness.kills`."""
-    done = trial(tmp_path, 2, 3, 8, mixed_run(tiny_folder, tmp_path / "data", save_every=1), Forked)
-    assert len(done["kills"]) == 2 and all(kind != "had finished" for _, kind in done["kills"])
-    assert done["damaged"] == [] and done["differences"] == []
+def in_a_process(words: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
+    """`python -m train.adapter` in a process of its own, forked from this one so that nothing is imported again.
+
+    prepare: what that process does first. Returns its exit status; -9 where it was killed.
+    """
+
+    def run() -> None:
+        with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            prepare()
+            sys.exit(main(words))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(120)
+    process.kill()  # one that hangs
+    return process.exitcode
+
+
+def killed_in_step(number: int) -> Callable[[], None]:
+    """SIGKILL in this step of the session, between the gradients and the weights."""
+
+    def prepare() -> None:
+        original, calls = loop.set_learning_rate, []
+
+        def dying(*arguments: object) -> float:
+            calls.append(1)
+            if len(calls) == number:
+                _die()
+            return original(*arguments)
+
+        loop.set_learning_rate = dying
+
+    return prepare
+
+
+def killed_while_writing(number: int) -> Callable[[], None]:
+    """SIGKILL when half of this file of the session is written: a checkpoint, the adapter, a checkpoint, …"""
+
+    def prepare() -> None:
+        original, calls = files.save_tensors, []
+
+        def dying(tensors: dict, path: str, **options: object) -> None:
+            original(tensors, path, **options)
+            calls.append(1)
+            if len(calls) == number:
+                os.truncate(path, Path(path).stat().st_size // 2)
+                _die()
+
+        files.save_tensors = dying
+
+    return prepare
+
+
+def test_kills_and_the_losses_of_the_unbroken_run(tiny_folder: Path, tmp_path: Path) -> None:
+    """In a step, in the middle of a checkpoint, in the middle of the adapter; `python -m tests.robustness.kills` adds
+    the moments of chance, and processes that are started as a user starts them."""
+    config = mixed_run(tiny_folder, tmp_path / "data", save_every=1)  # weighted sets, a mapped index, contrastive batch
+    train(config, tmp_path / "whole", cpu=True)
+    run, log, path = tmp_path / "run", tmp_path / "log.txt", written(config, tmp_path)
+    words = ["--config", str(path), "--output", str(run), "--resume", "latest", "--cpu"]
+    done = []
+    for prepare in (killed_in_step(3), killed_while_writing(3), killed_while_writing(2)):
+        assert in_a_process(words, log, prepare) == -signal.SIGKILL, log.read_text()[-2000:]
+        assert unreadable(run) == []
+        done.append(int(training_state.find(run / "checkpoints", "latest").stem.removeprefix("step-")))
+    assert done == [2, 3, 4]  # the last whole checkpoint each time
+    assert in_a_process(words, log) == 0, log.read_text()[-2000:]
+    assert compare(tmp_path / "whole", run) == []
 
 
 def test_a_comparison_can_fail(settings: AdapterTrainConfig, tmp_path: Path) -> None:
@@ -76,8 +143,6 @@ def test_a_disk_that_gives_out(
     settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys,
     what: str, number: int,
 ) -> None:  # fmt: skip
-    import customcontrast.tensor_files as files
-
     original, calls = files.save_tensors, []
 
     def failing(tensors: dict, path: str, **options: object) -> None:
@@ -111,8 +176,9 @@ def test_a_file_size_limit_of_the_system(settings: AdapterTrainConfig, tiny_base
     train(half, tmp_path / "run", cpu=True)
     size = (tmp_path / "run" / "checkpoints" / "step-0000002.safetensors").stat().st_size
 
-    log = tmp_path / "log.txt"
-    status = Forked(written(settings, tmp_path), tmp_path / "run", log, most=size // 2).wait(120)
+    log, words = tmp_path / "log.txt", ["--config", str(written(settings, tmp_path)), "--output", str(tmp_path / "run")]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))  # noqa: E731
+    status = in_a_process([*words, "--resume", "latest", "--cpu"], log, limit)
     said = log.read_text()
     assert status == 2 and "Traceback" not in said, said[-2000:]
     assert "could not be written" in said.strip().splitlines()[-1]

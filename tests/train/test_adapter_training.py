@@ -22,6 +22,7 @@ from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
 from customcontrast.errors import ConfigError, ResumeError
 from customcontrast.precision import autocast
+from customcontrast.tensor_files import remove_parts
 from tests.robustness.kills import steps_done
 from tests.robustness.runs import ENCODER
 from tests.support import processes
@@ -314,7 +315,7 @@ def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
     kept = [tmp_path / "checkpoints" / "step-0000002.safetensors", tmp_path / "adapter.safetensors", tmp_path / ".mine"]
     for path in (*parts, *kept):
         path.touch()
-    training_state.clear(tmp_path)
+    remove_parts(tmp_path, tmp_path / "checkpoints")
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
     (tmp_path / ".clip.77.part").touch()
     write_checkpoint(tmp_path / "clip.safetensors", {"x": torch.zeros(1)}, {})

@@ -27,6 +27,7 @@ from customcontrast.adapter_files import save_adapter
 from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.folders import check_folder
 from customcontrast.precision import computes_bf16
+from customcontrast.tensor_files import remove_parts
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
@@ -83,8 +84,7 @@ def train(
     wandb = WandB(accelerator, output, config.to_dict()) if config.log.wandb else None
     dtype = DTYPES[precision] if device.type == "cuda" else torch.float32
     found = training_state.find(output / "checkpoints", resume)
-    if main:
-        training_state.clear(output)
+    remove_parts(*((output, output / "checkpoints") if main else ()))
     start = Start.of(config, found)
     base = start.base(device, dtype)
     make_ready(base, optim.gradient_checkpointing)

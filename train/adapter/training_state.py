@@ -110,13 +110,6 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
-def clear(output: Path) -> None:
-    """Delete what a run that was killed while writing left half-written under `output`. Only its one writer may."""
-    for place, pattern in ((output / "checkpoints", ".step-*.part"), (output, ".adapter.*.part")):
-        for left in place.glob(pattern):
-            left.unlink(missing_ok=True)
-
-
 def find(folder: Path, resume: str) -> Path | None:
     """The checkpoint that `resume` names: "latest" (None if there is none), "none", or a file.
 

@@ -126,6 +126,8 @@ class Bench:
 
     @classmethod
     def _of_folder(cls, base: BaseModel, config: EvaluationConfig) -> Bench:
+        if not Path(config.benchmark).is_dir():
+            raise ValueError(f"--benchmark {config.benchmark}: there is no such folder; give one, or toyland")
         if config.references == "edited":
             raise ValueError(f"--references edited needs --benchmark toyland, not {config.benchmark}")
         find = finder(None, config.grounding, base.device)

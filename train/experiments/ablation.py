@@ -72,6 +72,10 @@ class ExperimentConfig:
     minutes: float | None = None  # of this session; None = no limit
     cpu: bool = False  # even where there is a GPU
 
+    def __post_init__(self) -> None:
+        if self.limit < 1 or self.steps < 1:
+            raise ValueError(f"--limit {self.limit} --steps {self.steps}: give 1 subject and 1 step or more")
+
     def evaluation(self, trained: AdapterTrainConfig) -> EvaluationConfig:
         """How a method that was trained as `trained` is evaluated: on what, and who judges."""
         return EvaluationConfig(
