@@ -146,9 +146,12 @@ def test_a_comparison_with_text_alone_has_no_style(bear: CutOut) -> None:
         assert found["text"].style is None and found["full"].style is not None
 
 
-def test_the_slot_is_there_where_the_base_takes_it(handlers: Handlers, tmp_path: Path) -> None:
+def test_the_slot_is_there_where_the_base_takes_it(
+    handlers: Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without loading a model: by the adapter's name or file, for the server's own base alone."""
     folder = handlers.service.config.weights
+    monkeypatch.setattr(Models, "start", lambda *_: None)  # a load in the background would meet the next test's models
     named = {
         ServiceConfig("sd15", adapter="ip-adapter-plus"): True,
         ServiceConfig("sdxl", adapter="somebody/weights:ip.safetensors"): True,
