@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from customcontrast.ui.components import Files, Picture
+from customcontrast.ui.components import Files, Number, Picture
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.forms import read_camera
 from customcontrast.ui.handlers.generation_run import ProgramCall
@@ -48,22 +48,22 @@ class Endpoints:
             one = {"concurrency_limit": 1, "concurrency_id": "model"}
             call(self.generate, list(self._inputs().values()), outputs, api_name="generate", **one)
             word, map_ = gr.Textbox(label="word"), gr.Image(label="map", format="png")
-            step, index = gr.Number(0, label="step", precision=0), gr.Number(0, label="picture", precision=0)
+            step, index = Number(0, label="step", precision=0), Number(0, label="picture", precision=0)
             call(self.maps, [results.run, word, step, index], [map_, facts], api_name="maps")
 
     def _inputs(self) -> dict[str, gr.blocks.Block]:
         """A component for each parameter of `generate`, in its order; limits are the service's affair."""
         inputs: dict[str, gr.blocks.Block] = {"references": Files(label="references", file_count="multiple")}
         inputs |= {name: gr.Textbox("", label=name) for name in TEXTS}
-        inputs |= {"steps": gr.Number(None, label="steps", precision=0), "guidance": gr.Number(None, label="guidance")}
-        inputs |= {"subject_scale": gr.Number(None, label="subject_scale"), "seed": gr.Number(0, precision=0)}
-        inputs |= {"pictures": gr.Number(1, precision=0), "location_masks": gr.Checkbox(True)}
+        inputs |= {"steps": Number(None, label="steps", precision=0), "guidance": Number(None, label="guidance")}
+        inputs |= {"subject_scale": Number(None, label="subject_scale"), "seed": Number(0, precision=0)}
+        inputs |= {"pictures": Number(1, precision=0), "location_masks": gr.Checkbox(True)}
         inputs |= {"base": gr.Textbox(self.handlers.service.config.base, label="base")}
         inputs |= {"text_tokens": gr.Checkbox(True), "apart": gr.Checkbox(True)}
         inputs |= {name: gr.Textbox("", label=name) for name in OPTIONAL}
-        inputs |= {"style": Picture(label="style"), "style_strength": gr.Number(1.0, label="style_strength")}
-        inputs |= {"subject_start": gr.Number(0.0, label="subject_start")}
-        inputs |= {"subject_end": gr.Number(1.0, label="subject_end")}
+        inputs |= {"style": Picture(label="style"), "style_strength": Number(1.0, label="style_strength")}
+        inputs |= {"subject_start": Number(0.0, label="subject_start")}
+        inputs |= {"subject_end": Number(1.0, label="subject_end")}
         return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:

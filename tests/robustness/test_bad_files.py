@@ -238,9 +238,9 @@ def test_a_broken_shard_of_the_pool_is_made_again(
     make = lambda: sources.make_source(config.data, tiny_base, progress=False)  # noqa: E731
     whole = make().draw(0, random.Random(0))
     image, latent = whole.image.clone(), whole.latent.clone()  # the file they are mapped from is about to change
-    for path in sorted((tmp_path / "pool").rglob("*.safetensors")):
+    for k, path in enumerate(sorted((tmp_path / "pool").rglob("*.safetensors"))):
         data = path.read_bytes()
-        for _, broken in broken_bytes(data):
+        for _, broken in list(broken_bytes(data))[k::3]:  # pictures, latents, CLIP's states: each way once
             path.unlink()
             path.write_bytes(broken)
             case.works(make)

@@ -102,22 +102,19 @@ def asked(call: Callable, *args: object, **options: object) -> None:
 
 def test_generate_through_the_client(judge: Callable, client: Client, bear: str) -> None:
     case, one = judge("page endpoint: /generate"), {"steps": 1, "guidance": 1}
-    for prompt in [*filter(sendable, PROMPTS[::7]), None]:
+    for prompt in [*filter(sendable, PROMPTS[::12]), None]:
         case.told(wrong_in({"prompt": prompt}), asked, generate, client, prompt, **one)
     for prompt in (3, ["a"]):  # a text field makes text of it
         case.works(asked, generate, client, prompt, **one)
     for name in NUMBERS_OF_A_RUN:
-        for value in (-1, 1e308, None, "nan"):
+        for value in (-1, 1e308, None, "nan", "many", 2.5):
             if not (name == "steps" and value is None):
                 case.told(wrong_in({name: value}), asked, generate, client, "a bear", **(one | {name: value}))
-        case.refused("number", asked, generate, client, "a bear", **(one | {name: "many"}))
     for base in ("sd15", "../x", ["toyland"]):
         case.refused("model", asked, generate, client, "a bear", steps=1, base=base)
     for nouns in filter(sendable, NOUNS[::5]):
         right = nouns not in (*NO_NOUNS, LONG_NOUN)
-        case.told(
-            None if right else "nouns|subject 1", asked, generate, client, "a bear", (bear,), steps=1, nouns=nouns
-        )
+        case.told(None if right else "noun|subject 1", asked, generate, client, "a bear", (bear,), steps=1, nouns=nouns)
     for count, nouns in ((1, ""), (1, "a,b"), (0, "bear"), (2, "bear"), (1, "bear,,cat")):
         case.refused("nouns", asked, generate, client, "a bear", (bear,) * count, steps=1, nouns=nouns)
     case.refused("4 subjects", asked, generate, client, "a bear", (bear,) * 5, steps=1, nouns="a,b,c,d,e")
@@ -136,9 +133,11 @@ def test_files_through_the_client(judge: Callable, client: Client, bear: str, tm
     for points in ([[5, 5]], [[5, 5, 7]], "x", {"a": 1}, [[1, 2, 1]] * 70):
         case.refused("points", asked, segment, handle_file(bear), points)
     case.refused("click", asked, segment, handle_file(bear), [[10**9, 5, 1]])
+    case.refused("picture|file", asked, segment, None, None)
     path_of_ours = {"path": "/etc/passwd"}
-    for picture in (None, "x", 3, path_of_ours, path_of_ours | {"meta": {"_type": "gradio.FileData"}}):
-        case.refused("picture|file", asked, segment, picture, None)
+    for picture in ("x", 3, path_of_ours, path_of_ours | {"meta": {"_type": "gradio.FileData"}}):
+        # what nobody uploaded: refused by us, or by gradio before we see it, which says no more than that
+        case.refused("picture|file|raised an exception", asked, segment, picture, None)
 
 
 def test_maps_through_the_client(judge: Callable, page: Served, bear: str) -> None:
@@ -155,11 +154,11 @@ def test_maps_through_the_client(judge: Callable, page: Served, bear: str) -> No
     for value, step, picture in ((-1, "step -1", "picture -1"), (9, "step 9", "picture 9"), (None, None, None)):
         case.told(step, asked, maps, "bear", value, 0)
         case.told(picture, asked, maps, "bear", 0, value)
-    for value in (2, 1.5):  # a whole number's field rounds
-        case.works(asked, maps, "bear", value, 0)
-        case.refused("picture 2", asked, maps, "bear", 0, value)
-    for values in (("x", 0), (0, "x")):
-        case.refused("number", asked, maps, "bear", *values)
+    case.works(asked, maps, "bear", 2, 0)
+    case.refused("picture 2", asked, maps, "bear", 0, 2)
+    for value in (1.5, "x"):
+        case.refused("step", asked, maps, "bear", value, 0)
+        case.refused("picture", asked, maps, "bear", 0, value)
 
 
 # ---- many pictures

@@ -216,9 +216,10 @@ class Viewers:
         if run is None:
             raise RequestError("Generate a picture first, in the same session.")
         with in_this_run():
-            values = figures.named_map(run.result, int(index or 0), word, int(step or 0))
+            which, at = whole(index), whole(step)
+            values = figures.named_map(run.result, which, word, at)
         facts = {"map": values.round(5).tolist(), "words": figures.word_names(run.result)}
-        return figures.map_overlay(run.result, int(index or 0), values), facts
+        return figures.map_overlay(run.result, which, values), facts
 
     # ---- features -----------------------------------------------------------------------------
 
@@ -255,12 +256,19 @@ class Viewers:
         }
 
 
+def whole(value: Any) -> int:
+    """A whole number as a control or a program gives it; nothing is 0. Raises TypeError, ValueError."""
+    number = int(value or 0)
+    if isinstance(value, bool) or number != (value or 0):
+        raise ValueError(f"{value!r} is no whole number")
+    return number
+
+
 def place_of(value: Any) -> int:
-    """A place in a list, or a step, as a control holds it; nothing is the first. Raises TypeError, ValueError."""
-    place = int(value or 0)
-    if isinstance(value, bool) or place < 0 or place != (value or 0):
+    """A place in a list, or a step: `whole`, and not below 0."""
+    if whole(value) < 0:
         raise ValueError(f"{value!r} is no place")
-    return place
+    return whole(value)
 
 
 def first_word(words: Sequence[str]) -> int:
