@@ -119,11 +119,11 @@ def test_a_changed_row_of_the_embedding_table_is_noticed(
     """Textual inversion writes the rows of a token or two: prompts with them are encoded anew, others are not."""
     base = replace(any_base, text_encoders=[copy.deepcopy(encoder) for encoder in any_base.text_encoders])
     conditioner = Conditioner(base, any_custom.adapter)
-    before, empty = conditioner.conditions(PROMPT, [bear], T), conditioner.unconditional("")
+    before, empty = conditioner.conditions(PROMPT, [bear], T), conditioner.unconditional("no")
     token = base.tokenizers[0]("beach", add_special_tokens=False).input_ids[0]
     base.text_encoders[0].get_input_embeddings().weight.data[token] += 1
     after = conditioner.conditions(PROMPT, [bear], T)
     wanted = Conditioner(base, any_custom.adapter).conditions(PROMPT, [bear], T)
     assert torch.equal(after.context.hidden, wanted.context.hidden)
     assert not torch.equal(after.context.hidden, before.context.hidden)
-    assert conditioner.unconditional("").hidden is empty.hidden
+    assert conditioner.unconditional("no").hidden is empty.hidden
