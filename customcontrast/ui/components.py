@@ -47,6 +47,7 @@ class Number(gr.Number):
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
+        """What was sent."""
         return payload
 
 
