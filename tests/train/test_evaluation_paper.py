@@ -22,7 +22,6 @@ from transformers import (
 
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.config import LocationConfig
-from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from customcontrast.subject import WholePicture
@@ -191,23 +190,25 @@ def test_a_published_ip_adapter_is_evaluated(
     where = ["--benchmark", str(subjects), "--limit", "1", "--out", str(tmp_path / "out")]
     where += ["--prompts", str(tmp_path / "prompts.yaml")]
     assert evaluate.main(["adapter", *options, *judges, *where]) == 0
-    folder = tmp_path / "out" / "pictures" / "adapter"
-    assert "| adapter" in capsys.readouterr().out and list(folder.glob("*.png"))
+    assert "| adapter" in capsys.readouterr().out and list((tmp_path / "out" / "pictures" / "adapter").glob("*.png"))
+    about = json.loads((tmp_path / "out" / "scores.json").read_text())["about"]
+    assert (about["references"], about["location_masks"]) == ("cut", True)
 
-    def about() -> dict:
-        return json.loads((tmp_path / "out" / "scores.json").read_text())["about"]
 
-    assert (about()["references"], about()["location_masks"]) == ("cut", True)
-    cut = {path.name: path.read_bytes() for path in folder.glob("*.png")}
-    strict = ["--whole-references", "--no-location-masks"]
-    assert evaluate.main(["adapter", *options, *judges, *where, *strict]) == 0
-    assert (about()["references"], about()["location_masks"]) == ("whole", False)
-    assert "the whole picture is shown" in capsys.readouterr().out
-    whole = {path.name: path.read_bytes() for path in folder.glob("*.png") if path.name not in cut}
-    assert len(whole) == len(cut) and not set(whole.values()) & set(cut.values()), "made anew, and other pictures"
-    case = tasks.folder_cases(subjects, 1)[0]
-    model = CustomContrast.load("sd15", tmp_path / "sd15", file, "cpu")
-    subject = model.subject(WholePicture(case.reference.image), case.noun)
+def test_a_whole_reference_is_shown_as_it_is(tiny_custom: CustomContrast, subjects: Path, tmp_path: Path) -> None:
+    """IP-Adapter as its authors use it: the picture uncut, subjects not located; recorded, and never the cut-out's."""
+    case = tasks.folder_cases(subjects, count=1)[0]
+    case = replace(case, tasks=case.tasks[:1])
+    find = lambda picture, noun: None  # noqa: E731
+    cut = EvaluationConfig(steps=1, seed=7)
+    strict = replace(cut, whole_references=True, location_masks=False)
+    made = {}
+    for config in (cut, strict, cut):
+        (made[config],) = evaluate.pictures(tiny_custom, [case], config, tmp_path / "out", find, with_subject=True)
+    assert len(list((tmp_path / "out").iterdir())) == 2
     located = LocationConfig(enabled=False)
-    wanted = model.generate(case.tasks[0].prompt, subject, num_inference_steps=2, location=located).images[0]
-    assert wanted.tobytes() in {load_picture(folder / name).tobytes() for name in whole}
+    subject = tiny_custom.subject(WholePicture(case.reference.image), case.noun)
+    wanted = tiny_custom.generate(case.tasks[0].prompt, subject, num_inference_steps=1, seed=7, location=located)
+    assert made[strict].picture.tobytes() == wanted.images[0].tobytes() != made[cut].picture.tobytes()
+    assert evaluate.how_shown(strict) == {"references": "whole", "location_masks": False}
+    assert "the whole picture is shown" in evaluate.strictness(strict)[0] and not evaluate.strictness(cut)

@@ -240,8 +240,7 @@ def evaluate_adapter(config: EvaluationConfig) -> str:
             runs[name] += score(portion, backbones, bench.distractors)
             made[name] += portion[: max(0, shown - len(made[name]))]
     metadata = custom.adapter.metadata
-    how = {"references": "whole" if config.whole_references else "cut", "location_masks": config.location_masks}
-    about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | how
+    about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | how_shown(config)
     about["notes"] = notes = [*notes, *strictness(config)]
     table = markdown(runs, backbones.names, notes)
     (out / "table.md").write_text(table, encoding="utf-8")
@@ -289,6 +288,11 @@ def pictures(
             result.images[0].save(path)
         picture = load_picture(path)
         yield Made(case, task, picture, find(picture, case.noun), seed)
+
+
+def how_shown(config: EvaluationConfig) -> dict[str, object]:
+    """How a method was shown its reference, for the scores."""
+    return {"references": "whole" if config.whole_references else "cut", "location_masks": config.location_masks}
 
 
 def strictness(config: EvaluationConfig) -> list[str]:
