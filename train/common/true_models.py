@@ -6,7 +6,9 @@ for time, memory and the whole path, not for pictures worth looking at.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
@@ -28,7 +30,8 @@ from customcontrast.base_model import BaseModel
 from customcontrast.config import EncoderConfig
 from customcontrast.specs import BASES
 
-UNETS = {
+Model = TypeVar("Model", bound=nn.Module)
+UNETS: dict[str, dict[str, Any]] = {
     "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "sdxl": {
         "sample_size": 128,
@@ -46,7 +49,7 @@ UNETS = {
 }
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_BIG_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-TEXTS = {
+TEXTS: dict[str, tuple[tuple[Any, dict[str, Any]], ...]] = {
     "sd15": ((CLIPTextModel, CLIP_L | {"projection_dim": 768}),),
     "sdxl": (
         (CLIPTextModel, CLIP_L | {"projection_dim": 768}),
@@ -93,9 +96,7 @@ def tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
     return CLIPTokenizer(vocab, list(dict.fromkeys(merges)), model_max_length=LENGTH, pad_token=pad)
 
 
-def make(
-    build: Callable[[], nn.Module], device: str | torch.device = "meta", dtype: torch.dtype = torch.float32
-) -> nn.Module:
+def make(build: Callable[[], Model], device: str | torch.device = "meta", dtype: torch.dtype = torch.float32) -> Model:
     """A frozen model in evaluation mode, its weights of `dtype` on `device`: random, or none on the meta device.
 
     Made on the meta device first, so that no other memory is used and no time is lost on initial values. Matrices get
@@ -143,7 +144,7 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
     base = BaseModel(
         name=name,
         tokenizers=[tokenizer(pad) for pad in ("<|endoftext|>", "!")[: len(texts)]],  # as published
-        text_encoders=[make(lambda cls=cls, c=config: cls(c), device, dtype) for cls, config in texts],
+        text_encoders=[make(functools.partial(cls, config), device, dtype) for cls, config in texts],
         unet=unet(name, device, dtype),
         vae=make(
             lambda: AutoencoderKL(**vae), device, torch.float32 if spec.pooled and dtype == torch.float16 else dtype
