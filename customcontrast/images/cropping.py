@@ -23,7 +23,9 @@ def find_faces(picture: Image.Image) -> list[Box]:
     """
     grey = cv2.equalizeHist(np.asarray(picture.convert("L")))
     least = max(16, round(LEAST_FACE * min(picture.size)))
-    detector = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / CASCADE))  # one for each call: it has a state
+    detector = cv2.CascadeClassifier(
+        str(Path(cv2.__file__).parent / "data" / CASCADE)
+    )  # one for each call: it has a state
     found = detector.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=SURE, minSize=(least, least))
     boxes = [(int(x), int(y), int(x + w), int(y + h)) for x, y, w, h in found]
     return sorted(boxes, key=lambda box: (box[0] - box[2]) * (box[3] - box[1]))

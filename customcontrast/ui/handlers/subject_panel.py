@@ -190,9 +190,10 @@ class SubjectPanel:
         """Crop the picture to the box that was clicked, or else to its subject."""
         if cut is None:
             return {"note": notice(f"{NO_PICTURE} crop it.")}
-        if cut.box is None and cut.current is None:
+        box = cut.box or (around(cut.current) if cut.current else None)
+        if box is None:
             return {"note": notice("Choose “Box” and click two corners, or click on the subject first.")}
-        return self._cropped(cut, cut.box or around(cut.current))
+        return self._cropped(cut, box)
 
     def crop_face(self, cut: CutOut | None) -> Changes:
         """Crop the picture to the largest face in it."""
