@@ -2,8 +2,8 @@
 
     python examples/make_samples.py [--base toyland2] [--photo PICTURE --photo-noun cat]
 
-BASE-one.webp: prompt, reference, location masks over the steps, output; BASE-two.webp: two and three subjects;
-BASE-words.webp: where the picture of two looked for each word.
+BASE-one.webp: prompt, reference, location masks over the steps, output; BASE-two.webp: two and, where the
+base can, three subjects; BASE-words.webp: where the picture of two looked for each word.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from customcontrast import CustomContrast, Segmenter, visualize
 from customcontrast.config import LocationConfig
+from customcontrast.layout import MAX_SUBJECTS
 from customcontrast.specs import BASES, DEFAULT_BASE
 from customcontrast.ui.service.figures import stack
 from customcontrast.visualize.drawing import label
@@ -74,7 +75,8 @@ def main() -> None:
     visualize.save_small(stack(strips, GAP), options.out / f"{options.base}-one.webp")
 
     apart, pages = LocationConfig(apart=True), []
-    for i, (names, prompt) in enumerate(SEVERAL):
+    most = MAX_SUBJECTS if model.base.layout_channels else 4  # a layout holds two; a third melts into them
+    for i, (names, prompt) in enumerate(row for row in SEVERAL if len(row[0]) <= most):
         subjects = [model.subject(found[name], name) for name in names]
         made = [model.generate(prompt, subjects, seed=seed, location=apart) for seed in range(SEEDS)]
         line = [found[name].on_plain(size=CELL // 2) for name in names]
