@@ -60,7 +60,8 @@ def pair(any_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 def drawn(model: CustomContrast, cutouts: list, location: LocationConfig = OPEN, **options: Any) -> Result:
     subject = model.subject(cutouts, "bear").placed(options.pop("box", None))
-    given = {"num_inference_steps": 3, "guidance_scale": 5.0, "scheduler": "ddim", "output_type": "latent"} | options
+    given = {"num_inference_steps": 3, "guidance_scale": 5.0, "scheduler": "ddim", "output_type": "latent"}
+    given |= {"subject_scale": 1.0} | options  # each has a default of its own
     return model.generate(PROMPT, subject, location=location, **given)
 
 

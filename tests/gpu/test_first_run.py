@@ -35,4 +35,4 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch:
 def test_the_tests_for_a_gpu_pass_on_a_cpu(tmp_path: Path) -> None:
     report = first_run.run(tmp_path, "cpu", tiny=True, parts=("tests",))
     found = report.parts["tests"]
-    assert found["ok"] and found["counts"]["passed"] >= 7, found
+    assert found["ok"] and found["counts"]["passed"] == 4, found

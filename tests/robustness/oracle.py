@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-NUMBERS_OF_A_RUN = {  # setting: least, most, whole numbers alone, whether it may be left to the base; what it is called
+NUMBERS_OF_A_RUN = {  # setting: least, most, whole numbers alone, whether it may be left out; what it is called
     "steps": (1, 100, True, True, "steps"),
     "guidance": (0, 30, False, True, "guidance"),
-    "subject_scale": (0, 5, False, False, "subject scale"),
+    "subject_scale": (0, 5, False, True, "subject scale"),
     "seed": (0, 2**31 - 1, True, False, "seed"),
     "pictures": (1, 4, True, False, "pictures"),
 }

@@ -74,10 +74,15 @@ class Visitor:
         self.page.locator(f"{where} textarea, {where} input").first.fill(text)
 
     def set_steps(self, steps: int) -> None:
-        """Types a number of steps; the panel must be open."""
-        box = self.page.locator("#steps input[type=number]")
-        box.fill(str(steps))
-        box.blur()
+        """Types a number of steps until the slider beside it has it too; the panel must be open."""
+        box, slider = self.page.locator("#steps input[type=number]"), self.page.locator("#steps input[type=range]")
+        for _ in range(50):
+            box.fill(str(steps))
+            box.blur()
+            self.page.wait_for_timeout(100)
+            if slider.input_value() == str(steps):
+                return
+        raise AssertionError(f"the slider of steps stays at {slider.input_value()}")
 
     def press(self) -> None:
         """Presses Generate; what the page said before counts no more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,8 +162,12 @@ def test_real_views_are_grouped_by_sub_folder_and_file_name(subjects: Path) -> N
     fewer, names = atlas.from_folder(subjects, 24, 2, 24)
     assert names == ["cat", "dog", "owl"] and fewer.shape[:2] == (3, 2)
     assert not torch.equal(pictures[0], pictures[1])
-    with pytest.raises(ValueError, match="sub-folders share"):
+    with pytest.raises(ValueError, match="one sub-folder for each subject"):
         atlas.from_folder(subjects / "cat", 24, 3, 24)
+    for name in ("dog", "cat"):
+        shutil.rmtree(subjects / name)
+    with pytest.raises(ValueError, match="sub-folders share"):
+        atlas.from_folder(subjects, 24, 3, 24)
     assert "subjects of views from 3 views" in atlas.table({}, 2, 3, where="views")
 
 

@@ -213,7 +213,7 @@ def test_folder_cases_take_the_class_from_dreambenchs_list(tmp_path: Path) -> No
     cases = folder_cases(tmp_path)
     assert [(c.subject, c.noun) for c in cases] == [("dog6", "dog"), ("grey_sloth_plushie", "toy")]
     assert cases[0].tasks[0].prompt == EDITS["reconstruction"][0].format("<dog>")
-    with pytest.raises(ValueError, match="no subject"):
+    with pytest.raises(ValueError, match="one sub-folder for each subject"):
         folder_cases(tmp_path / "dog6")
 
 

@@ -129,7 +129,7 @@ def test_wrong_style_pictures_get_a_sentence(handlers: Handlers, tmp_path: Path)
     changes = handlers.style.upload(str(tmp_path / "text.png"))
     assert changes["picture"] is None and changes["upload"] is None and "cc-error" in changes["note"]["value"]
     assert handlers.style.upload(None)["picture"] is None
-    with pytest.raises(RequestError, match="strength of the style is 9; it must be from 0 to 3"):
+    with pytest.raises(RequestError, match="strength of the style is 9; it must be a number from 0 to 3"):
         form(style=StyleForm(PAINTING, 9)).request()
     row = {"role": STYLE, "strength": 1.0}
     for rows, references in (([row, row], 2), ([row | {"strength": "much"}], 1), ([row | {"strength": None}], 1)):

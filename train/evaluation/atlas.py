@@ -115,7 +115,7 @@ def from_folder(folder: Path, subjects: int, views: int, crop: int) -> tuple[Ten
     segmenter = Segmenter()
     rows: list[Tensor] = []
     found: list[str] = []
-    for place in places:
+    for place in places if shared else ():
         paths = {path.stem: path for path in pictures_in(place)}
         if len(found) == subjects or not all(name in paths for name in shared):
             continue
