@@ -30,6 +30,15 @@ class Cutout:
         return self.picture
 
 
+LONG = {"slow", "browser", "distributed"}  # markers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first, so that two processes end together (with xdist's own order off)."""
+    long = {item.path for item in items if LONG & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def cutout() -> Callable[[int], Cutout]:
     """cutout(seed): a segmented subject, a random blob of colours on white."""

@@ -18,4 +18,4 @@ export REQUIRE_CHROMIUM=1 # a browser test that cannot run is a failure here, no
 .venv/bin/mypy
 coverage=()
 [ -z "${COVERAGE:-}" ] || coverage=(--cov --cov-report=term:skip-covered)
-exec .venv/bin/python -m pytest tests -q -n 2 --dist loadfile --durations 15 "${coverage[@]}" "$@"
+exec .venv/bin/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 "${coverage[@]}" "$@"

@@ -544,6 +544,17 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         else:
             logger.warning("%s: %s works at half resolution and is decoded whole.", switch, type(self.vae).__name__)
 
+    def enable_freeu(self, s1: float, s2: float, b1: float, b2: float) -> None:
+        """Weigh skip connections (s1, s2) and backbone (b1, b2) of the UNet's first two upward blocks (FreeU).
+
+        The UNet is the same object wherever the modules are shared, so it holds there too, until `disable_freeu`.
+        """
+        self.unet.enable_freeu(s1=s1, s2=s2, b1=b1, b2=b2)
+
+    def disable_freeu(self) -> None:
+        """Take the UNet's connections as they are again."""
+        self.unet.disable_freeu()
+
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
         """Move each model to the accelerator for its part of a run only, as in diffusers.
 

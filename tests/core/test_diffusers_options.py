@@ -1,4 +1,4 @@
-"""Options that diffusers' users know: guidance_rescale and clip_skip do what they do there."""
+"""Options that diffusers' users know: guidance_rescale, clip_skip and FreeU do what they do there."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ FAST: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 6.0, "height
 
 @pytest.fixture(scope="module")
 def stock(tiny_folder: Path, tiny_xl_folder: Path) -> Callable[..., torch.Tensor]:
-    def draw(base: BaseModel, **options: Any) -> torch.Tensor:
+    def draw(base: BaseModel, prepare: Callable = lambda pipe: None, **options: Any) -> torch.Tensor:
         if base.spec.pooled:
             pipe = StableDiffusionXLPipeline.from_pretrained(tiny_xl_folder, add_watermarker=False)
         else:
             pipe = StableDiffusionPipeline.from_pretrained(tiny_folder)
         pipe.set_progress_bar_config(disable=True)
+        prepare(pipe)
         generator = torch.Generator().manual_seed(3)
         return pipe(PROMPT, generator=generator, output_type="latent", **FAST, **options).images
 
@@ -46,6 +47,22 @@ def test_guidance_rescale_is_that_of_diffusers(any_base: BaseModel, stock: Calla
     pipe = CustomContrastPipeline.from_parts(any_base)
     pipe.set_progress_bar_config(disable=True)
     assert torch.equal(pipe(PROMPT, seed=3, output_type="latent", guidance_rescale=share, **FAST).images, found)
+
+
+def test_freeu_is_that_of_diffusers(any_base: BaseModel, stock: Callable) -> None:
+    weights = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
+    pipe = CustomContrastPipeline.from_parts(any_base)
+    pipe.set_progress_bar_config(disable=True)
+    draw = lambda: pipe(PROMPT, seed=3, output_type="latent", **FAST).images  # noqa: E731
+    plain = draw()
+    pipe.enable_freeu(**weights)
+    try:
+        found = draw()
+    finally:
+        pipe.disable_freeu()
+    wanted = stock(any_base, prepare=lambda stock_pipe: stock_pipe.enable_freeu(**weights))
+    assert torch.allclose(found, wanted, atol=1e-5) and not torch.allclose(found, plain, atol=1e-3)
+    assert torch.equal(draw(), plain)
 
 
 def test_all_of_the_spread_comes_back() -> None:

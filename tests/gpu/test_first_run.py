@@ -32,6 +32,7 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypatch:
     assert "tests failed: ValueError: no such kernel" in (tmp_path / "first-run.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_tests_for_a_gpu_pass_on_a_cpu(tmp_path: Path) -> None:
     report = first_run.run(tmp_path, "cpu", tiny=True, parts=("tests",))
     found = report.parts["tests"]

@@ -100,6 +100,7 @@ def asked(call: Callable, *args: object, **options: object) -> None:
         raise ValueError(str(error)) from None
 
 
+@pytest.mark.slow
 def test_generate_through_the_client(judge: Callable, client: Client, bear: str) -> None:
     case, one = judge("page endpoint: /generate"), {"steps": 1, "guidance": 1}
     for prompt in [*filter(sendable, PROMPTS[::12]), None]:

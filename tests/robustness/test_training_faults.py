@@ -102,6 +102,7 @@ def killed_while_writing(number: int) -> Callable[[], None]:
     return prepare
 
 
+@pytest.mark.slow
 def test_kills_and_the_losses_of_the_unbroken_run(tiny_folder: Path, tmp_path: Path) -> None:
     """In a step, in the middle of a checkpoint, in the middle of the adapter; `python -m tests.robustness.kills` adds
     the moments of chance, and processes that are started as a user starts them."""

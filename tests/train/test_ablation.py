@@ -24,6 +24,7 @@ def test_the_rows_are_those_of_tables_3_and_4() -> None:
     assert len({repr((row.seed, row.optim, row.data)) for row in rows.values()}) == 1  # same seed, steps and data order
 
 
+@pytest.mark.slow
 def test_the_ablation_runs_and_goes_on(
     experiment: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

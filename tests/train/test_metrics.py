@@ -229,6 +229,7 @@ def quick_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_readers_learn_are_measured_and_read_back(quick_readers: Path) -> None:
     judge = readers.load_readers(quick_readers)
     assert set(judge.quality) == {"identity_among_50", "identity_among_3_look_alikes", "mask_iou"}
