@@ -99,6 +99,8 @@ def turn_dark(page: Page) -> None:
 
 def walk_first(visitor: Visitor, shoot: Shoot) -> None:
     """What a visitor finds, and one of the finished examples."""
+    visitor.page.wait_for_selector("#examples img")
+    visitor.page.wait_for_function("!document.body.innerText.includes('Loading...')")
     shoot(visitor.page, "first")
     visitor.page.locator("#cards button").first.click()
     visitor.page.wait_for_selector("#status .cc-good")
