@@ -28,7 +28,7 @@ from customcontrast.encoder.image_features import evenly_spaced
 from customcontrast.errors import BaseModelError, HubError, out_of_memory
 from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
-from customcontrast.precision import read_dtype
+from customcontrast.precision import is_half, read_dtype
 from customcontrast.specs import BASES, BaseSpec, TextPart
 from customcontrast.toyland.autoencoder import PatchAutoencoder
 
@@ -185,7 +185,7 @@ def load_base(
     _check_source(spec, source, weights is not None, local)
     device = chosen_device(device)
     dtype = read_dtype(dtype or usual_dtype(device))
-    half = dtype in (torch.float16, torch.bfloat16)
+    half = is_half(dtype)
     if not local or single:
         source = _fetched(spec, spec.weights if single else source, half, settings_only=single)
     pipe = _read_single_file(spec, str(weights), source, dtype) if single else None
@@ -245,7 +245,7 @@ class _Parts:
     @property
     def half(self) -> bool:
         """Whether half-precision weight files are taken where there are any."""
-        return self.dtype in (torch.float16, torch.bfloat16)
+        return is_half(self.dtype)
 
     def read(self, cls: Any, folder: str, source: str | None = None, **options: Any) -> Any:
         """One `from_pretrained` of a sub-folder. Raises BaseModelError where it is not there."""

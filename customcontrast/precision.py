@@ -28,6 +28,11 @@ def read_dtype(value: torch.dtype | str) -> torch.dtype:
     return named
 
 
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether a type has 16 bits."""
+    return dtype in (torch.float16, torch.bfloat16)
+
+
 def computes_bf16(device: torch.device | str) -> bool:
     """Whether matrix products and convolutions in bfloat16 are the device's own."""
     kind = torch.device(device).type

@@ -32,10 +32,13 @@ def write_tensors(tensors: Mapping, path: str | Path, metadata: Mapping[str, str
     return path
 
 
-def remove_parts(*folders: Path) -> None:
-    """Remove what writers that were killed have left; only for folders that one run at a time writes to."""
+def remove_parts(*folders: Path, stem: str = "") -> None:
+    """Remove what writers that were killed have left; only for files that one run at a time writes.
+
+    stem: of the file, where others in its folder have writers of their own.
+    """
     for folder in folders:
-        for part in folder.glob(".*.part"):
+        for part in folder.glob(f".{stem}{'.' * bool(stem)}*.part"):
             part.unlink(missing_ok=True)
 
 

@@ -1,4 +1,7 @@
-"""One server with a tiny model and one Chromium for all browser tests of a process: starting them takes longest."""
+"""One server with a tiny model and one Chromium for all browser tests of a process: starting them takes longest.
+
+And a first subject for tests of handlers, each module's own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.serving import server, tiny_layout_model
+from customcontrast.ui.handlers import Handlers
+from customcontrast.ui.service.cutouts import CutOut
+from tests.support.serving import EXAMPLES, server, tiny_layout_model
 
 REFUSED = "is greater than maximum value"  # gradio's own, where a test sends what no control can send
 
@@ -38,3 +43,9 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def bear(handlers: Handlers) -> CutOut:
+    """The example bear, uploaded and cut out by the module's own `handlers`."""
+    return handlers.subjects.upload(str(EXAMPLES / "bear.png"))["cut"]

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from itertools import count as counter
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +40,7 @@ DEFAULTS = GenerationForm(
 @pytest.fixture(scope="module")
 def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
     service = Service(ServiceConfig("toyland", weights=str(tiny_model(tmp_path_factory.mktemp("tiny"))), device="cpu"))
-    numbers = counter()
-    return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp(f"answer{next(numbers)}"))
-
-
-@pytest.fixture(scope="module")
-def bear(handlers: Handlers) -> CutOut:
-    return handlers.subjects.upload(str(EXAMPLES / "bear.png"))["cut"]
+    return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import count as counter
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +39,7 @@ def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
     base = load_base("sd15", weights=folder, device="cpu")
     file = random_ip_file(folder / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
     service = Service(ServiceConfig("sd15", weights=str(folder), adapter=str(file), device="cpu"))
-    numbers = counter()
-    return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp(f"answer{next(numbers)}"))
-
-
-@pytest.fixture(scope="module")
-def bear(handlers: Handlers) -> CutOut:
-    return handlers.subjects.upload(str(EXAMPLES / "bear.png"))["cut"]
+    return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
 
 
 @pytest.fixture(scope="module")

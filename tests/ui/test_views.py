@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count as counter
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,8 @@ from tests.support.serving import EXAMPLES, LAYOUTS, tiny_layout_model, tiny_mod
 @pytest.fixture(scope="module")
 def handlers(tmp_path_factory: pytest.TempPathFactory) -> Handlers:
     weights = tiny_layout_model(tmp_path_factory.mktemp("layout") / "tiny")
-    numbers = counter()
     service = Service(ServiceConfig("toyland", weights=str(weights), device="cpu"))
-    return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp(f"answer{next(numbers)}"))
+    return Handlers(service, EXAMPLES, lambda: tmp_path_factory.mktemp("answer"))
 
 
 @pytest.fixture(scope="module")

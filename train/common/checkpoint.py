@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from customcontrast.tensor_files import write_tensors
+from customcontrast.tensor_files import remove_parts, write_tensors
 from train.common.sharding import like, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -41,8 +41,7 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: Mapping[s
     A run has one writer, so what another process left half-written of this checkpoint is of one that was killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.stem}.*.part"):
-        left.unlink(missing_ok=True)
+    remove_parts(path.parent, stem=path.stem)
     write_tensors(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
 
 
