@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from customcontrast.attention.layers import LayerSpec, SubjectAttention
 from customcontrast.base_model import BaseModel, encoder_config
+from customcontrast.building import BUILDING
 from customcontrast.config import DEFAULT_SCALES, EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
 from customcontrast.encoder.image_features import extract
@@ -103,13 +104,15 @@ class Adapter(nn.Module):
 
         overrides: fields of EncoderConfig. Raises ConfigError.
         """
-        adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
+        with BUILDING:
+            adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
         adapter.image_encoder = base.encoder_id
         return adapter
 
     def alike(self) -> Adapter:
         """Another one of the same sizes, untrained."""
-        copy = Adapter(self.config, self.attention.specs, self.base_name)
+        with BUILDING:
+            copy = Adapter(self.config, self.attention.specs, self.base_name)
         copy.image_encoder = self.image_encoder
         return copy
 

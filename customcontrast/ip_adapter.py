@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from customcontrast.adapter import AdapterOutput, check_weights
 from customcontrast.attention.layers import LayerSpec
 from customcontrast.base_model import BaseModel, same_encoder
+from customcontrast.building import BUILDING
 from customcontrast.config import DEFAULT_SCALES
 from customcontrast.encoder import MFIOutput
 from customcontrast.encoder.image_features import preprocess
@@ -313,7 +314,7 @@ def load_ip_adapter(path: str | Path, base: BaseModel) -> IPAdapter:
         )
     with safe_open(str(path), framework="pt") as file:
         found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    with torch.device("meta"):
+    with BUILDING, torch.device("meta"):
         adapter = IPAdapter(config, base.cross_attention_layers, base.name)
     names, own = published_names(adapter), adapter.state_dict()
     check_weights({name: own[ours] for name, ours in names.items()}, found, path.name)

@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
     "customcontrast.precision": 0,
     "customcontrast.tensor_files": 0,
     "customcontrast.folders": 0,
+    "customcontrast.building": 0,
     "customcontrast.layout": 1,
     "customcontrast.memory": 1,
     "customcontrast.layout_channels": 1,
@@ -74,7 +75,7 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
     "train.experiments": 25,
     "train.plan": 25,
 }
-PICTURES = {"errors", "images", "precision", "segmentation", "visualize"}  # arrays and pictures only
+PICTURES = {"building", "errors", "images", "precision", "segmentation", "visualize"}  # arrays and pictures only
 GRADIO = ("customcontrast.ui.sections", "customcontrast.ui.theme", "customcontrast.ui.api", "customcontrast.ui.page",
           "customcontrast.ui.wiring", "customcontrast.ui.server", "customcontrast.ui.components")  # fmt: skip
 

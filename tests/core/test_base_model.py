@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel, encoder_config, load_base
 from customcontrast.errors import BaseModelError
 from customcontrast.specs import BASES
+from tests.support.threads import at_once
 
 
 def test_registry_has_the_bases() -> None:
@@ -107,3 +109,18 @@ def test_types_have_names(tiny_folder: Path) -> None:
     for wrong in ("float8", 16, torch.int64):
         with pytest.raises(BaseModelError, match=r"dtype=.* must be float32, float16 or bfloat16"):
             load_base("toyland", tiny_folder, "cpu", dtype=wrong)
+
+
+def test_models_made_in_several_threads_have_their_weights(tiny_folder: Path, tiny_base: BaseModel) -> None:
+    """diffusers and transformers patch torch for the whole process while they read a model."""
+    register = torch.nn.Module.register_parameter
+
+    def make(i: int) -> list[torch.nn.Module]:
+        if i:
+            return [Adapter.create(tiny_base, width=32, heads=2) for _ in range(12)]
+        return [load_base("toyland", tiny_folder, "cpu").unet for _ in range(4)]
+
+    for model in (model for made in at_once(make, 3) for model in made):
+        assert not any(weight.is_meta for weight in model.parameters())
+        assert all(weight.std() > 0 for weight in model.parameters() if weight.dim() > 1), "left as memory was"
+    assert torch.nn.Module.register_parameter is register
