@@ -83,7 +83,6 @@ def make(visitor: Visitor, names: tuple[str, ...], prompt: str) -> None:
         visitor.write(f"#noun-{k}", name)
     visitor.write("#prompt", prompt)
     visitor.generate()
-    page.wait_for_selector("#film")
     visitor.see("#plot")
 
 

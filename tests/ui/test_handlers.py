@@ -368,7 +368,7 @@ def test_text_alone_works_and_is_shown(handlers: Handlers):
     assert changes["strip"] == Set(value=None, visible=False) and changes["no_place"]["visible"]
     assert changes["map"] is not None and changes["viewers"]["visible"]
     assert changes["who"] == Set(choices=[], value=None, visible=False) and changes["word"]["value"] == 1  # "red"
-    assert handlers.viewers.show_more(last["run"])["film"]["visible"] is False
+    assert not changes["make_film"]["visible"] and not handlers.viewers.film(last["run"])["film"]["visible"]
     with pytest.raises(RequestError, match="without a subject"):
         handlers.viewers.map(last["run"], "visual", 0, 0, 0, "")
 
@@ -579,13 +579,11 @@ def test_viewers(handlers: Handlers, shown: RunView):
     strip = changes["strip"]["value"]
     assert strip.height > strip.width / 8  # one row for each of the two subjects
     assert changes["overlay"]["value"].width >= 384
-    more = handlers.viewers.show_more(shown)
-    assert (
-        Path(more["video"]["value"]).read_bytes()[4:8] == b"ftyp"
-        and Image.open(more["film"]["value"]).n_frames >= 2
-        and more["grid"].width > 0
-        and more["plot"]["value"].width > 0
-    )
+    assert changes["grid"].width > 0 and changes["plot"]["value"].width > 0
+    assert changes["make_film"]["visible"] and not changes["film"]["visible"], "made when it is wanted"
+    made = handlers.viewers.film(shown)
+    assert Path(made["video"]["value"]).read_bytes()[4:8] == b"ftyp"
+    assert Image.open(made["film"]["value"]).n_frames >= 2 and not made["make_film"]["visible"]
 
 
 def test_other_steps_words_branches_and_layers_give_other_maps(handlers: Handlers, shown: RunView):
@@ -659,9 +657,9 @@ def test_the_history_keeps_each_run_once_and_goes_back(handlers: Handlers, run: 
 
 
 def test_the_maps_of_a_picture_are_explained_with_its_numbers(handlers: Handlers, shown: RunView):
-    text = handlers.viewers.show_more(shown)["explained"]
+    changes = handlers.viewers.show(shown)
+    text, hover = changes["explained"], changes["hover"]
     assert text.count("<figure>") == 3 and "the bear fills" in text and "the cat fills" in text and "%" in text
-    hover = handlers.viewers.show(shown)["hover"]
     assert hover.count("<button") == len(shown.result.words) and "S1*" in hover
 
 

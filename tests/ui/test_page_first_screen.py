@@ -62,19 +62,24 @@ def test_a_surprise_is_generated(visitor: Visitor):
     visitor.page.click("#surprise")
     assert "Done" in visitor.ended()
     assert prompt_of(visitor) and visitor.page.input_value("#noun-1 textarea, #noun-1 input") in prompt_of(visitor)
+    visitor.page.wait_for_selector(PAST)
 
 
 def test_ctrl_enter_generates_and_the_session_goes_back(visitor: Visitor):
     page = visitor.page
     before = page.locator(PAST).count()
-    for prompt in ("a red car in the city", "a blue bird in the forest"):
+    joined: list[str] = []
+    page.on("request", lambda request: joined.append(request.url) if "/queue/join" in request.url else None)
+    for more, prompt in enumerate(("a red car in the city", "a blue bird in the forest"), start=1):
         visitor.write("#prompt", prompt)
+        joined.clear()
         page.evaluate("document.querySelectorAll('#status .cc-note').forEach(n => n.classList.add('old'))")
         page.focus("#prompt textarea")
         page.keyboard.press("Control+Enter")
         assert "Done" in visitor.ended()
+        page.wait_for_function(f"n => document.querySelectorAll('{PAST}').length === n", arg=before + more)
         visitor.see("#hover")
-    page.wait_for_function(f"n => document.querySelectorAll('{PAST}').length === n", arg=before + 2)
+        assert len(joined) == 2, "the run, and one request for all that is seen of it"
     page.locator(PAST).nth(1).click()
     page.wait_for_function("document.querySelector('#prompt textarea').value === 'a red car in the city'")
     assert "finished picture" in page.inner_text("#status")

@@ -83,8 +83,11 @@ def test_a_click_on_the_map_shows_what_was_looked_at(visitor: Visitor):
     before = page.get_attribute("#looked img", "src")
     page.locator("#map img").click(position={"x": 8, "y": 8})
     changed(visitor, "#looked img", before)
+    page.get_by_role("tab", name="Where").click()
+    assert page.locator("#video").count() == 0
+    page.click("#make-film")
+    page.wait_for_selector("#video")
     with page.expect_download() as saved:
-        page.get_by_role("tab", name="Where").click()
         page.click("#video")
     assert saved.value.path().read_bytes()[4:8] == b"ftyp"
 

@@ -7,17 +7,18 @@ to handlers, nothing else, so everything a visitor can do is tested without a br
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from customcontrast.ui.handlers.comparison import Comparison
 from customcontrast.ui.handlers.generation_run import Generation, Stream
+from customcontrast.ui.handlers.messages import Changes
 from customcontrast.ui.handlers.prompt_panel import PromptPanel
-from customcontrast.ui.handlers.replay import Replay
+from customcontrast.ui.handlers.replay import Past, Replay
 from customcontrast.ui.handlers.style_panel import StylePanel
 from customcontrast.ui.handlers.subject_panel import SubjectPanel
 from customcontrast.ui.handlers.turntable import Turntable
-from customcontrast.ui.handlers.viewers import Viewers
+from customcontrast.ui.handlers.viewers import RunView, Viewers
 from customcontrast.ui.service.service import Service
 
 
@@ -40,3 +41,7 @@ class Handlers:
         self.comparison = Comparison(service, self.generation)
         self.turntable = Turntable(service, self.generation)
         self.replay = Replay(service, self.subjects, self.style, self.prompt, examples / "gallery")
+
+    def after_run(self, run: RunView | None, past: Sequence[Past] | None) -> Changes:
+        """What a finished run leaves on the page beside its pictures: viewers and history."""
+        return {**self.viewers.show(run), **self.replay.remember(run, past)}

@@ -86,7 +86,7 @@ class Viewers:
         if run is None or index == run.index or index not in range(len(run.result.images)):
             return {}
         other = replace(run, index=index)
-        return {"run": other, **self.show(other), **self.show_more(other)}
+        return {"run": other, **self.show(other)}
 
     def show(self, run: RunView | None) -> Changes:
         """The viewers of a finished run."""
@@ -98,6 +98,7 @@ class Viewers:
         first = first_word(run.words)
         people = [(name, k) for k, name in enumerate(run.names)]
         strip = figures.strip(result, i, run.references)
+        plot = figures.area_plot(result, i, run.names)
         return {
             "viewers": Set(visible=True),
             "strip": seen(strip),
@@ -119,31 +120,25 @@ class Viewers:
             "alike": seen(None),
             "alike_note": Set(visible=False),
             "around_note": notice(""),
-            "film": seen(None),  # until `show_more` has made them, so that nobody takes those of the run before
+            "make_film": Set(visible=strip is not None),
+            "film": seen(None),  # of the run before
             "video": seen(None),
             "hover": figures.hover_words(result, i, run.labels),
-            "explained": "",
-        }
-
-    def show_more(self, run: RunView | None) -> Changes:
-        """What takes a moment longer: all words at once, and the steps as a film."""
-        if run is None:
-            return {}
-        film = figures.animation(
-            run.result, run.index, run.names, self.folder() / "customcontrast-steps.gif", run.forming
-        )
-        video = figures.animation(
-            run.result, run.index, run.names, self.folder() / "customcontrast-steps.mp4", run.forming
-        )
-        plot = figures.area_plot(run.result, run.index, run.names)
-        return {
-            "grid": figures.grid(run.result, run.index),
-            "explained": figures.explained(run.result, run.index, run.names, run.labels, first_word(run.words)),
+            "grid": figures.grid(result, i),
+            "explained": figures.explained(result, i, run.names, run.labels, first),
             "plot": seen(plot),
             "plot_note": Set(visible=plot is not None),
-            "film": seen(str(film) if film else None),
-            "video": seen(str(video) if video else None),
         }
+
+    def film(self, run: RunView | None) -> Changes:
+        """The steps as a GIF and an MP4, made when they are wanted: they take longer than everything else here."""
+        if run is None:
+            return {}
+        with in_this_run():
+            wanted = [self.folder() / f"customcontrast-steps.{kind}" for kind in ("gif", "mp4")]
+            made = figures.animations(run.result, run.index, run.names, wanted, run.forming)
+        film, video = map(str, made) if made else (None, None)  # a picture without subjects has none
+        return {"make_film": Set(visible=False), "film": seen(film), "video": seen(video)}
 
     # ---- location -----------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class WhereTab:
     overlay: gr.Image
     plot_note: gr.HTML
     plot: gr.Image
+    make_film: gr.Button
     film: gr.DownloadButton
     video: gr.DownloadButton
 
@@ -108,7 +109,7 @@ class ResultsSection:
 
     @property
     def shown(self) -> dict[str, Structure]:
-        """What a run fills in: see `Viewers.show` and `Viewers.show_more`."""
+        """What a run fills in: see `Viewers.show`."""
         mine = {name: getattr(self, name) for name in ("run", "viewers", "hover", "explained", "recipe")}
         tabs = [vars(self.where), vars(self.words), {k: v for k, v in vars(self.features).items() if k != "tab"}]
         return mine | {name: part for tab in tabs for name, part in tab.items() if not isinstance(part, gr.State)}

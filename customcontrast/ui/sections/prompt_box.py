@@ -61,14 +61,12 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
 
 
 def _wire_run(wire: Wire, handlers: Handlers, sections: Sections) -> None:
-    """Generate and Stop; after a run its viewers, and then what takes a moment longer."""
+    """Generate and Stop; after a run, in one more request, its viewers and its place in the history."""
     section, results = sections.prompt, sections.results
     run = wire.run_button(
         section.generate, section.stop, section.status, handlers.generation.generate, {"form": sections.form},
         {"gallery": results.gallery, "run": results.run}, over=results.gallery,
     )  # fmt: skip
-    seen = {"run": results.run}
-    shown = wire.on(run.success, handlers.viewers.show, seen, results.shown, **QUIET)
-    more = wire.on(shown.success, handlers.viewers.show_more, seen, results.shown, **QUIET)
     past = {"past": results.past, "history": results.history, "history_box": results.history_box}
-    wire.on(more.success, handlers.replay.remember, {**seen, "past": results.past}, past, **QUIET)
+    inputs = {"run": results.run, "past": results.past}
+    wire.on(run.success, handlers.after_run, inputs, {**results.shown, **past}, **QUIET)

@@ -42,9 +42,11 @@ def build() -> WhereTab:
     plot_note = info("Size and centre of each mask", SIZES)
     plot = view("Size and centre of each mask, step by step", "plot", figure=True)
     with gr.Row():
+        make_film = gr.Button("Make a film of all steps", size="sm", elem_id="make-film")
         film = gr.DownloadButton("Download all steps (GIF)", size="sm", visible=False, elem_id="film")
         video = gr.DownloadButton("Download all steps (MP4)", size="sm", visible=False, elem_id="video")
-    return WhereTab(no_place, strip, running, clock, play, step, overlay_note, overlay, plot_note, plot, film, video)
+    return WhereTab(no_place, strip, running, clock, play, step, overlay_note, overlay, plot_note, plot, make_film, film,
+                    video)  # fmt: skip
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
@@ -55,3 +57,5 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     outputs = {name: getattr(tab, name) for name in ("clock", "running", "play", "step", "overlay")}
     wire.on(tab.play.click, viewers.play, inputs, outputs, **QUIET)
     wire.on(tab.clock.tick, viewers.tick, inputs, outputs, trigger_mode="once", queue=False, **QUIET)
+    files = {name: getattr(tab, name) for name in ("make_film", "film", "video")}
+    wire.on(tab.make_film.click, viewers.film, {"run": run}, files, show_progress="minimal")

@@ -130,23 +130,22 @@ def area_plot(result: Result, index: int, names: Sequence[str]) -> Image.Image |
     return visualize.area_plot(masks, list(names)) if masks.size else None
 
 
-def animation(
+def animations(
     result: Result,
     index: int,
     names: Sequence[str],
-    path: Path,
+    paths: Sequence[Path],
     forming: Callable[[int], Image.Image] | None = None,
-) -> Path | None:
-    """All steps of :func:`step_overlay` as a GIF or MP4; None for a picture without subjects.
+) -> list[Path]:
+    """All steps of :func:`step_overlay` as GIF or MP4, one file for each path; [] for a picture without subjects.
 
     forming: step (from 1) → the picture as it was then.
     """
     if result.location_masks.size == 0:
-        return None
+        return []
     steps = range(1, result.location_masks.shape[1] + 1)
     frames = [step_overlay(result, index, s, names, forming(s) if forming else None) for s in steps]
-    visualize.animation(frames, path)
-    return path
+    return [visualize.animation(frames, path) for path in paths]
 
 
 def word_map(result: Result, index: int, word: int, step: int = 0, layers: str = "") -> np.ndarray:
