@@ -13,7 +13,19 @@ from torchvision.transforms.functional import to_pil_image
 
 from train.base.networks import label_values
 from train.evaluation import attribute_reader
-from train.evaluation.attribute_reader import COLORLESS, IGNORE, AttributeReader, correct, reader_loss, shows, targets
+from train.evaluation.attribute_reader import (
+    COLORLESS,
+    IGNORE,
+    SHAPES,
+    AttributeReader,
+    Shape,
+    correct,
+    load_reader,
+    reader_loss,
+    save_reader,
+    shows,
+    targets,
+)
 from train.evaluation.tasks import ceiling, toyland_cases
 from train.toyland import World, attributes, render, sample_scene, sample_subject
 
@@ -57,10 +69,16 @@ def test_colorless_styles(style: str) -> None:
     assert (float((image.amax(0) - image.amin(0)).max()) < 0.2) == (style in COLORLESS)
 
 
-def test_reader_takes_any_size_and_is_small() -> None:
-    reader = AttributeReader(VALUES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_reader_takes_any_size_is_small_and_comes_back_as_it_was(shape: Shape, tmp_path: Path) -> None:
+    reader, pixels = AttributeReader(VALUES, shape), torch.rand(2, 3, 64, 64)
     assert sum(p.numel() for p in reader.parameters()) < 3e6
-    assert reader(torch.rand(2, 3, 64, 64))["style"].shape == (2, len(WORLD.styles))
+    assert reader(pixels)["style"].shape == (2, len(WORLD.styles))
+    reader.quality = {"style": 0.5}
+    save_reader(reader.eval(), tmp_path / "reader.safetensors", 2)
+    again = load_reader(tmp_path / "reader.safetensors")
+    assert again.shape == shape and again.quality == reader.quality and again.values == VALUES
+    assert torch.allclose(again(pixels)["species"], reader(pixels)["species"], atol=5e-3)
 
 
 def test_what_is_wanted_of_a_picture_is_read_or_not() -> None:

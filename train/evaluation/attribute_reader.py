@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +33,47 @@ from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.base.networks import label_values
 from train.base.pool import read_shard, shard_paths
+from train.data.adapter_pool import read_records
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 
 DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
 SHIPPED = WEIGHTS / "toyland" / "attributes.safetensors"  # the one that judges where no other is named
 BATCH = 64  # pictures in a step
-SIDE = 96  # px that a reader looks at where nothing else is said
+SIDE = 96  # px that the first network looks at
 COLORLESS = ("sketch",)  # styles that show no colours
 COLORS = ("color_1", "color_2", "accessory_color")
 IGNORE = -100  # class index where a label does not apply
 Labels = dict[str, Any]  # of `toyland.attributes`
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a reader's network; a file without them holds the first one."""
+
+    side: int = SIDE  # px that it looks at
+    width: int = 32  # channels of the first layer
+    widths: tuple[int, ...] = (2, 4, 6, 6)  # of the blocks, in `width`
+    patch: int = 2  # step of the first layer in px
+    norm: str = "group"  # or "batch", which learns several times as much of the same pictures
+
+
+FIRST = Shape()
+SHAPES = {"first": FIRST, "second": Shape(side=128, width=64, widths=(2, 3, 4), patch=4, norm="batch")}
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(8, channels)
+
+
 class _Residual(nn.Module):
     """Halve the side, change the width, then one residual block: (B, in, S, S) → (B, out, S/2, S/2)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
-        self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GroupNorm(8, outputs), nn.SiLU())
+        self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), _norm(norm, outputs), nn.SiLU())
         self.block = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs),
+            nn.Conv2d(outputs, outputs, 3, 1, 1), _norm(norm, outputs), nn.SiLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1), _norm(norm, outputs),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,18 +84,20 @@ class _Residual(nn.Module):
 class AttributeReader(nn.Module):
     """Pixels (B, 3, H, W) in [0, 1] → {attribute: (B, values) logits}; `features` are the space of distances."""
 
-    def __init__(self, values: dict[str, list[str]], width: int = 32, side: int = SIDE) -> None:
+    def __init__(self, values: dict[str, list[str]], shape: Shape = FIRST) -> None:
         super().__init__()
-        self.values, self.side = values, side
-        widths = (2 * width, 4 * width, 6 * width, 6 * width)
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU())
+        self.values, self.shape, self.side = values, shape, shape.side
+        width, step = shape.width, shape.patch
+        widths = [width * wide for wide in shape.widths]
+        first = nn.Conv2d(3, width, 3, 2, 1) if step == 2 else nn.Conv2d(3, width, step, step)
+        self.stem = nn.Sequential(first, _norm(shape.norm, width), nn.SiLU())
         pairs = zip((width, *widths), widths, strict=False)
-        self.body = nn.Sequential(*(_Residual(a, b) for a, b in pairs))
+        self.body = nn.Sequential(*(_Residual(a, b, shape.norm) for a, b in pairs))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(of)) for name, of in values.items()})
         self.quality: dict[str, float] = {}  # accuracy of each attribute on renders of held-out subjects
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) → (B, 12 × width): mean and maximum over the picture of the last layer."""
+        """(B, 3, H, W) → (B, 2 × the last width): mean and maximum over the picture of the last layer."""
         if pixels.shape[-2:] != (self.side, self.side):
             pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bilinear", antialias=True)
         z = self.body(self.stem(pixels * 2 - 1))
@@ -224,9 +247,9 @@ def rendered(scenes: Sequence[ToyScene], side: int = SIDE) -> Tensor:
 class Pictures:
     """What the reader learns from: rendered pools, and new renders that join them as it goes.
 
-    pools: folders of `train.base pool` shards. fresh: new renders at each batch; every one of them is in that batch,
-    and the rest is drawn from all that are there. Raises FileNotFoundError for a pool without shards, ValueError where
-    there is neither a pool nor a fresh render.
+    pools: folders of shards of the base's or the adapter's pool. fresh: new renders at each batch; every one of them is
+    in that batch, and the rest is drawn from all that are there. Raises FileNotFoundError for a pool without shards,
+    ValueError where there is neither a pool nor a fresh render.
     """
 
     def __init__(self, world: World, side: int, pools: Sequence[Path], fresh: int) -> None:
@@ -238,9 +261,9 @@ class Pictures:
         for pool in pools:
             if not (paths := shard_paths(pool)):
                 raise FileNotFoundError(f"there is no shard in {pool}; make some with `python -m train.base pool`")
-            for shard in map(read_shard, paths):
-                self.images += _small(shard.images, side).unbind()
-                self.labels += [record["labels"] for record in shard.records]
+            for images, labels in map(_labelled, paths):
+                self.images += _small(images, side).unbind()
+                self.labels += labels
         self.rng = random.Random(0)
 
     def batch(self, count: int) -> tuple[Tensor, list[Labels]]:
@@ -254,6 +277,16 @@ class Pictures:
         return torch.stack([self.images[i] for i in chosen]), [self.labels[i] for i in chosen]
 
 
+def _labelled(path: Path) -> tuple[Tensor, list[Labels]]:
+    """Pictures (N, 3, S, S) uint8 of a shard of the base's or the adapter's pool, and what they show."""
+    if path.with_suffix(".json").is_file():
+        shard = read_shard(path)
+        return shard.images, [record["labels"] for record in shard.records]
+    labels = [target["attributes"] for record in read_records(path) for target in record["targets"]]
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("images").flatten(0, 1), labels
+
+
 def train_reader(
     reader: AttributeReader, pictures: Pictures, minutes: float, batch: int = BATCH, sharp: bool = False
 ) -> int:
@@ -264,6 +297,7 @@ def train_reader(
     Returns the number of pictures seen.
     """
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=1e-2)
+    reader.to(memory_format=torch.channels_last)
     start, step, seen = time.process_time(), 0, 0
     generator = torch.Generator().manual_seed(0)
     bar = tqdm(total=round(60 * minutes), desc="attribute reader", unit="s")
@@ -306,7 +340,7 @@ def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
     """Weights in 16 bits; what they read, how well, and after how many pictures, in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {"values": json.dumps(reader.values), "quality": json.dumps(reader.quality), "pictures": str(seen)}
-    about["side"] = str(reader.side)
+    about["shape"] = json.dumps(asdict(reader.shape))
     write_tensors({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
 
 
@@ -318,7 +352,9 @@ def load_reader(path: Path = SHIPPED) -> AttributeReader:
         )
     with safe_open(path, "pt") as file:
         about = file.metadata()
-        reader = AttributeReader(json.loads(about["values"]), side=int(about.get("side", SIDE)))
+        sizes = json.loads(about.get("shape", "{}"))
+        shape = Shape(**sizes | {"widths": tuple(sizes["widths"])}) if sizes else FIRST
+        reader = AttributeReader(json.loads(about["values"]), shape)
         reader.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     reader.quality = json.loads(about["quality"])
     return reader.eval().requires_grad_(False)
@@ -331,7 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, default=12.0, help="of processor time")
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
-    parser.add_argument("--side", type=int, default=SIDE, help="px that it looks at")
+    parser.add_argument("--net", choices=SHAPES, default="second", help="sizes of the network")
+    parser.add_argument("--side", type=int, help="px that it looks at; default the network's own")
     parser.add_argument("--sharp", action="store_true", help="learn from sharp renders alone")
     parser.add_argument("--pool", type=Path, action="append", default=[], help="a rendered pool to learn from")
     parser.add_argument("--fresh", type=int, help="new renders at each step (default: 64, with a pool 0)")
@@ -342,10 +379,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(f"--{error}")
     torch.manual_seed(0)
-    reader = AttributeReader(label_values(world), side=options.side)
+    shape = SHAPES[options.net]
+    reader = AttributeReader(label_values(world), replace(shape, side=options.side or shape.side))
     fresh = options.fresh if options.fresh is not None else 0 if options.pool else BATCH
     try:
-        pictures = Pictures(world, options.side, options.pool, fresh)
+        pictures = Pictures(world, reader.side, options.pool, fresh)
     except (FileNotFoundError, ValueError) as error:
         print(f"attribute_reader: {error}", file=sys.stderr)
         return 2

@@ -45,8 +45,8 @@ def build() -> WhereTab:
         make_film = gr.Button("Make a film of all steps", size="sm", elem_id="make-film")
         film = gr.DownloadButton("Download all steps (GIF)", size="sm", visible=False, elem_id="film")
         video = gr.DownloadButton("Download all steps (MP4)", size="sm", visible=False, elem_id="video")
-    return WhereTab(no_place, strip, running, clock, play, step, overlay_note, overlay, plot_note, plot, make_film, film,
-                    video)  # fmt: skip
+    return WhereTab(no_place, strip, running, clock, play, step, overlay_note, overlay, plot_note, plot, make_film,
+                    film, video)  # fmt: skip
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
