@@ -12,7 +12,7 @@ from customcontrast.ui.components import Files, Number, Picture
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.forms import read_camera
 from customcontrast.ui.handlers.generation_run import ProgramCall
-from customcontrast.ui.handlers.messages import said
+from customcontrast.ui.handlers.messages import error_text
 from customcontrast.ui.sections.controls import ResultsSection
 from customcontrast.ui.service import figures
 
@@ -26,7 +26,7 @@ def api_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise gr.Error(said(error), print_exception=False) from None
+        raise gr.Error(error_text(error), print_exception=False) from None
 
 
 class Endpoints:

@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 
 from customcontrast.ui.handlers.generation_run import STOPPING, ended
-from customcontrast.ui.handlers.messages import Changes, Set, note, notice, said
+from customcontrast.ui.handlers.messages import Changes, Set, error_text, note, notice
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 LIVELY: dict[str, Any] = {"trigger_mode": "always_last", **QUIET}
@@ -87,27 +87,27 @@ class Wire:
         handler: Handler,
         inputs: Mapping[str, Structure] | None = None,
         outputs: Mapping[str, Structure] | None = None,
-        told: str = "",
+        errors_to: str = "",
         chosen: bool = False,
         drawn: bool = False,
         **options: Any,
     ) -> Any:
         """Wire an event, or one of several, to a handler.
 
-        inputs: name of the handler's argument → a structure. outputs: name in its changes → a structure. told: the
+        inputs: name of the handler's argument → a structure. outputs: name in its changes → a structure. errors_to: the
         output where its errors are shown; "" = the page's status. chosen: the index of what was selected comes first.
         drawn: the event's own data come first.
         """
         inputs, outputs = dict(inputs or {}), dict(outputs or {})
-        told = told or "status"
-        outputs.setdefault(told, self.status)
+        errors_to = errors_to or "status"
+        outputs.setdefault(errors_to, self.status)
 
         def answer(values: Mapping[Any, Any], *first: Any) -> dict[Any, Any]:
             try:
                 found = updates(outputs, handler(*first, **read(inputs, values)))
             except Exception as error:  # the last line before the visitor
-                found = updates(outputs, {told: notice(said(error), "error")})
-            return found or {components(outputs[told])[0]: gr.skip()}
+                found = updates(outputs, {errors_to: notice(error_text(error), "error")})
+            return found or {components(outputs[errors_to])[0]: gr.skip()}
 
         def answer_choice(values: Any, event: gr.SelectData) -> dict[Any, Any]:
             return answer(values, event.index)
@@ -145,7 +145,7 @@ class Wire:
                 for changes in handler(**read(inputs, values)):
                     yield updates(outputs, changes)
             except Exception as error:
-                yield updates(outputs, {"status": note(said(error), "error"), "stop": Set(interactive=False)})
+                yield updates(outputs, {"status": note(error_text(error), "error"), "stop": Set(interactive=False)})
 
         run = button.click(
             press, set(components(inputs)), components(outputs), concurrency_limit=1, concurrency_id="model",

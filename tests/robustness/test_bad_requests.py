@@ -19,7 +19,7 @@ from customcontrast.errors import RequestError
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.forms import GenerationForm, SubjectForm
 from customcontrast.ui.handlers.generation_run import ProgramCall
-from customcontrast.ui.handlers.messages import said
+from customcontrast.ui.handlers.messages import error_text
 from customcontrast.ui.handlers.subject_panel import SLOTS
 from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service import recipe
@@ -88,7 +88,7 @@ def as_told(action: Callable[..., Any]) -> Callable[..., Any]:
             changes = action(*args, **options)
             changes = list(changes) if isinstance(changes, Iterator) else [changes]
         except Exception as error:
-            raise RequestError(said(error)) from error
+            raise RequestError(error_text(error)) from error
         for change in changes if isinstance(changes[-1], dict) else ():
             kinds = "error" if "run" in change else "error|warn"
             for value in (v for name, v in change.items() if name != "notes"):  # of a prompt, beside its field

@@ -23,7 +23,7 @@ from customcontrast.specs import BASES
 from customcontrast.ui import server as app
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.handlers.forms import GenerationForm
-from customcontrast.ui.handlers.messages import said
+from customcontrast.ui.handlers.messages import error_text
 from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.recipe import read_png
 from customcontrast.ui.service.request import Request
@@ -222,4 +222,4 @@ def test_a_public_page_that_cannot_have_its_checker_does_not_start(
     page = handlers(folder, tmp_path, safety_checker="on")  # a base that is chosen later, on a page that started
     with pytest.raises(RequestError, match="could not be loaded: 'stable-diffusion-v1-5"):
         page.service.run(Request("a bear"))
-    assert "could not be loaded" in said(RequestError(page.service.models.failure()))
+    assert "could not be loaded" in error_text(RequestError(page.service.models.failure()))

@@ -14,8 +14,8 @@ from customcontrast.errors import RequestError
 from customcontrast.output import Result
 from customcontrast.specs import SCHEDULERS
 from customcontrast.ui.handlers.forms import GenerationForm
-from customcontrast.ui.handlers.generation_run import TELL_EVERY, Generation, Stream
-from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said, seen
+from customcontrast.ui.handlers.generation_run import REPORT_EVERY, Generation, Stream
+from customcontrast.ui.handlers.messages import Changes, Set, error_text, note, progress, value_or_hidden
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.models import NO_PLAIN
 from customcontrast.ui.service.request import Request, check
@@ -138,8 +138,8 @@ class Comparison:
             request = form.request()
             require_subject(request)  # before any model is loaded
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
-            for told in self.generation.loading(request.base):
-                yield {"status": told}
+            for message in self.generation.loading(request.base):
+                yield {"status": message}
             models = self.service.models
             published = models.published_adapter(request.base)
             requests = ways(request, models.plain_adapter(request.base) is not None, published)
@@ -167,10 +167,10 @@ class Comparison:
                 "stop": Set(interactive=False),
                 "sides": Set(visible=True),
                 **beside,
-                "sheet": seen(sheet),
+                "sheet": value_or_hidden(sheet),
             }
         except Exception as error:
-            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
+            yield {"status": note(error_text(error), "error"), "stop": Set(interactive=False)}
 
     def side_by_side(self, compared: Compared | None, left: str, right: str) -> Changes:
         """Two of the ways under one slider."""
@@ -190,8 +190,8 @@ class Comparison:
             xs, ys = axis_values(x, x_values), axis_values(y, y_values)
             rows = cells(form.request(), x, xs, y, ys)
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
-            for told in self.generation.loading(rows[0][0].base):
-                yield {"status": told}
+            for message in self.generation.loading(rows[0][0].base):
+                yield {"status": message}
             places = [((r, c), request) for r, row in enumerate(rows) for c, request in enumerate(row)]
             made: dict[tuple[int, int], Image.Image] = {}
             for place, image in in_turn(self.generation.stream, places):
@@ -205,21 +205,21 @@ class Comparison:
                 [axis_label(x, value) for value in xs],
                 title="" if "prompt" in (x, y) else rows[0][0].prompt,
             )
-            yield {"made_grid": seen(table), "status": "", "stop": Set(interactive=False)}
+            yield {"made_grid": value_or_hidden(table), "status": "", "stop": Set(interactive=False)}
         except Exception as error:
-            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
+            yield {"status": note(error_text(error), "error"), "stop": Set(interactive=False)}
 
 
 def in_turn(stream: Stream, requests: Sequence[tuple[Any, Request]]) -> Iterator[tuple[Any, str | Image.Image]]:
     """Run requests one after the other: (key, progress as HTML) now and then, and (key, picture) for each."""
     for number, (key, request) in enumerate(requests, start=1):
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
         for event in stream(request, 0):
             now = time.monotonic()
             if isinstance(event, Result):
                 yield key, event.images[0]
-            elif now - told >= TELL_EVERY:
-                told = now
+            elif now - reported >= REPORT_EVERY:
+                reported = now
                 yield key, progress(event.index, event.total, now - began, f"Picture {number} of {len(requests)}. ")
 
 

@@ -14,7 +14,7 @@ from customcontrast.errors import RequestError
 from customcontrast.images.loading import load_picture
 from customcontrast.output import Result, Step
 from customcontrast.ui.handlers.forms import GenerationForm
-from customcontrast.ui.handlers.messages import Changes, Set, note, progress, said
+from customcontrast.ui.handlers.messages import Changes, Set, error_text, note, progress
 from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service import figures, recipe
 from customcontrast.ui.service.cutouts import MAX_SIDE
@@ -24,7 +24,7 @@ from customcontrast.ui.service.service import Service
 from customcontrast.ui.service.view_layout import read_turn
 
 PREVIEW_EVERY = 2  # denoising steps between two live previews
-TELL_EVERY = 0.2  # seconds between two messages of a run, at least; it can be stopped at each
+REPORT_EVERY = 0.2  # seconds between two messages of a run, at least; it can be stopped at each
 STOPPING = "Stopping …"  # what the browser says at once when Stop is pressed
 NOT_BEGUN = (
     "The run did not begin: a setting is outside the range of its control, or too many are waiting. "
@@ -51,13 +51,13 @@ class Generation:
         try:
             request = form.request()
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
-            for told in self.loading(request.base):
-                yield {"status": told}
+            for message in self.loading(request.base):
+                yield {"status": message}
             if kept := self.service.models.about_memory(request.base):
                 yield {"status": note(f"Getting ready … {kept}")}
             yield from self._running(request)
         except Exception as error:
-            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
+            yield {"status": note(error_text(error), "error"), "stop": Set(interactive=False)}
 
     def loading(self, base: str | None) -> Iterator[str]:
         """A message every half second until the model is loaded. Raises RequestError."""
@@ -69,7 +69,7 @@ class Generation:
                 yield note("The model is being loaded; this happens once …")
 
     def _running(self, request: Request) -> Iterator[Changes]:
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
         previews: list[tuple[int, Image.Image]] = []
         for event in self.stream(request, PREVIEW_EVERY):
             now = time.monotonic()
@@ -77,9 +77,9 @@ class Generation:
             if isinstance(event, Result):
                 yield self._finished(RunView(request, event, previews=tuple(previews)), seconds)
                 return
-            if event.preview is None and now - told < TELL_EVERY:
+            if event.preview is None and now - reported < REPORT_EVERY:
                 continue
-            told = now
+            reported = now
             changes: Changes = {"status": progress(event.index, event.total, seconds)}
             if event.preview is not None:
                 previews.append((event.index, event.preview))
@@ -151,8 +151,8 @@ class ProgramCall:
         counts, places = read_counts(self.per_subject, count), _each("places", self.places, count, "left; right")
         if sum(counts) != len(self.references):
             each = not (self.per_subject or "").strip()
-            told = "send one word for each" if each else f"per_subject asks for {sum(counts)}"
-            raise RequestError(f"The nouns are {count} words for {len(self.references)} pictures; {told}.")
+            hint = "send one word for each" if each else f"per_subject asks for {sum(counts)}"
+            raise RequestError(f"The nouns are {count} words for {len(self.references)} pictures; {hint}.")
         strengths = _each("strengths", self.strengths, count, "1; 0.5", ",;")
         turns = _each("turns", self.turns, count, "left; any", ",;")
         poses = _each("poses", self.poses, count, "sitting; any", ",;")

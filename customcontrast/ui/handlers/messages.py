@@ -25,7 +25,7 @@ class Set(dict[str, Any]):
     """New properties of a control, such as Set(value=…, visible=True)."""
 
 
-def seen(value: Any) -> Set:
+def value_or_hidden(value: Any) -> Set:
     """A picture or file, out of sight when there is none."""
     return Set(value=value, visible=value is not None)
 
@@ -42,7 +42,7 @@ def notice(texts: str | Sequence[str], kind: str = "warn") -> Set:
     return Set(value=value, visible=bool(value))
 
 
-def said(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """The sentence that a visitor reads about an error; a traceback goes to the log alone."""
     if isinstance(error, UserError):
         return sentence(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from customcontrast.images.loading import load_picture
-from customcontrast.ui.handlers.messages import Changes, Set, notice, said
+from customcontrast.ui.handlers.messages import Changes, Set, error_text, notice
 from customcontrast.ui.service.cutouts import MAX_SIDE
 from customcontrast.ui.service.models import Models
 from customcontrast.ui.service.request import StyleRequest
@@ -23,7 +23,7 @@ class StylePanel:
             picture = load_picture(path, max_side=MAX_SIDE) if path else None
             return {"picture": picture, "note": notice("")}
         except Exception as error:  # the broken picture goes, the sentence stays
-            return {"picture": None, "upload": None, "note": notice(said(error), "error")}
+            return {"picture": None, "upload": None, "note": notice(error_text(error), "error")}
 
     def filled(self, style: StyleRequest | None, base: str | None) -> Changes:
         """A recipe's style picture, or none, in the slot as this base has it."""

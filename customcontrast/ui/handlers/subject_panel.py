@@ -15,7 +15,7 @@ from customcontrast.images.cropping import Box, find_faces, widened
 from customcontrast.segmentation import check_stroke
 from customcontrast.segmentation.brush import MAX_STROKES
 from customcontrast.ui.handlers.forms import AREA, SubjectForm, as_controls
-from customcontrast.ui.handlers.messages import Changes, Set, notice, said
+from customcontrast.ui.handlers.messages import Changes, Set, error_text, notice
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.cutouts import ADD, BOX, REMOVE, CutOut, around
 from customcontrast.ui.service.phrases import noun_from_name
@@ -113,7 +113,7 @@ class SubjectPanel:
         try:
             return self.cut_changes(self.service.cutouts.open(path) if path else None)
         except Exception as error:  # the broken picture goes, the sentence stays
-            return {**self.cut_changes(None), "upload": None, "note": notice(said(error), "error")}
+            return {**self.cut_changes(None), "upload": None, "note": notice(error_text(error), "error")}
 
     def guess(self, path: str | None, cut: CutOut | None, noun: str, base: str | None) -> Changes:
         """A word for a picture that was just given, where the visitor has not written one."""

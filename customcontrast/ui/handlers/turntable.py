@@ -12,7 +12,7 @@ from customcontrast.errors import RequestError
 from customcontrast.ui.handlers.comparison import in_turn
 from customcontrast.ui.handlers.forms import GenerationForm, turn_text
 from customcontrast.ui.handlers.generation_run import Generation
-from customcontrast.ui.handlers.messages import Changes, Set, note, said, seen
+from customcontrast.ui.handlers.messages import Changes, Set, error_text, note, value_or_hidden
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.request import Request
 from customcontrast.ui.service.service import Service
@@ -49,8 +49,8 @@ class Turntable:
             if not self.service.models.takes_layout(request.base):
                 raise RequestError("This model is not told how subjects are turned; choose Toyland 2.")
             yield {"status": note("Getting ready …"), "stop": Set(interactive=True)}
-            for told in self.generation.loading(request.base):
-                yield {"status": told}
+            for message in self.generation.loading(request.base):
+                yield {"status": message}
             views: dict[float, Image.Image] = {}
             for degrees, image in in_turn(self.generation.stream, requests):
                 if isinstance(image, str):
@@ -62,11 +62,11 @@ class Turntable:
             path = self.generation.folder() / "customcontrast-turned.gif"
             visualize.animation([figures.enlarged(image) for image in views.values()], path)
             yield {
-                "turn_sheet": seen(sheet),
-                "turn_film": seen(str(path)),
-                "turn_gif": seen(str(path)),
+                "turn_sheet": value_or_hidden(sheet),
+                "turn_film": value_or_hidden(str(path)),
+                "turn_gif": value_or_hidden(str(path)),
                 "status": "",
                 "stop": Set(interactive=False),
             }
         except Exception as error:
-            yield {"status": note(said(error), "error"), "stop": Set(interactive=False)}
+            yield {"status": note(error_text(error), "error"), "stop": Set(interactive=False)}

@@ -14,7 +14,7 @@ from PIL import Image
 from customcontrast.errors import AtlasError, RequestError
 from customcontrast.output import Result
 from customcontrast.segmentation import Segmentation
-from customcontrast.ui.handlers.messages import Changes, Set, in_this_run, notice, seen
+from customcontrast.ui.handlers.messages import Changes, Set, in_this_run, notice, value_or_hidden
 from customcontrast.ui.service import figures
 from customcontrast.ui.service.phrases import sentence
 from customcontrast.ui.service.request import Request
@@ -101,11 +101,11 @@ class Viewers:
         plot = figures.area_plot(result, i, run.names)
         return {
             "viewers": Set(visible=True),
-            "strip": seen(strip),
+            "strip": value_or_hidden(strip),
             "step": Set(maximum=total, value=total, visible=strip is not None),
             "play": Set(visible=strip is not None, value="▶ Play"),
             "clock": Set(active=False),
-            "overlay": seen(self._overlay(run, total) if strip else None),
+            "overlay": value_or_hidden(self._overlay(run, total) if strip else None),
             "overlay_note": Set(visible=strip is not None),
             "no_place": Set(visible=strip is None),
             "branch": Set(value="text", visible=run.visual_map),
@@ -116,17 +116,17 @@ class Viewers:
             "map": figures.map_overlay(result, i, figures.word_map(result, i, first)) if words else None,
             **self._looked(None, 0),
             "recipe": run.settings,
-            "around": seen(None),
-            "alike": seen(None),
+            "around": value_or_hidden(None),
+            "alike": value_or_hidden(None),
             "alike_note": Set(visible=False),
             "around_note": notice(""),
             "make_film": Set(visible=strip is not None),
-            "film": seen(None),  # of the run before
-            "video": seen(None),
+            "film": value_or_hidden(None),  # of the run before
+            "video": value_or_hidden(None),
             "hover": figures.hover_words(result, i, run.labels),
             "grid": figures.grid(result, i),
             "explained": figures.explained(result, i, run.names, run.labels, first),
-            "plot": seen(plot),
+            "plot": value_or_hidden(plot),
             "plot_note": Set(visible=plot is not None),
         }
 
@@ -138,7 +138,7 @@ class Viewers:
             wanted = [self.folder() / f"customcontrast-steps.{kind}" for kind in ("gif", "mp4")]
             made = figures.animations(run.result, run.index, run.names, wanted, run.forming)
         film, video = map(str, made) if made else (None, None)  # a picture without subjects has none
-        return {"make_film": Set(visible=False), "film": seen(film), "video": seen(video)}
+        return {"make_film": Set(visible=False), "film": value_or_hidden(film), "video": value_or_hidden(video)}
 
     # ---- location -----------------------------------------------------------------------------
 
@@ -201,10 +201,10 @@ class Viewers:
     def _looked(self, run: RunView | None, who: int, place: tuple[float, float] | None = None) -> Changes:
         """The reference pictures of a subject with what was looked at; hidden without a run."""
         if run is None or not run.names:
-            return {"looked": seen(None), "looked_note": Set(visible=False)}
+            return {"looked": value_or_hidden(None), "looked_note": Set(visible=False)}
         references = run.request.subjects[who].segmentations
         picture = figures.looked_at(run.result, run.index, who, references, place)
-        return {"looked": seen(picture), "looked_note": Set(visible=picture is not None)}
+        return {"looked": value_or_hidden(picture), "looked_note": Set(visible=picture is not None)}
 
     def named_map(self, run: RunView | None, word: str, step: int, index: int) -> tuple[Image.Image, dict[str, Any]]:
         """A map by name, over the picture and as numbers. Raises RequestError, ViewError."""
@@ -220,7 +220,7 @@ class Viewers:
 
     def features(self, run: RunView | None) -> Changes:
         """The run's subjects among those of the training run, and the ones they are most like."""
-        hidden = {"around": seen(None), "alike": seen(None), "alike_note": Set(visible=False)}
+        hidden = {"around": value_or_hidden(None), "alike": value_or_hidden(None), "alike_note": Set(visible=False)}
         if run is None or not run.names:
             return {**hidden, "around_note": notice(NO_SUBJECT, "")}
         try:
@@ -244,8 +244,8 @@ class Viewers:
             new.append((requested.noun, place))
             rows.append((requested.noun, requested.segmentations[0], near))
         return {
-            "around": seen(figures.atlas(atlas, new)),
-            "alike": seen(figures.alike(atlas, rows)),
+            "around": value_or_hidden(figures.atlas(atlas, new)),
+            "alike": value_or_hidden(figures.alike(atlas, rows)),
             "alike_note": Set(visible=True),
             "around_note": notice(""),
         }

@@ -35,4 +35,4 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     """Computed when the tab is opened."""
     tab, run = sections.results.features, sections.results.run
     outputs = {name: getattr(tab, name) for name in ("around", "alike", "around_note", "alike_note")}
-    wire.on(tab.tab.select, handlers.viewers.features, {"run": run}, outputs, told="around_note")
+    wire.on(tab.tab.select, handlers.viewers.features, {"run": run}, outputs, errors_to="around_note")

@@ -50,13 +50,13 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     base = sections.settings.base
     changed = [one.change for one in (section.prompt, base, *nouns)]
     inputs = {"prompt": section.prompt, "base": base, "nouns": nouns}
-    wire.on(changed, panel.notes, inputs, {"notes": section.notes}, told="notes", queue=False, **LIVELY)
+    wire.on(changed, panel.notes, inputs, {"notes": section.notes}, errors_to="notes", queue=False, **LIVELY)
     outputs = {"chip_row": section.chip_row, "chips": section.chips}
     wire.on([noun.change for noun in nouns], panel.chips, {"nouns": nouns}, outputs, queue=False, **LIVELY)
     for k, chip in section.chips.items():
         inputs = {"prompt": section.prompt, "noun": nouns[k - 1]}
         outputs = {"prompt": section.prompt, "notes": section.notes}
-        wire.on(chip.click, partial(panel.chip, k), inputs, outputs, told="notes", **QUIET)
+        wire.on(chip.click, partial(panel.chip, k), inputs, outputs, errors_to="notes", **QUIET)
     _wire_run(wire, handlers, sections)
 
 

@@ -55,8 +55,8 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
 def _card(handlers: Handlers):
     """The event tells {index}."""
 
-    def chosen(told: object) -> dict:
-        index = told.get("index") if isinstance(told, dict) else None
+    def chosen(event_data: object) -> dict:
+        index = event_data.get("index") if isinstance(event_data, dict) else None
         return handlers.replay.example(index) if isinstance(index, int) else {}
 
     return chosen

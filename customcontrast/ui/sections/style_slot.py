@@ -34,4 +34,4 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     """Another picture, or none."""
     slot = sections.style
     outputs = {"picture": slot.picture, "upload": slot.upload, "note": slot.note}
-    wire.on(slot.upload.input, handlers.style.upload, {"path": slot.upload}, outputs, told="note")
+    wire.on(slot.upload.input, handlers.style.upload, {"path": slot.upload}, outputs, errors_to="note")

@@ -131,8 +131,8 @@ def _wire_pictures(wire: Wire, handlers: Handlers, sections: Sections, slot: Sub
     cut, held = {"cut": slot.cut}, {"cut": slot.cut, "others": slot.others}
     here = {name: getattr(slot, name) for name in ("cut", "cutout", "brush", "note", "upload")}
     album = {**here, "others": slot.others, "album": slot.album}
-    heavy = {"told": "note", "concurrency_id": "segment", "concurrency_limit": 2, "show_progress_on": slot.cutout}
-    quiet = {"told": "note", **QUIET}
+    heavy = {"errors_to": "note", "concurrency_id": "segment", "concurrency_limit": 2, "show_progress_on": slot.cutout}
+    quiet = {"errors_to": "note", **QUIET}
     uploaded = wire.on(slot.upload.input, panel.upload, {"path": slot.upload}, here, **heavy)
     asked = {"path": slot.upload, **cut, "noun": slot.noun, "base": sections.settings.base}
     wire.on(uploaded.success, panel.guess, asked, {"noun": slot.noun, "note": slot.note}, **quiet)
@@ -153,5 +153,5 @@ def _wire_place(wire: Wire, handlers: Handlers, slot: SubjectSlot) -> None:
     panel, inputs = handlers.subjects, {"place": slot.place, "area": slot.area}
     outputs = {name: getattr(slot, name) for name in ("place", "area", "frame", "placing", "note")}
     for event in (slot.place.input, slot.area.submit, slot.area.blur):
-        wire.on(event, panel.choose_place, inputs, outputs, told="note", **QUIET)
-    wire.on(slot.frame.place, panel.draw_place, {}, outputs, told="note", drawn=True, **QUIET)
+        wire.on(event, panel.choose_place, inputs, outputs, errors_to="note", **QUIET)
+    wire.on(slot.frame.place, panel.draw_place, {}, outputs, errors_to="note", drawn=True, **QUIET)

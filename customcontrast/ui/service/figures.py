@@ -65,9 +65,9 @@ def place_frame(place: str) -> str:
     x0, y0, x1, y1 = place_box(place) or (0, 0, 0, 0)
     lines = "".join(f'<text x="50" y="{46 + 11 * row}">{text}</text>' for row, text in enumerate(words.get(place, ())))
     box = f'<rect class="place" x="{x0:g}" y="{y0:g}" width="{x1 - x0:g}" height="{y1 - y0:g}"/>'
-    said = " ".join(words.get(place, (f"in the box {x0:g}, {y0:g}, {x1:g}, {y1:g} percent",)))
+    where = " ".join(words.get(place, (f"in the box {x0:g}, {y0:g}, {x1:g}, {y1:g} percent",)))
     return (
-        f'<svg viewBox="-1 -1 102 102" role="img" aria-label="The new picture; the subject stands {said}">'
+        f'<svg viewBox="-1 -1 102 102" role="img" aria-label="The new picture; the subject stands {where}">'
         f'<rect class="ground" width="100" height="100" rx="2"/>{box}{lines}</svg>'
     )
 
@@ -284,12 +284,12 @@ def explained(result: Result, index: int, names: Sequence[str], labels: Sequence
         )
     for chosen in dict.fromkeys((word, len(labels) - 1)):
         values = word_map(result, index, chosen)
-        said = f"Word map. Bright is where “{labels[chosen]}” acted while this picture was drawn, over all steps."
+        caption = f"Word map. Bright is where “{labels[chosen]}” acted while this picture was drawn, over all steps."
         if mask is not None and mask.shape[-2:] == values.shape and values.sum() > 0:
             inside = float((values * mask.max(0)).sum() / values.sum())
             share = float(mask.max(0).mean())
-            said += f" {inside:.0%} of it lies inside the location mask, which is {share:.0%} of the picture."
-        rows.append((visualize.overlay(picture, values), said))
+            caption += f" {inside:.0%} of it lies inside the location mask, which is {share:.0%} of the picture."
+        rows.append((visualize.overlay(picture, values), caption))
     figures = "".join(
         f'<figure><img src="{data_url(image)}" alt=""><figcaption>{html.escape(text)}</figcaption></figure>'
         for image, text in rows
