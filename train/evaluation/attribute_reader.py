@@ -61,7 +61,8 @@ FIRST = Shape()
 SHAPES = {"first": FIRST, "second": Shape(side=128, width=64, widths=(2, 3, 4), patch=4, norm="batch")}
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
+def norm_layer(kind: str, channels: int) -> nn.Module:
+    """A norm of feature maps: "batch", or "group" in eight groups."""
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(8, channels)
 
 
@@ -70,10 +71,10 @@ class _Residual(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
-        self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), _norm(norm, outputs), nn.SiLU())
+        self.down = nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), norm_layer(norm, outputs), nn.SiLU())
         self.block = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, 1, 1), _norm(norm, outputs), nn.SiLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1), _norm(norm, outputs),
+            nn.Conv2d(outputs, outputs, 3, 1, 1), norm_layer(norm, outputs), nn.SiLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1), norm_layer(norm, outputs),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ class AttributeReader(nn.Module):
         width, step = shape.width, shape.patch
         widths = [width * wide for wide in shape.widths]
         first = nn.Conv2d(3, width, 3, 2, 1) if step == 2 else nn.Conv2d(3, width, step, step)
-        self.stem = nn.Sequential(first, _norm(shape.norm, width), nn.SiLU())
+        self.stem = nn.Sequential(first, norm_layer(shape.norm, width), nn.SiLU())
         pairs = zip((width, *widths), widths, strict=False)
         self.body = nn.Sequential(*(_Residual(a, b, shape.norm) for a, b in pairs))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(of)) for name, of in values.items()})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import random
 import sys
@@ -32,11 +33,13 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
+from customcontrast.precision import autocast
 from customcontrast.segmentation import Segmentation
 from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene
+from train.evaluation.attribute_reader import norm_layer
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
 
@@ -45,36 +48,38 @@ DEFAULT = Path("runs/readers/toyland.safetensors")  # where new ones go
 SHIPPED = WEIGHTS / "toyland" / "readers.safetensors"  # the ones that judge where no others are named
 
 
-def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+def _block(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
-        nn.Conv2d(outputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.SiLU(),
+        nn.Conv2d(inputs, outputs, 3, stride, 1), norm_layer(norm, outputs), nn.SiLU(),
+        nn.Conv2d(outputs, outputs, 3, 1, 1), norm_layer(norm, outputs), nn.SiLU(),
     )  # fmt: skip
 
 
 class IdentityReader(nn.Module):
     """A segmented subject on white (B, 3, 64, 64) in [0, 1] → a unit vector (B, 96)."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: str = "group") -> None:
         super().__init__()
-        self.trunk = nn.Sequential(_block(3, 32, 2), _block(32, 64, 2), _block(64, 96, 2), _block(96, 160, 2))
+        widths = (3, 32, 64, 96, 160)
+        self.trunk = nn.Sequential(*(_block(a, b, 2, norm) for a, b in itertools.pairwise(widths)))
         self.head = nn.Linear(2 * 160, 96)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.trunk(x * 2 - 1)
-        return F.normalize(self.head(torch.cat([h.mean((2, 3)), h.amax((2, 3))], dim=1)), dim=1)
+        return F.normalize(self.head(torch.cat([h.mean((2, 3)), h.amax((2, 3))], dim=1)).float(), dim=1)
 
 
 class MaskReader(nn.Module):
     """A picture (B, 3, 96, 96) in [0, 1] → logits of the subject's mask (B, 1, 96, 96)."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: str = "group") -> None:
         super().__init__()
         widths = (16, 32, 64, 96)
         self.down = nn.ModuleList(
-            _block(a, b, s) for a, b, s in zip((3, *widths), (*widths, 128), (1, 2, 2, 2, 2), strict=True)
+            _block(a, b, s, norm) for a, b, s in zip((3, *widths), (*widths, 128), (1, 2, 2, 2, 2), strict=True)
         )
-        self.up = nn.ModuleList(_block(a + b, b, 1) for a, b in zip((128, 96, 64, 32), (96, 64, 32, 16), strict=True))
+        turned = (128, 96, 64, 32, 16)
+        self.up = nn.ModuleList(_block(a + b, b, 1, norm) for a, b in itertools.pairwise(turned))
         self.out = nn.Conv2d(16, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,11 +93,12 @@ class MaskReader(nn.Module):
 
 
 class Readers(nn.Module):
-    """Both readers, with what was measured of them."""
+    """Both readers, with what was measured of them. norm: of their layers, see `attribute_reader.Shape`."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: str = "group") -> None:
         super().__init__()
-        self.identity_net, self.mask_net = IdentityReader(), MaskReader()
+        self.norm = norm
+        self.identity_net, self.mask_net = IdentityReader(norm), MaskReader(norm)
         self.quality: dict[str, float] = {}  # held-out retrieval among 50, look-alike retrieval, mask IoU
 
     @torch.no_grad()
@@ -142,7 +148,8 @@ def look_alike(rng: random.Random, world: World, subject: ToySubject) -> ToySubj
 
 def contrast(z: Tensor, subjects: Tensor, temperature: float = 0.07) -> Tensor:
     """Supervised contrastive loss (Khosla et al. 2020): frames of one subject against all other frames. z (N, d)."""
-    logits = z @ z.T / temperature
+    with torch.autocast(z.device.type, enabled=False):
+        logits = z @ z.T / temperature
     self_ = torch.eye(len(z), dtype=torch.bool)
     logits = logits.masked_fill(self_, -1e9)
     same = (subjects[:, None] == subjects[None, :]) & ~self_
@@ -252,7 +259,7 @@ def train_readers(
     pool: a folder of `toyland_source`'s shards to learn from; None renders up to `limit` chunks, then repeats.
     """
     torch.manual_seed(0)
-    readers = Readers().train()
+    readers = Readers("batch").train()
     frames: Fresh | Stock
     pictures: Fresh | Stock
     if pool is not None:
@@ -272,7 +279,7 @@ def train_readers(
     def mask_loss(step: int, g: torch.Generator) -> Tensor:
         x, m = pictures.chunk(step)
         x, m = (x.flip(-1), m.flip(-1)) if torch.rand((), generator=g) < 0.5 else (x, m)
-        logits, m = readers.mask_net(jitter(x.float() / 255, g))[:, 0], m.float()
+        logits, m = readers.mask_net(jitter(x.float() / 255, g))[:, 0].float(), m.float()
         dice = 1 - 2 * (logits.sigmoid() * m).sum() / (logits.sigmoid().sum() + m.sum())
         return F.binary_cross_entropy_with_logits(logits, m) + dice
 
@@ -286,14 +293,16 @@ def train_readers(
 def _fit(
     net: nn.Module, loss_at: Callable[[int, torch.Generator], Tensor], minutes: float, name: str, progress: bool
 ) -> None:
-    """AdamW for `minutes` of processor time; the rate falls to 0 with the time."""
+    """AdamW for `minutes` of processor time, in bfloat16 where the CPU has it; the rate falls to 0 with the time."""
+    net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
     start, step, mean = time.process_time(), 0, None
     bar = tqdm(total=round(60 * minutes), desc=name, unit="s", disable=not progress)
     while (done := (time.process_time() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 30) * (1 - done)
-        loss = loss_at(step, torch.Generator().manual_seed(step))
+        with autocast("cpu"):
+            loss = loss_at(step, torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -336,7 +345,8 @@ def save_readers(readers: Readers, path: Path, world: str) -> None:
     """16-bit safetensors with the measured quality in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in readers.state_dict().items()}
-    write_tensors(weights, path, metadata={"quality": json.dumps(readers.quality), "world": world})
+    about = {"quality": json.dumps(readers.quality), "world": world, "norm": readers.norm}
+    write_tensors(weights, path, metadata=about)
 
 
 def load_readers(path: Path = SHIPPED) -> Readers:
@@ -345,8 +355,8 @@ def load_readers(path: Path = SHIPPED) -> Readers:
         raise FileNotFoundError(
             f"there are no readers in {path}; make them with `python -m train.evaluation.readers --minutes 8`"
         )
-    readers = Readers()
     with safe_open(path, "pt") as file:
+        readers = Readers(file.metadata().get("norm", "group"))
         readers.quality = json.loads(file.metadata()["quality"])
         readers.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     return readers.eval().requires_grad_(False)
