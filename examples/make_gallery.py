@@ -1,4 +1,4 @@
-"""Make the finished pictures that the page shows first: seed by seed as listed, each PNG with its recipe.
+"""Make the finished pictures that the page shows first, each PNG with its recipe. Seeds were chosen among 0 to 5.
 
     python examples/make_gallery.py [--base toyland2] [--only 2,5]
 
@@ -31,17 +31,22 @@ class Example:
     subjects: tuple[str, ...]
     prompt: str
     seed: int = 0
-    azimuth: float | None = None  # of the first subject
+    azimuths: tuple[float, ...] = ()  # of each subject, degrees; () = as the base likes
     pose: str = ""  # of the first subject
 
 
 GALLERY = (
-    Example(("bear",), "a bear wearing a red hat on the beach"),
-    Example(("cat", "robot"), "a cat and a robot in the snow"),
-    Example(("duck",), "a watercolor painting of a duck in the jungle"),
-    Example(("knight",), "a knight in the desert", azimuth=45.0, pose="waving"),
-    Example(("rabbit", "elephant"), "a rabbit wearing a green scarf and an elephant in the city"),
-    Example(("car",), "pixel art of a car at night"),
+    Example(("bear",), "a bear wearing a red hat on the beach", seed=3, azimuths=(20.0,)),
+    Example(("cat", "robot"), "a cat and a robot in the snow", azimuths=(20.0, -20.0)),
+    Example(("duck",), "a watercolor painting of a duck in the jungle", seed=4, azimuths=(-40.0,)),
+    Example(("knight",), "a knight in the desert", azimuths=(20.0,), pose="waving"),
+    Example(
+        ("rabbit", "elephant"),
+        "a rabbit wearing a green scarf and an elephant in the city",
+        seed=4,
+        azimuths=(20.0, -40.0),
+    ),
+    Example(("car",), "pixel art of a car at night", seed=1, azimuths=(40.0,)),
 )
 
 
@@ -52,7 +57,9 @@ def request_of(example: Example, service: Service) -> Request:
         cut = service.cutouts.open(HERE / f"{name}.png")
         subjects.append(SubjectRequest((cut.current,), name))
     if service.models.takes_layout():
-        subjects[0] = replace(subjects[0], azimuth=example.azimuth, pose=example.pose)
+        subjects[0] = replace(subjects[0], pose=example.pose)
+        turned = zip(subjects, example.azimuths or [None] * len(subjects), strict=True)
+        subjects = [replace(subject, azimuth=azimuth) for subject, azimuth in turned]
     spec = BASES[service.config.base]
     return check(
         Request(
