@@ -92,9 +92,9 @@ def test_every_handler_takes_what_the_page_hands_over(monkeypatch: pytest.Monkey
         inspect.signature(handler).bind(*[None] * first, **(inputs or {}))
         wired.append(getattr(handler, "__name__", "partial"))
 
-    def on(self, event, handler, inputs=None, outputs=None, told="", chosen=False, drawn=False, **options):
+    def on(self, event, handler, inputs=None, outputs=None, errors_to="", chosen=False, drawn=False, **options):
         fits(handler, inputs, chosen or drawn)
-        return real_on(self, event, handler, inputs, outputs, told, chosen, drawn, **options)
+        return real_on(self, event, handler, inputs, outputs, errors_to, chosen, drawn, **options)
 
     def run_button(self, button, stop, status, handler, inputs, outputs, over):
         fits(handler, inputs, False)
@@ -103,7 +103,7 @@ def test_every_handler_takes_what_the_page_hands_over(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Wire, "on", on)
     monkeypatch.setattr(Wire, "run_button", run_button)
     app.Page(Service()).build()
-    assert len(wired) > 80 and {"generate", "compare", "grid", "turn", "remember", "back"} <= set(wired)
+    assert len(wired) > 80 and {"generate", "compare", "grid", "turn", "after_run", "back"} <= set(wired)
 
 
 def test_a_change_of_an_unknown_name_is_no_change():
