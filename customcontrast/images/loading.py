@@ -45,6 +45,7 @@ Image.init()
 _register_heif()
 FORMATS = [kind for kind in "JPEG PNG GIF WEBP BMP TIFF AVIF HEIF JPEG2000 PPM ICO QOI".split() if kind in Image.OPEN]
 HEIC = "a HEIC photograph" + (" that is cut short or damaged" if "HEIF" in FORMATS else "")
+SHOWN_BY_BROWSERS = frozenset(".jpg .jpeg .png .webp .gif .bmp .avif .ico".split())
 # What a file is when it is not one of these, by its first bytes, and what to do about it.
 FOREIGN = (
     (re.compile(rb"\xff\xd8\xff"), "a JPEG picture that is cut short or damaged"),
@@ -107,6 +108,11 @@ def load_with_alpha(
             raise PictureError(f"{argument}: the picture does not fit into memory: make it smaller.") from None
         except Exception as error:  # Pillow's readers raise some twenty kinds of error on broken files
             raise PictureError(_broken(argument, error)) from error
+
+
+def shown_by_browsers(path: str | Path) -> bool:
+    """Whether a browser shows this file by itself, as its name says; HEIC, TIFF and JPEG 2000 it does not."""
+    return Path(path).suffix.lower() in SHOWN_BY_BROWSERS
 
 
 def _read(source: Source, argument: str, max_pixels: int, max_side: int) -> tuple[Image.Image, np.ndarray | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from pathlib import Path
@@ -26,6 +27,10 @@ STILL = """document.addEventListener('DOMContentLoaded', () => {
   document.head.append(style);
 })"""  # drawn without a graphics card, what moves takes a whole core from the server
 LOUD = "error", "assert"  # console messages that a visitor's browser must never show
+DROP = """([selector, data, name]) => { const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name));
+  document.querySelector(selector).parentElement.dispatchEvent(
+    new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer})) }"""
 SERIOUS = "serious", "critical"  # of what axe-core finds
 # Gradio cuts off what is wider than the page instead of letting it scroll, so each box is compared with the window.
 BEYOND = """() => { const width = document.documentElement.clientWidth, found = [];
@@ -61,6 +66,11 @@ class Visitor:
 
     def give(self, k: int, file: Path | str) -> None:
         self.page.set_input_files(f"#upload-{k} input[type=file]", str(file))
+
+    def drop_untyped(self, k: int, file: Path) -> None:
+        """Drops a file whose kind the browser does not know, as HEIC is on most desktops."""
+        data = base64.b64encode(file.read_bytes()).decode()
+        self.page.evaluate(DROP, [f"#upload-{k} input[type=file]", data, file.name])
 
     def cutout(self, k: int = 1) -> str:
         """Waits for the cut-out, its slot in view (a browser loads what is far below later); returns its address."""
