@@ -9,6 +9,8 @@ the size. `alpha_mask` tells whether the transparency of a picture already cuts 
 from __future__ import annotations
 
 import codecs
+import contextlib
+import importlib
 import io
 import re
 import threading
@@ -26,15 +28,30 @@ MAX_SIDE = 2048  # larger pictures are reduced to this on their longer side
 MIN_SIDE = 16  # smaller ones cannot show a subject
 MAX_ASPECT = 20  # longer strips cannot show one either
 
+
+def _register_heif() -> None:
+    """Teach Pillow HEIF, the photographs of iPhones, by the package that is installed; without one it stays unread.
+
+    pi-heif only reads. pillow-heif writes too, and its wheels hold an encoder under the GPL, which ours need not.
+    """
+    for package in ("pi_heif", "pillow_heif"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package).register_heif_opener()
+            return
+
+
 # Pillow's readers that are safe and useful here; EPS, for one, would start another program.
 Image.init()
-FORMATS = [kind for kind in "JPEG PNG GIF WEBP BMP TIFF AVIF JPEG2000 PPM ICO QOI".split() if kind in Image.OPEN]
+_register_heif()
+FORMATS = [kind for kind in "JPEG PNG GIF WEBP BMP TIFF AVIF HEIF JPEG2000 PPM ICO QOI".split() if kind in Image.OPEN]
+HEIC = "a HEIC photograph" + (" that is cut short or damaged" if "HEIF" in FORMATS else "")
+SHOWN_BY_BROWSERS = frozenset(".jpg .jpeg .png .webp .gif .bmp .avif .ico".split())
 # What a file is when it is not one of these, by its first bytes, and what to do about it.
 FOREIGN = (
     (re.compile(rb"\xff\xd8\xff"), "a JPEG picture that is cut short or damaged"),
     (re.compile(rb"\x89PNG|GIF8|RIFF....WEBP", re.S), "a picture that is cut short or damaged"),
     (re.compile(rb"....ftypavi[fs]", re.S), "an AVIF picture that is cut short or damaged"),
-    (re.compile(rb"....ftyp(heic|heix|hevc|mif1|msf1)", re.S), "a HEIC photograph"),
+    (re.compile(rb"....ftyp(he[iv][cxms]|mif1|msf1)", re.S), HEIC),
     (re.compile(rb"....ftyp", re.S), "a video"),
     (re.compile(rb"\x1aE\xdf\xa3|RIFF....AVI", re.S), "a video"),
     (re.compile(rb"%PDF"), "a PDF document"),
@@ -91,6 +108,11 @@ def load_with_alpha(
             raise PictureError(f"{argument}: the picture does not fit into memory: make it smaller.") from None
         except Exception as error:  # Pillow's readers raise some twenty kinds of error on broken files
             raise PictureError(_broken(argument, error)) from error
+
+
+def shown_by_browsers(path: str | Path) -> bool:
+    """Whether a browser shows this file by itself, as its name says; HEIC, TIFF and JPEG 2000 it does not."""
+    return Path(path).suffix.lower() in SHOWN_BY_BROWSERS
 
 
 def _read(source: Source, argument: str, max_pixels: int, max_side: int) -> tuple[Image.Image, np.ndarray | None]:
@@ -290,7 +312,7 @@ def _what(head: bytes) -> str:
 
 
 def _broken(argument: str, error: Exception) -> str:
-    cut = isinstance(error, EOFError) or re.search(r"truncated|not enough|incomplete|eof", str(error), re.I)
+    cut = isinstance(error, EOFError) or re.search(r"truncated|not enough|incomplete|eof|end of file", str(error), re.I)
     what = "is cut short" if cut else "is damaged and cannot be read"
     return f"{argument}: the picture {what}; save or upload it again, best as PNG or JPEG."
 

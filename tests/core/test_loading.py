@@ -32,6 +32,11 @@ def encode(picture: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def assert_two_halves(picture: Image.Image, width: int, height: int) -> None:
+    assert picture.mode == "RGB" and picture.size == (width, height)
+    assert close(picture, (width // 4, height // 2), RED) and close(picture, (width * 3 // 4, height // 2), BLUE)
+
+
 def close(picture: Image.Image, xy: tuple[int, int], color: tuple[int, int, int], tolerance: int = 12) -> bool:
     return max(abs(a - b) for a, b in zip(picture.getpixel(xy), color, strict=True)) <= tolerance
 
@@ -229,7 +234,7 @@ def test_arrays(values, expected):
         (b"<!DOCTYPE html><html></html>", "web page"),
         (b'<?xml version="1.0"?><svg></svg>', "SVG"),
         (b"%PDF-1.7 ...", "PDF"),
-        (b"\0\0\0\x18ftypheic\0\0", "HEIC"),
+        (b"\0\0\0\x18ftypheic\0\0", "HEIC photograph"),
         (b"\0\0\0\x18ftypisom\0\0", "video"),
         (b"\xff\xd8\xff", "cut short"),
         (bytes(range(128, 256)) * 9, "not a picture"),
@@ -252,6 +257,53 @@ def test_refused_files(tmp_path):
     empty.touch()
     assert "'empty.png' is empty" in refused(empty)
     assert "folder" in refused(tmp_path)
+
+
+heif_only = pytest.mark.skipif("HEIF" not in loading.FORMATS, reason="pip install pi-heif pillow-heif")
+
+
+def heic(mode: str, pixels: np.ndarray | Image.Image, **options) -> bytes:
+    """A HEIC file of a picture, or of values (H, W, channels) in pillow-heif's `mode`."""
+    writer = pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    buffer = io.BytesIO()
+    if isinstance(pixels, Image.Image):
+        writer.from_pillow(pixels).save(buffer, quality=95, **options)
+    else:
+        writer.encode(mode, pixels.shape[1::-1], pixels.tobytes(), buffer, quality=95, **options)
+    return buffer.getvalue()
+
+
+@heif_only
+def test_heic_photographs_are_read_upright():
+    """Rotation stands in the container; an EXIF block that says the same must not turn the picture twice."""
+    assert_two_halves(load_picture(heic("RGB", two_halves())), 64, 48)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise: left goes up
+    turned = load_picture(heic("RGB", two_halves(), exif=exif.tobytes()))
+    assert turned.size == (48, 64) and close(turned, (24, 10), RED) and close(turned, (24, 54), BLUE)
+
+
+@heif_only
+def test_heic_of_ten_bits_and_with_alpha():
+    deep = np.broadcast_to(np.array([40000, 20000, 60000], np.uint16), (48, 64, 3)).copy()
+    assert close(load_picture(heic("RGB;16", deep)), (20, 20), (156, 78, 233))
+    cut = two_halves()
+    cut.putalpha(Image.new("L", (32, 48), 255).crop((0, 0, 64, 48)))
+    data = heic("RGBA", cut)
+    mask = alpha_mask(data)
+    assert mask is not None and mask[:, :28].all() and not mask[:, 36:].any()
+    assert close(load_picture(data), (10, 24), RED) and close(load_picture(data), (54, 24), (255, 255, 255))
+
+
+@heif_only
+def test_heic_that_is_cut_short_or_declares_too_much():
+    data = heic("RGB", Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)))
+    for part in (0.02, 0.1, 0.5, 0.9):
+        assert re.search("cut short", refused(data[: int(len(data) * part)]))
+    at = data.index(b"ispe") + 8  # width and height, 4 bytes each
+    for side, says in ((12_000, "144 million"), (60_000, "3,600 million"), (64, "damaged")):
+        declared = data[:at] + side.to_bytes(4, "big") * 2 + data[at + 8 :]
+        assert says in refused(declared)
 
 
 def test_truncated_pictures_are_refused():

@@ -3,9 +3,10 @@
     python -m tests.robustness.endurance --count 300 [--clients 20] [--json FILE]
 
 Each picture has another prompt and seed, every third another reference, so that caches turn over; with several clients
-each waits for its own picture and asks for the next. Printed: pictures that failed or were another client's; memory
-(RSS) at the start, middle and end, its slope by least squares in MB per picture over the second half with a 95 %
-interval, and the files of the page's cache before and after its cleaning.
+each waits for its own picture and asks for the next. They are a process of their own (tests.robustness.visitors), whose
+memory is not the server's. Printed: pictures that failed or were another client's; the server's memory (RSS) at the
+start, middle and end, its slope by least squares in MB per picture over the second half with a 95 % interval; the
+clients' memory at the start and end; and the files of the page's cache before and after its cleaning.
 """
 
 from __future__ import annotations
@@ -13,29 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from subprocess import PIPE
 
 import numpy as np
 from gradio.route_utils import delete_files_created_by_app
 
-from tests.robustness.page import EXAMPLES, Served, generate, served
-
-PROMPTS = (
-    "a bear on the beach",
-    "a red bear in the forest",
-    "a photo of a bear wearing a hat",
-    "a blue bear in the city",
-)
+from tests.robustness.page import ROOT, Served, served
 
 
-def resident() -> float:
-    """Memory of this process in MB."""
-    with open("/proc/self/statm") as file:
+def resident(process: int | str = "self") -> float:
+    """Memory of a process in MB, by its id."""
+    with open(f"/proc/{process}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
@@ -57,29 +50,29 @@ def slope(values: list[float]) -> tuple[float, float]:
 
 def measure(page: Served, count: int, warm: int = 20, tell: bool = False, clients: int = 1) -> dict[str, float]:
     """Make `count` pictures after `warm` ones, for so many clients at once; figures as main prints them."""
-    references = [str(EXAMPLES / f"{name}.png") for name in ("bear", "cat", "rabbit")]
-    begun, failed, mixed, memory = files(page.cache), [], [], []
-    free: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(clients):
-        free.put(page.visitor())
-
-    def picture(number: int) -> None:
-        visitor, seed = free.get(), number + warm
-        try:
-            prompt = f"{PROMPTS[number % len(PROMPTS)]} with {seed} hats"
-            _, _, recipe = generate(visitor, prompt, (references[number // 3 % 3],), seed=seed)
-            mixed.extend([number] if (recipe["seed"], recipe["prompt"]) != (seed, prompt) else [])
-        except Exception as error:  # counted, and told
-            failed.append(number)
-            print(f"picture {number}: {error}", file=sys.stderr)
-        free.put(visitor)
-        if number >= 0:
+    begun, failed, mixed, memory, theirs = files(page.cache), [], [], [], []
+    visitors = subprocess.Popen(
+        [sys.executable, "-m", "tests.robustness.visitors"], cwd=ROOT, text=True, stdin=PIPE, stdout=PIPE
+    )
+    assert visitors.stdin is not None and visitors.stdout is not None
+    told = {"url": page.url, "folder": str(page.folder / "visitors"), "clients": clients, "count": count, "warm": warm}
+    with visitors, visitors.stdin as order:
+        order.write(json.dumps(told))
+        order.close()
+        for line in visitors.stdout:
+            answer = json.loads(line)
+            if answer["error"]:
+                failed.append(answer["number"])
+                print(f"picture {answer['number']}: {answer['error']}", file=sys.stderr)
+            mixed.extend([answer["number"]] if answer["mixed"] else [])
+            if answer["number"] < 0:
+                continue
             memory.append(resident())
+            theirs.append(resident(visitors.pid))
             if tell and len(memory) % 25 == 0:
                 print(f"{len(memory):4} pictures: {memory[-1]:7.1f} MB, {files(page.cache)[0]} files", flush=True)
-
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(picture, range(-warm, count)))
+    if len(memory) < count:
+        raise RuntimeError(f"endurance: the clients ended after {len(memory)} of {count} pictures: see above.")
     rate, error = slope(memory[len(memory) // 2 :])
     full = files(page.cache)
     delete_files_created_by_app(page.demo, age=None)  # what the page does by itself to files older than an hour
@@ -88,6 +81,7 @@ def measure(page: Served, count: int, warm: int = 20, tell: bool = False, client
         "pictures": count, "clients": clients, "failed": len(failed), "mixed up": len(mixed),
         "first_mb": memory[0], "middle_mb": memory[len(memory) // 2],
         "last_mb": memory[-1], "most_mb": max(memory), "slope_mb": rate, "slope_error_mb": error,
+        "clients_first_mb": theirs[0], "clients_last_mb": theirs[-1],
         "files before": begun[0], "files": full[0], "files_mb": full[1], "files after cleaning": cleaned[0],
     }  # fmt: skip
 

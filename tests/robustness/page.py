@@ -9,19 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradio_client import Client, handle_file
+from gradio_client import Client
 
 from customcontrast.pipeline import CustomContrast  # noqa: E402
 from customcontrast.ui import server as app
 from customcontrast.ui.service.service import Service  # noqa: E402
+from tests.robustness.visitors import generate
 from tests.support.serving import EXAMPLES, ROOT, free_port, tiny_model, wait_for  # noqa: E402
 
 __all__ = ["BEAR", "EXAMPLES", "ROOT", "Served", "free_port", "generate", "served", "wait_for"]
 BEAR = str(EXAMPLES / "bear.png")
-SETTINGS = {
-    "negative_prompt": "", "steps": 2, "guidance": 4, "subject_scale": 1, "seed": 3, "pictures": 1,
-    "location_masks": True,
-}  # fmt: skip
 
 
 @dataclass
@@ -76,13 +73,3 @@ def served(folder: Path, **options: object) -> Iterator[Served]:
         demo.close()
         for name, value in kept.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-
-
-def generate(
-    client: Client, prompt: str = "a bear on the beach", references: tuple[str, ...] = (), **changed: Any
-) -> Any:
-    """One /generate call; references: picture files, each a bear."""
-    files = [handle_file(path) for path in references]
-    nouns = changed.pop("nouns", ", ".join(["bear"] * len(files)))
-    options = SETTINGS | {"prompt": prompt, "nouns": nouns} | changed
-    return client.predict(references=files, **options, api_name="/generate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from pathlib import Path
@@ -26,7 +27,22 @@ STILL = """document.addEventListener('DOMContentLoaded', () => {
   document.head.append(style);
 })"""  # drawn without a graphics card, what moves takes a whole core from the server
 LOUD = "error", "assert"  # console messages that a visitor's browser must never show
+DROP = """([selector, data, name]) => { const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name));
+  document.querySelector(selector).parentElement.dispatchEvent(
+    new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer})) }"""
 SERIOUS = "serious", "critical"  # of what axe-core finds
+# Gradio cuts off what is wider than the page instead of letting it scroll, so each box is compared with the window.
+BEYOND = """() => { const width = document.documentElement.clientWidth, found = [];
+  const apart = '.visually-hidden, [aria-hidden=true]';  // gradio measures the width of its tabs in a hidden copy
+  const scrolls = (e) => e && e !== document.body && (['auto', 'scroll'].includes(getComputedStyle(e).overflowX)
+    || scrolls(e.parentElement));
+  for (const e of document.querySelectorAll('body *')) {
+    const box = e.getBoundingClientRect(), beyond = box.left < -0.5 || box.right > width + 0.5;
+    if (beyond && box.width && box.height && e.checkVisibility({opacityProperty: true, visibilityProperty: true})
+        && !e.closest(apart) && !scrolls(e.parentElement))
+      found.push(`${e.tagName} #${e.id} ${e.innerText ?? ''}: ${box.left} to ${box.right} of ${width} px`);
+  } return found }"""
 
 
 class Visitor:
@@ -50,6 +66,11 @@ class Visitor:
 
     def give(self, k: int, file: Path | str) -> None:
         self.page.set_input_files(f"#upload-{k} input[type=file]", str(file))
+
+    def drop_untyped(self, k: int, file: Path) -> None:
+        """Drops a file whose kind the browser does not know, as HEIC is on most desktops."""
+        data = base64.b64encode(file.read_bytes()).decode()
+        self.page.evaluate(DROP, [f"#upload-{k} input[type=file]", data, file.name])
 
     def cutout(self, k: int = 1) -> str:
         """Waits for the cut-out, its slot in view (a browser loads what is far below later); returns its address."""
@@ -107,10 +128,13 @@ class Visitor:
         download.value.save_as(path)
         return path
 
-    def sticks_out(self) -> bool:
-        """Whether the page is wider than its window."""
-        beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        return self.page.evaluate(beyond) > 0
+    def sticks_out(self) -> list[str]:
+        """Visible elements that begin left of the window or end right of it, apart from what can be scrolled to."""
+        return self.page.evaluate(BEYOND)
+
+    def left_edges(self, *selectors: str) -> set[int]:
+        """Where these begin, in px from the left."""
+        return {round(self.page.locator(one).first.bounding_box()["x"]) for one in selectors}
 
     def violations(self, state: str) -> list[str]:
         """What axe-core finds serious on the page as it stands."""

@@ -104,6 +104,20 @@ def test_bad_uploads_get_a_sentence_and_leave(handlers: Handlers, tmp_path: Path
     assert "cc-error" in message and "Traceback" not in message and OUR_FAULT not in message
 
 
+def test_what_browsers_do_not_show_is_shown_as_png(handlers: Handlers, tmp_path: Path):
+    """Under its own name, so that the noun can be guessed; as it was loaded."""
+    picture = Image.new("RGBA", (64, 48), (200, 30, 40, 0))
+    picture.paste((200, 30, 40, 255), (8, 8, 40, 40))
+    picture.save(tmp_path / "striped-cat.tif")
+    changes = handlers.subjects.upload(str(tmp_path / "striped-cat.tif"))
+    shown = Path(changes["upload"])
+    assert shown.name == "striped-cat.png" and shown.parent != tmp_path
+    with Image.open(shown) as saved:
+        assert saved.format == "PNG" and saved.tobytes() == changes["cut"].picture.tobytes()
+    style = handlers.style.upload(str(tmp_path / "striped-cat.tif"))
+    assert style["upload"] is style["picture"]
+
+
 def test_a_picture_without_a_subject_stays_to_be_clicked(handlers: Handlers, tmp_path: Path):
     Image.new("RGB", (100, 80), (120, 120, 120)).save(tmp_path / "grey.png")
     changes = handlers.subjects.upload(str(tmp_path / "grey.png"))

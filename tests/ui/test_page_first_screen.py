@@ -18,6 +18,9 @@ from tests.support.serving import EXAMPLES
 pytestmark = needs_chromium
 GALLERY = sorted((EXAMPLES / "gallery").glob("*.png"))
 PAST = "#history button.thumbnail-item"
+BELOW_ARROW = """() => { const input = document.querySelector('#camera input');  // px of its text below the arrow
+  return input.getBoundingClientRect().right - parseFloat(getComputedStyle(input).paddingRight)
+    - document.querySelector('#camera .icon-wrap').getBoundingClientRect().left }"""
 STEPS = 13  # a number that no other control holds
 
 
@@ -39,7 +42,14 @@ def prompt_of(visitor: Visitor) -> str:
 def test_a_finished_example_fills_in_everything(browser: sync_api.Browser, url: str, width: int, scheme: str):
     visitor = Visitor(browser, url, width, 900, color_scheme=scheme)
     page, is_dark = visitor.page, "document.body.classList.contains('dark')"
-    assert page.evaluate(is_dark) == (scheme == "dark") and not visitor.sticks_out()
+    assert page.evaluate(is_dark) == (scheme == "dark") and visitor.sticks_out() == []
+    if width == 390:
+        edges = visitor.left_edges("#surprise", "#about .cc-note", "#cards .cc-cards", ".cc-step h2", "#slot-1")
+        assert len(edges) == 1 and edges < set(range(17)), edges
+        page.evaluate("document.querySelector('#surprise').style.marginLeft = '-17px'")
+        assert "Surprise me" in "".join(visitor.sticks_out())
+        page.evaluate("document.querySelector('#surprise').style.marginLeft = ''")
+        assert page.evaluate(BELOW_ARROW) <= 0
     wrong = visitor.violations("first screen")
     assert len(GALLERY) == 6 and page.locator("#cards button").count() == 6
     settings, references = read_png(GALLERY[1])
@@ -51,7 +61,7 @@ def test_a_finished_example_fills_in_everything(browser: sync_api.Browser, url: 
         visitor.cutout(k)
         assert page.input_value(f"#noun-{k} textarea, #noun-{k} input") == row["noun"]
     page.wait_for_selector("#pictures-out img")
-    assert not page.locator("#viewers").is_visible() and not visitor.sticks_out()
+    assert not page.locator("#viewers").is_visible() and visitor.sticks_out() == []
     page.get_by_role("button", name="Light / dark").click()
     assert page.evaluate(is_dark) != (scheme == "dark")
     assert not wrong, "\n".join(wrong)

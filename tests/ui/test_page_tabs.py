@@ -148,6 +148,7 @@ def test_axe_finds_nothing_serious(visitor: Visitor):
         if toggle:
             page.get_by_role("button", name="Light / dark").click()
         open_tab(visitor, tab)
+        found += visitor.sticks_out()
         found += visitor.violations(f"{tab} at {width} px, {'dark' if tab != 'Compare' else 'light'}")
     page.set_viewport_size({"width": 1280, "height": 900})
     assert not found, "\n".join(found)
@@ -158,6 +159,8 @@ def test_several_pictures_of_one_subject(visitor: Visitor):
     page.click("#another-1")
     page.wait_for_selector("#others-1 img")
     page.wait_for_selector("#cutout-1 img", state="detached")
+    label = page.locator("#others-1 label").bounding_box()
+    assert label["y"] + label["height"] <= page.locator("#others-1 button.thumbnail-item").bounding_box()["y"]
     visitor.give(1, EXAMPLES / "cat.png")
     second = visitor.cutout()
     page.locator("#others-1 button.thumbnail-item").first.click()

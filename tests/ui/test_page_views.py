@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from customcontrast.ui.service.recipe import read_png
@@ -11,6 +12,14 @@ from tests.support.browsing import Visitor, needs_chromium, sync_api
 from tests.support.serving import EXAMPLES
 
 pytestmark = needs_chromium
+
+
+def heic_of(name: str, folder: Path) -> Path:
+    """An example as an iPhone's photograph."""
+    writer = pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    with Image.open(EXAMPLES / f"{name}.png") as picture:
+        writer.from_pillow(picture.convert("RGB")).save(folder / f"{name}.heic")
+    return folder / f"{name}.heic"
 
 
 def choose(page: sync_api.Page, selector: str, option: str) -> None:
@@ -24,9 +33,10 @@ def test_a_view_is_chosen_drawn_and_turned_around(browser: sync_api.Browser, url
     page = visitor.page
     assert page.locator("#view-1").is_visible() and page.locator("#turntable").is_visible()
     assert "bears" in page.inner_text("#about") and "Stable Diffusion" in page.inner_text("#about")
-    visitor.give(1, EXAMPLES / "bear.png")
+    visitor.drop_untyped(1, heic_of("bear", tmp_path))
     visitor.cutout()
-    visitor.write("#noun-1", "bear")
+    page.wait_for_function("document.querySelector('#upload-1 img').naturalWidth > 0")
+    page.wait_for_function("document.querySelector('#noun-1 textarea, #noun-1 input').value === 'bear'")
     visitor.write("#prompt", "a bear on the beach")
     choose(page, "#turn-1", "back left")
     choose(page, "#pose-1", "sitting")
@@ -37,9 +47,9 @@ def test_a_view_is_chosen_drawn_and_turned_around(browser: sync_api.Browser, url
     settings, _ = read_png(visitor.picture(tmp_path))
     assert settings["elevation"] == 25
     assert (settings["subjects"][0]["azimuth"], settings["subjects"][0]["pose"]) == (135, "sitting")
-    assert not visitor.sticks_out()
+    assert visitor.sticks_out() == []
     page.set_viewport_size({"width": 1280, "height": 900})
-    assert not visitor.sticks_out()
+    assert visitor.sticks_out() == []
     page.locator("#turntable button").first.click()
     page.click("#turn")
     visitor.see("#turn-sheet")

@@ -33,7 +33,7 @@ class Handlers:
         self, service: Service, examples: Path, folder: Callable[[], Path], stream: Stream | None = None
     ) -> None:
         self.service = service
-        self.subjects = SubjectPanel(service, sorted(examples.glob("*.png")))
+        self.subjects = SubjectPanel(service, sorted(examples.glob("*.png")), folder)
         self.style = StylePanel(service.models)
         self.prompt = PromptPanel(service, self.subjects, self.style, examples)
         self.generation = Generation(service, folder, stream)

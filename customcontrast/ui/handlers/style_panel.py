@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from customcontrast.images.loading import load_picture
+from customcontrast.images.loading import load_picture, shown_by_browsers
 from customcontrast.ui.handlers.messages import Changes, Set, error_text, notice
 from customcontrast.ui.service.cutouts import MAX_SIDE
 from customcontrast.ui.service.models import Models
@@ -21,7 +21,8 @@ class StylePanel:
         """A new picture, or none; it is reduced as references are, so that recipes stay small and exact."""
         try:
             picture = load_picture(path, max_side=MAX_SIDE) if path else None
-            return {"picture": picture, "note": notice("")}
+            preview = {} if not path or shown_by_browsers(path) else {"upload": picture}
+            return {"picture": picture, "note": notice(""), **preview}
         except Exception as error:  # the broken picture goes, the sentence stays
             return {"picture": None, "upload": None, "note": notice(error_text(error), "error")}
 

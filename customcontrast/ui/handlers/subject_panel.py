@@ -5,13 +5,14 @@ Handlers of one slot speak of its parts by name (`cut`, `note`, …); those of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from customcontrast.config import MAX_SUBJECTS
 from customcontrast.errors import RequestError
 from customcontrast.images.cropping import Box, find_faces, widened
+from customcontrast.images.loading import shown_by_browsers
 from customcontrast.segmentation import check_stroke
 from customcontrast.segmentation.brush import MAX_STROKES
 from customcontrast.ui.handlers.forms import AREA, SubjectForm, as_controls
@@ -37,11 +38,15 @@ NO_PICTURE = "Give a picture first; then you can"
 
 
 class SubjectPanel:
-    """Handlers of the subjects' slots. examples: pictures of subjects that come with the page."""
+    """Handlers of the subjects' slots.
 
-    def __init__(self, service: Service, examples: Sequence[Path] = ()) -> None:
+    examples: pictures of subjects that come with the page. folder: makes a new folder for the files of one answer.
+    """
+
+    def __init__(self, service: Service, examples: Sequence[Path], folder: Callable[[], Path]) -> None:
         self.service = service
         self.examples = tuple(examples)
+        self.folder = folder
 
     # ---- all slots ----------------------------------------------------------------------------
 
@@ -111,9 +116,18 @@ class SubjectPanel:
     def upload(self, path: str | None) -> Changes:
         """A new picture, or none."""
         try:
-            return self.cut_changes(self.service.cutouts.open(path) if path else None)
+            cut = self.service.cutouts.open(path) if path else None
+            return {**self.cut_changes(cut), **self._preview(path, cut)}
         except Exception as error:  # the broken picture goes, the sentence stays
             return {**self.cut_changes(None), "upload": None, "note": notice(error_text(error), "error")}
+
+    def _preview(self, path: str | None, cut: CutOut | None) -> Changes:
+        """A picture that browsers do not show, as a PNG; it keeps its name, which the noun is guessed from."""
+        if not path or cut is None or shown_by_browsers(path):
+            return {}
+        file = self.folder() / f"{Path(path).stem}.png"
+        cut.picture.save(file)
+        return {"upload": str(file)}
 
     def guess(self, path: str | None, cut: CutOut | None, noun: str, base: str | None) -> Changes:
         """A word for a picture that was just given, where the visitor has not written one."""

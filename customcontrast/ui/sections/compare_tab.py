@@ -34,8 +34,8 @@ def build() -> CompareTab:
     status = gr.HTML(elem_id="compare-status", padding=False)
     choices = [(label, key) for key, label in WAYS.items()]
     with gr.Row(visible=False) as sides:
-        left = gr.Dropdown(choices, value="visual", label="Left", elem_id="left")
-        right = gr.Dropdown(choices, value="full", label="Right", elem_id="right")
+        left = gr.Dropdown(choices, value="visual", label="Left", elem_id="left", min_width=200)
+        right = gr.Dropdown(choices, value="full", label="Right", elem_id="right", min_width=200)
     slider = gr.ImageSlider(label="Left and right", show_label=False, interactive=False, visible=False,
                             format="png", buttons=["download", "fullscreen"], elem_id="slider")
     sheet = view("The reference and every way", "sheet", figure=True, visible=False)

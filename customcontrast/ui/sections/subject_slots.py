@@ -97,7 +97,7 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
                 area = gr.Textbox("", label="Its box: left, top, right, bottom in %", visible=False,
                                   info="Or draw it into the frame.", elem_id=f"area-{k}", min_width=120)
         album = gr.Gallery(
-            label="Its other pictures (click one to see or change it)", columns=4, allow_preview=False,
+            label="Its other pictures (click to change)", columns=4, allow_preview=False,
             interactive=False, buttons=[], visible=False, format="png", elem_id=f"others-{k}", elem_classes="cc-others")
         with gr.Row():
             another = gr.Button("+ Another picture of it", size="sm", elem_id=f"another-{k}")
