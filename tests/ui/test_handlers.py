@@ -698,6 +698,6 @@ def test_a_surprise_is_a_whole_request(handlers: Handlers):
 
 def test_a_guessed_noun_never_overwrites_what_was_written(handlers: Handlers, bear: CutOut):
     guess = handlers.subjects.guess
-    assert guess("/tmp/bear.png", bear, "", "toyland") == {"noun": "bear"}
-    assert guess("/tmp/bear.png", bear, "cat", "toyland") == {} == guess(None, bear, "", "toyland")
-    assert guess("/tmp/IMG_1.png", bear, "", "toyland") == {}
+    assert guess("/tmp/bear.png", bear, "", "toyland") == {"guessed": "bear"}
+    assert guess("/tmp/bear.png", bear, "cat", "toyland") == {"guessed": ""} == guess(None, bear, "", "toyland")
+    assert guess("/tmp/IMG_1.png", bear, "", "toyland") == {"guessed": ""}

@@ -179,6 +179,14 @@ def test_bad_files_and_an_empty_prompt_get_a_sentence(visitor: Visitor, tmp_path
     ]  # the broken picture itself
 
 
+WRITES = """word => { const send = window.fetch; let joined = 0; window.fetch = (...args) => {
+  if (String(args[0]).includes('queue/join') && ++joined === 2) {  // the cut-out, then the guess, which has read ""
+    window.fetch = send;
+    const box = document.querySelector('#noun-2 textarea, #noun-2 input');
+    box.value = word; box.dispatchEvent(new Event('input', {bubbles: true})) }
+  return send(...args) } }"""
+
+
 def test_two_subjects_and_stop(visitor: Visitor):
     page = visitor.page
     page.wait_for_function("document.querySelector('#noun-1 textarea, #noun-1 input').value === 'cat'")
@@ -187,8 +195,11 @@ def test_two_subjects_and_stop(visitor: Visitor):
     visitor.cutout(1)
     page.click("#add")
     page.wait_for_selector("#slot-2", state="visible")
+    page.evaluate(WRITES, "android")
     visitor.give(2, EXAMPLES / "robot.png")
     visitor.cutout(2)
+    page.wait_for_timeout(1500)
+    assert page.input_value("#noun-2 textarea, #noun-2 input") == "android", "written while its noun was guessed"
     visitor.write("#noun-2", "robot")
     visitor.write("#prompt", "a bear and a robot in the city")
     visitor.set_steps(100)

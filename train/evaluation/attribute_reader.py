@@ -206,9 +206,10 @@ def worn(pixels: Tensor, generator: torch.Generator, sharp: bool = False) -> Ten
     return (pixels + strength * torch.randn(pixels.shape, generator=generator)).clamp(0, 1)
 
 
-def moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture a little larger or smaller, turned and shifted, its rim mirrored. (B, 3, S, S) to the same.
+def moved(pixels: Tensor, generator: torch.Generator, rim: str = "reflection") -> Tensor:
+    """Each picture a little larger or smaller, turned and shifted. (B, 3, S, S) to the same.
 
+    rim: what comes in, as `grid_sample` calls it: the picture mirrored, or "zeros".
     So a picture that comes again is not the same picture, and what it shows is not learned by heart.
     """
 
@@ -219,7 +220,7 @@ def moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
     cos, sin = scale * angle.cos(), scale * angle.sin()
     rows = torch.stack([cos, -sin, draw(0.12), sin, cos, draw(0.12)], 1).view(-1, 2, 3)
     grid = F.affine_grid(rows, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=rim, align_corners=False)
 
 
 def heldout_scenes(world: World, seed: str, count: int, p_two: float = 0.2) -> list[ToyScene]:

@@ -39,7 +39,7 @@ from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene
-from train.evaluation.attribute_reader import norm_layer
+from train.evaluation.attribute_reader import moved, norm_layer
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
 
@@ -274,6 +274,8 @@ def train_readers(
         chunks = [frames.chunk(2 * step + k) for k in range(2)]
         x = torch.cat([c[0] for c in chunks]).float() / 255
         numbers = torch.cat([chunks[0][1], chunks[1][1] + 1000])
+        x = 1 - moved(1 - x, g, "zeros")  # what comes in at the rim is white, as around a cut-out
+        x = torch.where(torch.rand(len(x), 1, 1, 1, generator=g) < 0.5, x.flip(-1), x)
         return contrast(readers.identity_net(jitter(x, g)), numbers)
 
     def mask_loss(step: int, g: torch.Generator) -> Tensor:

@@ -130,13 +130,13 @@ class SubjectPanel:
         return {"upload": str(file)}
 
     def guess(self, path: str | None, cut: CutOut | None, noun: str, base: str | None) -> Changes:
-        """A word for a picture that was just given, where the visitor has not written one."""
+        """A word for a picture that was just given, where the visitor has not written one; "" = none."""
         if not path or cut is None or (noun or "").strip():
-            return {}
+            return {"guessed": ""}
         guess = self.service.nouns.guess(cut.current, path, base)
+        changes: Changes = {"guessed": guess.noun}
         if not guess.noun:
-            return {}
-        changes: Changes = {"noun": guess.noun}
+            return changes
         if not guess.sure:
             perhaps = f" Or is it a {' or a '.join(guess.others)}?" if guess.others else ""
             text = f"Is this a {guess.noun}? That is a guess: correct the word if it is something else.{perhaps}"

@@ -182,6 +182,7 @@ class SubjectSlot:
     brushing: gr.Accordion
     brush: gr.HTML
     noun: gr.Textbox
+    guessed: gr.Textbox
     strength: gr.Slider
     placing: gr.Accordion
     place: gr.Radio

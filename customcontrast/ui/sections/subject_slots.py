@@ -34,6 +34,9 @@ PLACE = (
 MODES = [("Add", ADD), ("Remove", REMOVE), ("Box", BOX)]
 
 
+KEEP = "(written, guessed) => [written && written.trim() ? written : guessed]"
+
+
 TURN = "Which side it shows; degrees from -180 to 180 may be typed."
 
 
@@ -81,6 +84,7 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
         with gr.Row():
             noun = gr.Textbox(label="What is it?", value="", placeholder="one word, e.g. dog",
                               min_width=120, max_length=MAX_NOUN, elem_id=f"noun-{k}")
+            guessed = gr.Textbox(visible=False)
             strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength", min_width=140,
                                  elem_id=f"strength-{k}")
         with gr.Row(visible=takes_layout, elem_id=f"view-{k}") as view:
@@ -105,8 +109,8 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
     return SubjectSlot(
         box=box, cut=cut, others=others, upload=upload, cutout=cutout, note=note, mode=mode, undo=undo, reset=reset,
         crop=crop, face=face,
-        brushing=brushing, brush=brush, noun=noun, strength=strength, placing=placing, place=place, frame=frame,
-        area=area, view=view, turn=turn, pose=pose, album=album, another=another, remove=remove,
+        brushing=brushing, brush=brush, noun=noun, guessed=guessed, strength=strength, placing=placing, place=place,
+        frame=frame, area=area, view=view, turn=turn, pose=pose, album=album, another=another, remove=remove,
     )
 
 
@@ -135,7 +139,9 @@ def _wire_pictures(wire: Wire, handlers: Handlers, sections: Sections, slot: Sub
     quiet = {"errors_to": "note", **QUIET}
     uploaded = wire.on(slot.upload.input, panel.upload, {"path": slot.upload}, here, **heavy)
     asked = {"path": slot.upload, **cut, "noun": slot.noun, "base": sections.settings.base}
-    wire.on(uploaded.success, panel.guess, asked, {"noun": slot.noun, "note": slot.note}, **quiet)
+    guess = wire.on(uploaded.success, panel.guess, asked, {"guessed": slot.guessed, "note": slot.note}, **quiet)
+    # What was written while the server thought is the browser's to know.
+    guess.success(None, [slot.noun, slot.guessed], [slot.noun], js=KEEP, **QUIET)
     clicked = {**cut, "label": slot.mode}
     wire.on(slot.cutout.select, panel.click, clicked, here, chosen=True, **heavy)
     wire.on(slot.undo.click, panel.undo, cut, here, **heavy)
