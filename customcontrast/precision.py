@@ -42,6 +42,12 @@ def computes_bf16(device: torch.device | str) -> bool:
     return kind != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def lowered(x: torch.Tensor) -> torch.Tensor:
+    """x in the type in which autocast, where it is on, computes products: cast once for several of them."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def autocast(device: torch.device | str) -> AbstractContextManager[None]:
     """bfloat16 where `computes_bf16`, else nothing: float32 stays float32."""
     kind = torch.device(device).type

@@ -29,7 +29,8 @@ from tests.support import processes
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig
 from train.adapter.losses import Losses
-from train.adapter.step import AdapterLoss, Noise, contexts_of, prompts_of
+from train.adapter.packed_texts import contexts_of
+from train.adapter.step import AdapterLoss, Noise, prompts_of
 from train.adapter.train import main, train, usable_precision
 from train.adapter.training_state import Progress, averaged, schedule
 from train.common import log
@@ -138,7 +139,7 @@ def test_the_short_way_of_contexts_is_the_plain_way(
     widths = [e.get_input_embeddings().embedding_dim for e in any_base.text_encoders]
     L, n = len(any_base.cross_attention_layers), ENCODER["text_queries"]
     tokens = [torch.randn(4, L, n, width, requires_grad=True) for width in widths]
-    ways = [contexts_of(any_base, prompts, tokens, 512), encode_contexts(any_base, prompts, [tokens], rows=5)]
+    ways = [contexts_of(any_base, prompts, tokens), encode_contexts(any_base, prompts, [tokens], rows=5)]
     weight = torch.randn(ways[1].hidden.shape)
     grads = [torch.autograd.grad((w.hidden * weight).sum(), tokens, retain_graph=True) for w in ways]
     torch.testing.assert_close(ways[0].hidden, ways[1].hidden, atol=1e-5, rtol=1e-5)
