@@ -43,9 +43,10 @@ def computes_bf16(device: torch.device | str) -> bool:
 
 
 def lowered(x: torch.Tensor) -> torch.Tensor:
-    """x in the type in which autocast, where it is on, computes products: cast once for several of them."""
+    """Cast x to the type in which autocast, where it is on, computes products: once for several of them."""
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if on else x
 
 
 def autocast(device: torch.device | str) -> AbstractContextManager[None]:

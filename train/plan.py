@@ -12,7 +12,6 @@ compares it with one.
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -28,10 +27,11 @@ from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.text_context import TextContext, TokenizedPrompt, subject_state
-from customcontrast.conditioning.text_encoder import encode_rows
+from customcontrast.encoder import MFIOutput
 from customcontrast.errors import ConfigError
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
+from train.adapter.packed_texts import contexts_of
 from train.adapter.step import attention_kernel
 from train.adapter.watch import batch_times_similarity
 from train.common.dry_run import DryRun
@@ -204,9 +204,9 @@ class _MicroStep:
         width = self.base.image_encoder.config.hidden_size
         return [self.empty(n, base_tokens(self.base), width) for _ in self.base.image_layers]
 
-    def output(self) -> AdapterOutput:
-        """What the adapter makes of B references."""
-        return self.adapter([state.to(weight(self.adapter).dtype) for state in self.states(self.B)], self.t)
+    def output(self, positives: bool = False) -> AdapterOutput:
+        """What the adapter makes of B references. positives: and of as many others of the same subjects."""
+        return self.adapter(self.states(self.B), self.t, self.states(self.B) if positives else None)
 
     @torch.no_grad()
     def autoencoder(self) -> Tensor:
@@ -221,37 +221,24 @@ class _MicroStep:
         return encoder(pixels, output_hidden_states=True).image_embeds
 
     def mapped(self) -> Tensor:
-        loss, out = self.config.loss, self.output()
-        outputs = [*out.keys, *out.values, *out.mfi.text_tokens, out.mfi.visual_cls]
-        outputs += [out.mfi.text_cls] if out.mfi.text_cls is not None else []
-        total = torch.stack([x.float().sum() for x in outputs]).sum()
-        if self.adapter.config.textual and loss.macl and not loss.contrast_batch:
-            total = total + self.positives(self.B, self.t)
-        return total
-
-    def positives(self, n: int, t: Tensor) -> Tensor:
-        encoder = self.adapter.encoder
-        f_t, _ = encoder.textual(encoder.encode_image(self.states(n)), t)
-        return functools.reduce(torch.add, (x.float().sum() for x in encoder.text_tokens(f_t)))
+        loss = self.config.loss
+        out = self.output(self.adapter.config.textual and loss.macl and not loss.contrast_batch)
+        beside = () if out.beside is None else (*out.beside[0], *out.beside[1])
+        return _sum([*out.keys, *out.values, *beside, *_tensors(out.mfi)])
 
     def pairs(self) -> Tensor:
-        n, encoder = self.config.loss.contrast_batch, self.adapter.encoder
-        times = self.zeros(n)
-        out = encoder(encoder.encode_image(self.states(n)), times)
-        heads = [out.visual_cls] if out.text_cls is None else [out.text_cls, out.visual_cls]
-        total = functools.reduce(torch.add, (x.float().sum() for x in (*out.text_tokens, *heads)))
-        return total + self.positives(n, times) if self.config.loss.macl else total
+        n, encoder, macl = self.config.loss.contrast_batch, self.adapter.encoder, self.config.loss.macl
+        states = self.states(2 * n if macl else n)
+        return _sum(_tensors(encoder(encoder.encode_image(states), self.zeros(n), pairs=macl)))
 
     def texts(self) -> Tensor:
-        total, count = torch.zeros((), device=self.t.device), self.B * self.layers
-        ends = self.zeros(count)
-        for encoder in self.base.text_encoders:
-            c = encoder.config
-            rows = self.empty(count, c.max_position_embeddings, c.hidden_size, gradient=True)
-            for part, end in zip(rows.split(TEXT_ROWS), ends.split(TEXT_ROWS), strict=True):
-                hidden, pooled = encode_rows(encoder, part, end, self.base.spec.hidden_layer)
-                total = total + hidden.float().sum() + (pooled.float().sum() if pooled is not None else 0)
-        return total
+        base, n = self.base, self.adapter.config.placeholder_tokens
+        widths = [encoder.config.hidden_size for encoder in base.text_encoders]
+        tokens = [self.empty(self.B, self.layers, n, width, gradient=True) for width in widths]
+        prompts = [_prompt(base.text_encoders[0].config.max_position_embeddings, n, len(widths))] * self.B
+        context = contexts_of(replace(base, device=self.t.device), prompts, tokens if n else [])
+        total = context.hidden.float().sum()
+        return total if context.pooled is None else total + context.pooled.float().sum()
 
     def unet(self) -> Tensor:
         base, B = self.base, self.B
@@ -264,7 +251,7 @@ class _MicroStep:
         with torch.no_grad():
             out = self.output()
         out = replace(out, keys=self._fresh(out.keys), values=self._fresh(out.values))
-        prompt = _prompt(length, self.adapter.config.placeholder_tokens)
+        prompt = _prompt(length, self.adapter.config.placeholder_tokens, len(base.text_encoders))
         here = replace(base, device=self.t.device)
         recorder = MapRecorder() if self.config.loss.lambda_2 else None
         latent = (self.side // base.scale_factor,) * 2
@@ -279,17 +266,19 @@ class _MicroStep:
         return [torch.empty_like(x, dtype=self.base.dtype).requires_grad_() for x in tensors]
 
 
-TEXT_ROWS = 512  # as `AdapterLoss` sends them
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.float().sum() for x in tensors]).sum()
 
 
-def weight(module: nn.Module) -> Tensor:
-    """Any of its weights."""
-    return next(module.parameters())
+def _tensors(mfi: MFIOutput) -> list[Tensor]:
+    """What the encoder gave, without f_tv, of which keys and values are made."""
+    cls = [mfi.visual_cls] if mfi.text_cls is None else [mfi.text_cls, mfi.visual_cls]
+    return [*mfi.text_tokens, *(mfi.positive_tokens or ()), *cls]
 
 
-def _prompt(length: int, n: int) -> TokenizedPrompt:
+def _prompt(length: int, n: int, encoders: int) -> TokenizedPrompt:
     ids = torch.zeros(length, dtype=torch.long)
-    return TokenizedPrompt((ids,), torch.arange(3, 3 + n)[None], ("",) * (4 + n), (), "")
+    return TokenizedPrompt((ids,) * encoders, torch.arange(3, 3 + n)[None], ("",) * (4 + n), (), "")
 
 
 class _Fused(torch.autograd.Function):

@@ -106,7 +106,8 @@ def test_a_contrastive_batch_of_its_own_is_the_losses_of_its_pairs(any_base: Bas
     torch.testing.assert_close(found.diffusion, alone(replace(batch, contrast=None), noise).diffusion)
     pairs, encoder = batch.contrast, model.adapter.encoder
     out = encoder(encoder.encode_image(pairs.reference_states), noise.t_pairs)
-    s, positive = torch.cat(out.text_tokens, -1), model.s_plus(pairs.positive_states, noise.t_pairs)
+    others = encoder(encoder.encode_image(pairs.positive_states), noise.t_pairs)
+    s, positive = torch.cat(out.text_tokens, -1), torch.cat(others.text_tokens, -1)
     S = losses.appearance_similarity(pairs.embeddings)
     torch.testing.assert_close(found.macl, losses.macl_loss(s, positive, S, pairs.subjects))
     wanted = losses.cscl_loss(out.visual_cls, out.text_cls, pairs.subjects) if cscl else torch.tensor(0.0)

@@ -168,7 +168,7 @@ def _encode(
     x = h.flatten(0, 1)[packing.sources].index_copy(0, packing.subject, own.flatten(0, 2).to(h.dtype))
     state = x
     mask = packing.bias(known[0][0].dtype)
-    recompute = getattr(encoder, "is_gradient_checkpointing", False) and encoder.training
+    recompute = encoder.training and getattr(core.encoder.layers[0], "gradient_checkpointing", False)
     for i, (layer, pair) in enumerate(zip(core.encoder.layers, known, strict=False)):
         run: Callable[[Tensor], Tensor] = functools.partial(_layer, layer, packing, pair, mask)
         x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
