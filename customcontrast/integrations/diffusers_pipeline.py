@@ -401,8 +401,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         generator: one for all pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed
         from PyTorch's global generator. latents: starting noise (N, C, h, w) of unit variance.
         record: which maps are returned; `RecordConfig(maps=False)` is the fastest.
-        prompt_embeds (P, S, d_text), negative_prompt_embeds, pooled_prompt_embeds (P, d_pooled), …: encoded texts in the
-        place of `prompt` and `negative_prompt`, as in diffusers; without subjects, and without maps.
+        prompt_embeds (P, S, d_text), negative_prompt_embeds, pooled_prompt_embeds (P, d_pooled), …: encoded texts in
+            the place of `prompt` and `negative_prompt`, as in diffusers; without subjects, and without maps.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
         stops there: the pictures are decoded as they are, further prompts are not begun.

@@ -1,12 +1,12 @@
 """`prompt_embeds` and its kin: texts that were encoded elsewhere, for pictures without subjects.
 
-Where S* stands in such a text, and which of its rows is which word, nobody can tell: with subjects they are refused, and
-no maps are recorded.
+Where S* stands in such a text, and which of its rows is which word, nobody can tell: with subjects they are refused,
+and no maps are recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -34,45 +34,46 @@ class PromptEmbeds:
 
     def check(self, base: BaseModel, prompt: Any, subjects: Any, negative_prompt: Any) -> int:
         """How many prompts there are, 0 without `prompt_embeds`. Raises ValueError with one sentence."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: value for name, value in given.items() if value is not None}
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         if not tensors:
             return 0
-        if self.prompt_embeds is None:
-            raise wrong(next(iter(tensors)), "a tensor", "came without prompt_embeds; give both, or the texts")
-        if prompt is not None:
-            raise wrong("prompt", prompt, "came with prompt_embeds; give one of the two")
-        if subjects not in ((), []):
-            raise wrong(
-                "prompt_embeds", "a tensor", "cannot say where S* of the subjects is; give the prompt as text with them"
-            )
-        if negative_prompt is not None and self.negative_prompt_embeds is not None:
-            raise wrong("negative_prompt", negative_prompt, "came with negative_prompt_embeds; give one of the two")
+        for is_wrong, name, value, remedy in self._conflicts(base, prompt, subjects, negative_prompt, tensors):
+            if is_wrong:
+                raise wrong(name, value, remedy)
+        return self._shapes(base, tensors)
+
+    def _conflicts(
+        self, base: BaseModel, prompt: Any, subjects: Any, negative_prompt: Any, tensors: dict[str, Tensor]
+    ) -> Iterator[tuple[bool, str, Any, str]]:
+        """What may not come together, each with its argument, its value and what to do."""
+        first, tensor = next(iter(tensors)), "a tensor"
+        yield self.prompt_embeds is None, first, tensor, "came without prompt_embeds; give both, or the texts"
+        yield prompt is not None, "prompt", prompt, "came with prompt_embeds; give one of the two"
+        no_place = "cannot say where S* of the subjects stands; give the prompt as text with them"
+        yield subjects not in ((), []), "prompt_embeds", tensor, no_place
+        both = negative_prompt is not None and self.negative_prompt_embeds is not None
+        yield both, "negative_prompt", negative_prompt, "came with negative_prompt_embeds; give one of the two"
+        for name in ("prompt_embeds", "negative_prompt_embeds"):
+            pooled = name.replace("prompt", "pooled_prompt")
+            if base.spec.pooled:
+                yield (name in tensors) != (pooled in tensors), name, tensor, f"goes with {pooled}; give both"
+            else:
+                yield pooled in tensors, pooled, tensor, f"is not taken by base {base.name!r}; leave it out"
+
+    def _shapes(self, base: BaseModel, tensors: dict[str, Tensor]) -> int:
+        """The number of prompts, where all shapes fit. Raises ValueError with one sentence."""
+        own = tuple(getattr(self.prompt_embeds, "shape", ()))
+        P = own[0] if len(own) == 3 and own[0] else 1
+        tokens = own[1] if len(own) == 3 else int(base.tokenizers[0].model_max_length)
         width = sum(encoder.config.hidden_size for encoder in base.text_encoders)
-        length = int(base.tokenizers[0].model_max_length)
-        P = len(self.prompt_embeds) if isinstance(self.prompt_embeds, Tensor) and self.prompt_embeds.ndim else 0
         for name, value in tensors.items():
-            want: tuple[int, ...] = (P, width)
-            if "pooled" in name:
-                want = (P, base.text_encoders[-1].config.projection_dim)
-                if not base.spec.pooled:
-                    raise wrong(name, "a tensor", f"is not taken by base {base.name!r}; leave it out")
+            pooled = "pooled" in name
+            fits = (P, base.text_encoders[-1].config.projection_dim) if pooled else (P, tokens, width)
             shape = tuple(getattr(value, "shape", ()))
-            tokens = shape[1:2] if "pooled" not in name else ()
-            if not P or (*shape[:1], *shape[1 + len(tokens) :]) != want or not value.is_floating_point():
-                size = ", ".join(str(n) for n in (want if "pooled" in name else (P or "P", "tokens", width)))
-                raise wrong(name, shape or value, f"must be a tensor ({size})")
-        if base.spec.pooled:
-            for name in ("prompt_embeds", "negative_prompt_embeds"):
-                pooled = name.replace("prompt", "pooled_prompt")
-                if (given[name] is None) != (given[pooled] is None):
-                    raise wrong(name, "a tensor", f"goes with {pooled}; give both")
-        own, negative = self.prompt_embeds, self.negative_prompt_embeds
-        if (length if negative is None else negative.shape[1]) != own.shape[1]:
-            raise wrong(
-                "negative_prompt_embeds", negative if negative is None else tuple(negative.shape),
-                f"must be a tensor with as many tokens as prompt_embeds, {own.shape[1]}",
-            )  # fmt: skip
+            if shape != fits or not value.is_floating_point():
+                raise wrong(name, shape or value, f"must be a tensor {fits} of floats")
+        if self.negative_prompt_embeds is None and tokens != int(base.tokenizers[0].model_max_length):
+            raise wrong("negative_prompt_embeds", None, f"must be a tensor with {tokens} tokens, as prompt_embeds has")
         return P
 
     def conditioner(self, base: BaseModel, i: int) -> GivenTexts:
