@@ -32,6 +32,7 @@ from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.base.networks import label_values
 from train.base.pool import read_shard, shard_paths
+from train.common.options import world_of
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 
 DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
@@ -337,10 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", type=int, help="new renders at each step (default: 64, with a pool 0)")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
-    try:
-        world = World.named(options.world)
-    except ValueError as error:
-        parser.error(f"--{error}")
+    world = world_of(parser, options.world)
     torch.manual_seed(0)
     reader = AttributeReader(label_values(world), side=options.side)
     fresh = options.fresh if options.fresh is not None else 0 if options.pool else BATCH
