@@ -127,19 +127,27 @@ def for_base(base: BaseModel, batch: Batch) -> Batch:
     return with_features(base, replace(batch, images=images, **empty))
 
 
+@pytest.mark.parametrize("padding", [True, False])
 @pytest.mark.parametrize("drops", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1)])
 def test_the_short_way_of_contexts_is_the_plain_way(
-    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, drops: tuple[int, ...]
+    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, drops: tuple[int, ...], padding: bool
 ) -> None:
-    """Prompts without S* go through the text encoder once, not L times: the same values and gradients of S*."""
+    """Nothing is computed twice: the same values and gradients of S*, in packed tokens and in rows as they are."""
     if any_base is not tiny_base:
         batch = for_base(any_base, batch)
     batch = replace(batch, drop_subject=torch.tensor(drops, dtype=torch.bool))
+    any_base = replace(any_base, masks_padding=not padding)
+    batch = replace(batch, captions=["a small bear", *batch.captions[1:]], nouns=[(8, 12), *batch.nouns[1:]])
     prompts = prompts_of(any_base, batch, ENCODER["text_queries"])
     widths = [e.get_input_embeddings().embedding_dim for e in any_base.text_encoders]
     L, n = len(any_base.cross_attention_layers), ENCODER["text_queries"]
     tokens = [torch.randn(4, L, n, width, requires_grad=True) for width in widths]
     ways = [contexts_of(any_base, prompts, tokens), encode_contexts(any_base, prompts, [tokens], rows=5)]
+    seen = torch.ones(ways[1].hidden.shape[::2][:2], dtype=torch.bool)
+    if not padding:
+        assert torch.equal(ways[0].lengths, ways[1].lengths)
+        seen = torch.arange(ways[1].hidden.shape[2]) < ways[1].lengths[:, None]
+    ways = [replace(way, hidden=way.hidden * seen[:, None, :, None]) for way in ways]
     weight = torch.randn(ways[1].hidden.shape)
     grads = [torch.autograd.grad((w.hidden * weight).sum(), tokens, retain_graph=True) for w in ways]
     torch.testing.assert_close(ways[0].hidden, ways[1].hidden, atol=1e-5, rtol=1e-5)

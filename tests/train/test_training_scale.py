@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -221,6 +222,22 @@ def test_every_tensor_of_a_batch_is_pinned(tiny_base: BaseModel, monkeypatch: py
     pinned = torch.utils.data._utils.pin_memory.pin_memory(batch)
     fields = [*vars(batch).values(), *vars(batch.contrast).values()]
     assert sorted(seen) == sorted(id(x) for x in fields if isinstance(x, Tensor)) and len(pinned.contrast) == 4
+
+
+def test_plain_attention_on_a_cpu_is_the_fused_one(tiny_folder: Path) -> None:
+    """The UNet that `make_ready` leaves: self-attention in plain steps, the same values and gradients."""
+    base = load_base("toyland", weights=tiny_folder, device="cpu")
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(2, base.unet.config.in_channels, 8, 8, generator=g)
+    context = torch.randn(2, 5, base.unet.config.cross_attention_dim, generator=g).requires_grad_()
+    found = []
+    for _ in range(2):
+        out = base.unet(z, torch.tensor([3, 700]), context).sample
+        found.append([out, *torch.autograd.grad(out.square().sum(), context)])
+        make_ready(base, gradient_checkpointing=False)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+    selfs = [m.processor for name, m in base.unet.named_modules() if name.endswith("attn1")]
+    assert selfs and all(type(processor) is AttnProcessor for processor in selfs)
 
 
 def test_checkpointed_text_encoders_give_the_same_gradients(tiny_xl_folder: Path) -> None:
