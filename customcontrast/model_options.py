@@ -35,7 +35,7 @@ def add_model_options(
 
     base: which one it is by default. checker: when there is a safety checker that nobody asked for, for the help.
     """
-    parser.add_argument("--base", choices=list(BASES), default=defaults("base", base), help="base model")
+    parser.add_argument("--base", default=defaults("base", base), help=f"base model: {', '.join(BASES)} (%(default)s)")
     parser.add_argument(
         "--weights", default=defaults("weights", None), help="folder or hub id of the base model's weights"
     )
@@ -66,7 +66,7 @@ def add_model_options(
 
 def check_model_options(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """End with one sentence where a value cannot be used, whether it is of the command line or of `Defaults`."""
-    if chosen.base not in BASES:  # from the environment, which argparse does not check
+    if chosen.base not in BASES:  # argparse does not check what is from the environment
         parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
     if not (chosen.adapter and is_name(chosen.adapter)):
         check_path(parser, "--adapter", chosen.adapter)
