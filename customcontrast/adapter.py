@@ -125,21 +125,34 @@ class Adapter(nn.Module):
         f_I = self.encoder.encode_image(extract(base, pictures, self.config.image_layers))  # (references, 3N, d)
         return f_I.reshape(1, -1, f_I.shape[-1])
 
-    def forward(self, hidden_states: tuple[Tensor, ...], t: Tensor) -> AdapterOutput:
+    def forward(
+        self, hidden_states: tuple[Tensor, ...], t: Tensor, positives: tuple[Tensor, ...] | None = None
+    ) -> AdapterOutput:
         """Run the adapter on a batch of references, each at its own timestep.
 
         hidden_states: three CLIP layers, each (B, N, d_I), from `image_features.extract`. t: timesteps (B,).
+        positives: those of other references of the same subjects, for Eq. 7: see `MFIOutput.positive_tokens`.
         """
-        return self.at(self.encoder.encode_image(hidden_states), t)
+        mfi = self.encoder(self.encoder.encode_image(paired(hidden_states, positives)), t, pairs=positives is not None)
+        return self._output(mfi)
 
     def at(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> AdapterOutput:
         """Run the adapter on projected features.
 
         f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps. t: (B,). visual: see `MFIEncoder.forward`.
         """
-        mfi = self.encoder(f_I, t, visual)
+        return self._output(self.encoder(f_I, t, visual))
+
+    def _output(self, mfi: MFIOutput) -> AdapterOutput:
         keys, values = self.attention(mfi.visual_tokens)
         return AdapterOutput(mfi, keys, values, self.config.sink)
+
+
+def paired(states: tuple[Tensor, ...], positives: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+    """CLIP layers of references, and those of others behind them: each (B, N, d_I), or (2B, N, d_I)."""
+    if positives is None:
+        return states
+    return tuple(torch.cat([own, other]) for own, other in zip(states, positives, strict=True))
 
 
 def check_weights(expected: dict[str, Tensor], found: dict[str, Tensor], name: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from customcontrast.folders import check_folder, make_folder
-from customcontrast.specs import BASES
+from customcontrast.model_options import ModelChoice, add_model_options, check_model_options
 
 
 def add_generate_options(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +29,7 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--style", help="picture whose style the result is to have (SD-1.5, SDXL with an IP-Adapter)")
     parser.add_argument("--style-strength", type=float, default=1.0, help="how much of that style: its own lambda")
-    parser.add_argument("--base", default="toyland", help=", ".join(BASES))
-    parser.add_argument("--weights", help="folder or hub id of the base's weights")
-    parser.add_argument("--adapter", help="adapter file (.safetensors)")
+    add_model_options(parser, base="toyland")
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -40,7 +38,6 @@ def generate(options: argparse.Namespace) -> None:
     from customcontrast.conditioning.prompt import guess_noun
     from customcontrast.config import GenerationConfig
     from customcontrast.images.loading import load_picture
-    from customcontrast.pipeline import CustomContrast
     from customcontrast.segmentation import Segmenter
 
     noun = options.noun or guess_noun(options.prompt)
@@ -55,7 +52,7 @@ def generate(options: argparse.Namespace) -> None:
     segmentations = [segmenter.auto(picture) for picture in options.reference]
     style = load_picture(options.style, "style") if options.style else None
 
-    model = CustomContrast.load(options.base, options.weights, options.adapter)
+    model = ModelChoice.of(options).load()
     subjects = [model.subject(segmentations, noun)]
     if style is not None:
         subjects.append(model.style(style, options.style_strength))
@@ -75,6 +72,8 @@ def generate(options: argparse.Namespace) -> None:
     visualize.token_grid(picture, maps).save(options.out / "maps.png")
 
     print(f"{result.prompt!r} in {sum(result.seconds.values()):.1f} s -> {options.out}")
+    if model.memory is not None:
+        print(f"note: {model.memory.sentence}")
     for note in result.notes:
         print(f"note: {note}")
     if result.truncated:
@@ -111,7 +110,9 @@ def run_generate(arguments: Sequence[str] | None, prog: str, description: str) -
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_generate_options(parser)
-    return _one_sentence(generate, parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    check_model_options(parser, options)
+    return _one_sentence(generate, options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cut.add_argument("--out", required=True, type=Path, help="folder for the results")
     cut.add_argument("--sam-checkpoint", help="segment-anything weights; default: none are needed")
     options = parser.parse_args(given)
+    if options.command == "generate":
+        check_model_options(parser, options)
     return _one_sentence({"generate": generate, "segment": segment}[options.command], options)
 
 

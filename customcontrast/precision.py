@@ -42,6 +42,13 @@ def computes_bf16(device: torch.device | str) -> bool:
     return kind != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def lowered(x: torch.Tensor) -> torch.Tensor:
+    """Cast x to the type in which autocast, where it is on, computes products: once for several of them."""
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.to(torch.get_autocast_dtype(kind)) if on else x
+
+
 def autocast(device: torch.device | str) -> AbstractContextManager[None]:
     """bfloat16 where `computes_bf16`, else nothing: float32 stays float32."""
     kind = torch.device(device).type

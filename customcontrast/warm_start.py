@@ -87,12 +87,14 @@ class WarmAdapter(Adapter):
         """The IP-Adapter's tokens of one subject's references: (1, references · tokens, C)."""
         return self.published.look(base, pictures)
 
-    def forward(self, hidden_states: tuple[Tensor, ...], t: Tensor) -> AdapterOutput:
+    def forward(
+        self, hidden_states: tuple[Tensor, ...], t: Tensor, positives: tuple[Tensor, ...] | None = None
+    ) -> AdapterOutput:
         """See `Adapter.forward`. Raises ValueError where `sees_nothing` was not called."""
         black, dtype = self.black, next(self.parameters()).dtype
         if black is None:
             raise ValueError("WarmAdapter: the hidden states of no picture are not known; call `sees_nothing` first.")
-        out = super().forward(hidden_states, t)
+        out = super().forward(hidden_states, t, positives)
         seen, nothing = (self.published.image_proj(x.to(dtype)) for x in (hidden_states[0], black))
         return self.joined(out, seen, nothing)
 

@@ -53,6 +53,7 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
     "customcontrast.multi_subject": 7,
     "customcontrast.pipeline": 8,
     "customcontrast.integrations": 9,
+    "customcontrast.model_options": 9,
     "customcontrast.ui": 10,
     "customcontrast.ui.service": 10,
     "customcontrast.ui.handlers": 11,

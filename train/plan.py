@@ -16,11 +16,12 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -28,14 +29,18 @@ from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.text_context import TextContext, TokenizedPrompt, subject_state
-from customcontrast.conditioning.text_encoder import encode_rows
-from customcontrast.errors import ConfigError
+from customcontrast.encoder import MFIOutput
+from customcontrast.errors import CheckpointError, ConfigError
+from customcontrast.hub import NAMES, is_file
+from customcontrast.ip_adapter import IPAdapterConfig, read_config
+from customcontrast.warm_start import checked
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.frozen_base import make_ready
+from train.adapter.packed_texts import contexts_of
 from train.adapter.step import attention_kernel
 from train.adapter.watch import batch_times_similarity
 from train.common.dry_run import DryRun
-from train.common.true_models import adapter_for, base_model
+from train.common.true_models import PUBLISHED, VISION, adapter_for, base_model
 
 GPUS = {"A100": (312.0, 80), "H100": (989.0, 80), "A10G / 24 GB": (125.0, 24)}  # dense 16-bit TFLOP/s; GB
 SHARE_OF_PEAK = (0.2, 0.4)  # of those, that training of such UNets reaches; an assumption
@@ -111,9 +116,14 @@ def make_plan(config: AdapterTrainConfig, gpus: int, memory: float = 80.0) -> Pl
             f"base is {config.base!r}; a plan can be made of sd15 and sdxl, whose architectures are known"
         )
     dtype = torch.float32 if config.optim.mixed_precision == "no" else torch.bfloat16
-    base = base_model(config.base, dtype=dtype)
+    published = started_from(config)
+    if published is None:
+        base = base_model(config.base, dtype=dtype)
+    else:
+        base = base_model(config.base, dtype=dtype, image_encoder=VISION[published.image_width])
+        base = replace(base, penultimate=True)
     make_ready(replace(base, device=torch.device("meta")), config.optim.gradient_checkpointing)
-    adapter = adapter_for(base).train().requires_grad_(True)
+    adapter = adapter_for(base, published=published).train().requires_grad_(True)
     parts = count(base, adapter, config)
     models = {"UNet": [base.unet], "text encoders": base.text_encoders, "autoencoder": [base.vae],
               "CLIP image encoder": [base.image_encoder], "adapter": [adapter]}  # fmt: skip
@@ -135,6 +145,32 @@ def make_plan(config: AdapterTrainConfig, gpus: int, memory: float = 80.0) -> Pl
         states=states,
     )
     return replace(plan, advice=advice(plan, memory))
+
+
+def started_from(config: AdapterTrainConfig) -> IPAdapterConfig | None:
+    """Sizes of the IP-Adapter that `config.init` names, without a download; None where it names none.
+
+    Raises ConfigError for one that a run cannot start from, or whose sizes are not known.
+    """
+    init = config.init
+    if not init:
+        return None
+    try:
+        if is_file(init):
+            sizes = checked(read_config(Path(init))[0], Path(init).name)
+        elif init in NAMES:
+            sizes = PUBLISHED.get((init, config.base))
+        else:
+            raise ConfigError(f"init is {init!r}; a plan can be made of a file that is here, or of {', '.join(NAMES)}")
+    except CheckpointError as error:
+        raise ConfigError(f"config: init cannot be used: {error}") from error
+    if sizes is None:
+        names = sorted({name for name, base in PUBLISHED if base == config.base})
+        raise ConfigError(f"init is {init!r}; a run of {config.base} can start from {', '.join(names)}, or from a file")
+    width, layers = {"sd15": (768, 16), "sdxl": (2048, 70)}[config.base]
+    if (sizes.width, sizes.num_layers) != (width, layers) or sizes.image_width not in VISION:
+        raise ConfigError(f"init is {init!r}, which is not for {config.base}; choose the file of your base")
+    return sizes
 
 
 def base_tokens(base: BaseModel) -> int:
@@ -164,6 +200,7 @@ def count(base: BaseModel, adapter: Adapter, config: AdapterTrainConfig, memory:
     if config.loss.contrast_batch and adapter.config.textual and (config.loss.cscl or config.loss.macl):
         runs.insert(3, ("pairs for Eq. 4 and 7", step.pairs))
     install_processors(base.unet)
+    _ = step.given  # made before anything is counted
     return [Part(name, *_counted(run, device, memory)) for name, run in runs]
 
 
@@ -175,6 +212,12 @@ class _MicroStep:
     adapter: Adapter
     config: AdapterTrainConfig
     t: Tensor  # timesteps (B,), on the device of the models' weights
+
+    @functools.cached_property
+    @torch.no_grad()
+    def given(self) -> AdapterOutput:
+        """What the UNet is given of the adapter; its own work is counted elsewhere."""
+        return self.output()
 
     @property
     def B(self) -> int:
@@ -204,9 +247,9 @@ class _MicroStep:
         width = self.base.image_encoder.config.hidden_size
         return [self.empty(n, base_tokens(self.base), width) for _ in self.base.image_layers]
 
-    def output(self) -> AdapterOutput:
-        """What the adapter makes of B references."""
-        return self.adapter([state.to(weight(self.adapter).dtype) for state in self.states(self.B)], self.t)
+    def output(self, positives: bool = False) -> AdapterOutput:
+        """What the adapter makes of B references. positives: and of as many others of the same subjects."""
+        return self.adapter(self.states(self.B), self.t, self.states(self.B) if positives else None)
 
     @torch.no_grad()
     def autoencoder(self) -> Tensor:
@@ -221,37 +264,25 @@ class _MicroStep:
         return encoder(pixels, output_hidden_states=True).image_embeds
 
     def mapped(self) -> Tensor:
-        loss, out = self.config.loss, self.output()
-        outputs = [*out.keys, *out.values, *out.mfi.text_tokens, out.mfi.visual_cls]
-        outputs += [out.mfi.text_cls] if out.mfi.text_cls is not None else []
-        total = torch.stack([x.float().sum() for x in outputs]).sum()
-        if self.adapter.config.textual and loss.macl and not loss.contrast_batch:
-            total = total + self.positives(self.B, self.t)
-        return total
-
-    def positives(self, n: int, t: Tensor) -> Tensor:
-        encoder = self.adapter.encoder
-        f_t, _ = encoder.textual(encoder.encode_image(self.states(n)), t)
-        return functools.reduce(torch.add, (x.float().sum() for x in encoder.text_tokens(f_t)))
+        loss = self.config.loss
+        out = self.output(self.adapter.config.textual and loss.macl and not loss.contrast_batch)
+        pairs = [pair for pair in (out.beside, out.unconditional) if pair is not None]  # dropped rows see the latter
+        beside = [x for pair in pairs for xs in pair for x in xs]
+        return _sum([*out.keys, *out.values, *beside, *_tensors(out.mfi)])
 
     def pairs(self) -> Tensor:
-        n, encoder = self.config.loss.contrast_batch, self.adapter.encoder
-        times = self.zeros(n)
-        out = encoder(encoder.encode_image(self.states(n)), times)
-        heads = [out.visual_cls] if out.text_cls is None else [out.text_cls, out.visual_cls]
-        total = functools.reduce(torch.add, (x.float().sum() for x in (*out.text_tokens, *heads)))
-        return total + self.positives(n, times) if self.config.loss.macl else total
+        n, encoder, macl = self.config.loss.contrast_batch, self.adapter.encoder, self.config.loss.macl
+        states = self.states(2 * n if macl else n)
+        return _sum(_tensors(encoder(encoder.encode_image(states), self.zeros(n), pairs=macl)))
 
     def texts(self) -> Tensor:
-        total, count = torch.zeros((), device=self.t.device), self.B * self.layers
-        ends = self.zeros(count)
-        for encoder in self.base.text_encoders:
-            c = encoder.config
-            rows = self.empty(count, c.max_position_embeddings, c.hidden_size, gradient=True)
-            for part, end in zip(rows.split(TEXT_ROWS), ends.split(TEXT_ROWS), strict=True):
-                hidden, pooled = encode_rows(encoder, part, end, self.base.spec.hidden_layer)
-                total = total + hidden.float().sum() + (pooled.float().sum() if pooled is not None else 0)
-        return total
+        base, n = self.base, self.adapter.config.placeholder_tokens
+        widths = [encoder.config.hidden_size for encoder in base.text_encoders]
+        tokens = [self.empty(self.B, self.layers, n, width, gradient=True) for width in widths]
+        prompts = [_prompt(base.text_encoders[0].config.max_position_embeddings, n, len(widths))] * self.B
+        context = contexts_of(replace(base, device=self.t.device), prompts, tokens if n else [])
+        total = context.hidden.float().sum()
+        return total if context.pooled is None else total + context.pooled.float().sum()
 
     def unet(self) -> Tensor:
         base, B = self.base, self.B
@@ -261,10 +292,11 @@ class _MicroStep:
         pooled = None
         if base.spec.pooled:
             pooled = self.empty(B, base.text_encoders[-1].config.projection_dim, gradient=True)
-        with torch.no_grad():
-            out = self.output()
+        out = self.given
         out = replace(out, keys=self._fresh(out.keys), values=self._fresh(out.values))
-        prompt = _prompt(length, self.adapter.config.placeholder_tokens)
+        if out.beside is not None:
+            out = replace(out, beside=(self._fresh(out.beside[0]), self._fresh(out.beside[1])))
+        prompt = _prompt(length, self.adapter.config.placeholder_tokens, len(base.text_encoders))
         here = replace(base, device=self.t.device)
         recorder = MapRecorder() if self.config.loss.lambda_2 else None
         latent = (self.side // base.scale_factor,) * 2
@@ -279,17 +311,19 @@ class _MicroStep:
         return [torch.empty_like(x, dtype=self.base.dtype).requires_grad_() for x in tensors]
 
 
-TEXT_ROWS = 512  # as `AdapterLoss` sends them
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([x.float().sum() for x in tensors]).sum()
 
 
-def weight(module: nn.Module) -> Tensor:
-    """Any of its weights."""
-    return next(module.parameters())
+def _tensors(mfi: MFIOutput) -> list[Tensor]:
+    """What the encoder gave, without f_tv, of which keys and values are made."""
+    cls = [mfi.visual_cls] if mfi.text_cls is None else [mfi.text_cls, mfi.visual_cls]
+    return [*mfi.text_tokens, *(mfi.positive_tokens or ()), *cls]
 
 
-def _prompt(length: int, n: int) -> TokenizedPrompt:
+def _prompt(length: int, n: int, encoders: int) -> TokenizedPrompt:
     ids = torch.zeros(length, dtype=torch.long)
-    return TokenizedPrompt((ids,), torch.arange(3, 3 + n)[None], ("",) * (4 + n), (), "")
+    return TokenizedPrompt((ids,) * encoders, torch.arange(6, 6 + n)[None], ("",) * (length - 1), (), "")
 
 
 class _Fused(torch.autograd.Function):
@@ -377,8 +411,6 @@ def advice(plan: Plan, memory: float) -> list[str]:
     if plan.contrast <= 1 and loss.macl:
         need = int(1 / (loss.macl_temperature * SIMILARITY * plan.gpus)) + 1
         said.append(f"B·τ·S̄ is not above 1: set loss.contrast_batch={need} or more")
-    if config.init:
-        said.append(f"not counted: the weights and the larger image encoder that init={config.init} brings")
     if config.data.holdout == 0 and config.data.source in ("folder", "shards"):
         said.append("nothing is held out: set data.holdout=0.002, or validation shows subjects of the training data")
     return said or ["it fits; nothing needs to be changed"]

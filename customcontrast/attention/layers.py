@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from customcontrast.attention.processor import SubjectProcessor
 from customcontrast.config import EncoderConfig
+from customcontrast.precision import lowered
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class SubjectAttention(nn.Module):
         f_tv: (B, L, n, d) -> two lists of L tensors (B, n, width_l), or (B, n+1, width_l) with the sink:
         the null key and its zero value come first.
         """
+        f_tv = lowered(f_tv)
         keys = [to_k(f_tv[:, index]) for index, to_k in enumerate(self.to_k)]
         values = [to_v(f_tv[:, index]) for index, to_v in enumerate(self.to_v)]
         if self.null_key is None:

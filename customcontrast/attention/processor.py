@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnPro
 from torch import Tensor
 
 from customcontrast.attention.location import ownership_weights
+from customcontrast.attention.maps import MapRecorder
 from customcontrast.attention.state import SubjectBranch, SubjectState, level_size
 
 
@@ -74,10 +75,16 @@ class SubjectProcessor(AttnProcessor2_0):
         padding = state.padding_bias(Q.dtype)
         if padding is not None:
             bias = padding if bias is None else bias + padding
-        out = attend(Q, K_t, V_t, bias, self.slice_size)
+        weights = None
+        if torch.is_grad_enabled() and masks is None and self.slice_size is None and self.wants_text(state):
+            weights = probabilities(Q, K_t, bias)  # in training one way is enough, for the output and for the maps
+            out = weights.to(V_t.dtype) @ V_t
+        else:
+            out = attend(Q, K_t, V_t, bias, self.slice_size)
 
         Q_u, Q = Q[: state.first], Q[state.first :]  # from here on Q are the rows that see subjects, R of them
-        text_map = self.record_text(Q, K_t[state.first :], state, size)
+        tokens = None if weights is None else weights[state.first :].mean(dim=1)
+        text_map = self.record_text(Q, K_t[state.first :], state, size, tokens)
         shares = None
         if text_map is not None and len(state.branches) > 1 and not state.all_masked:
             shares = ownership_weights(text_map).transpose(1, 2)  # (R, K, h·w)
@@ -101,15 +108,28 @@ class SubjectProcessor(AttnProcessor2_0):
             )
         return size
 
-    def record_text(self, Q: Tensor, K_t: Tensor, state: SubjectState, size: tuple[int, int]) -> Tensor | None:
-        """Text map of every token (mean over heads), if it is needed. Returns each subject's (R, h·w, K)."""
-        for_shares = len(state.branches) > 1 and not state.all_masked
-        recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
-        if recorder is None and not for_shares:
+    def recorder(self, state: SubjectState) -> MapRecorder | None:
+        """What records this layer, if anything does."""
+        return state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
+
+    def wants_text(self, state: SubjectState) -> bool:
+        """Whether the text's maps are needed: to be recorded, or to divide the picture among subjects."""
+        return self.recorder(state) is not None or (len(state.branches) > 1 and not state.all_masked)
+
+    def record_text(
+        self, Q: Tensor, K_t: Tensor, state: SubjectState, size: tuple[int, int], tokens: Tensor | None = None
+    ) -> Tensor | None:
+        """Text map of every token (mean over heads), if it is needed. Returns each subject's (R, h·w, K).
+
+        tokens: that map (R, h·w, S), where it is known.
+        """
+        if not self.wants_text(state):
             return None
-        padding = state.padding_bias(Q.dtype)
-        bias = None if padding is None else padding[state.first :]
-        tokens = head_mean(Q, K_t, self.slice_size, bias)  # (R, h·w, S)
+        if tokens is None:
+            padding = state.padding_bias(Q.dtype)
+            bias = None if padding is None else padding[state.first :]
+            tokens = head_mean(Q, K_t, self.slice_size, bias)
+        recorder = self.recorder(state)
         positions = state.positions()
         subjects = None if positions is None else tokens @ positions.to(tokens.dtype).transpose(1, 2)
         if recorder is not None:
@@ -125,7 +145,7 @@ class SubjectProcessor(AttnProcessor2_0):
         Where k is: its mask; among several subjects, one without a mask (yet) has its part of their text maps' softmax,
         shares (R, K, h·w). Branches that are everywhere come on top.
         """
-        recorder = state.recorder if state.recorder is not None and state.recorder.takes(self.layer) else None
+        recorder = self.recorder(state)
         total, masses = None, []
         for k, branch in enumerate(state.branches):
             absent = branch.absent(self.layer)

@@ -60,7 +60,7 @@ def encode_shared(
     h = core.embeddings(inputs_embeds=embeds[None])
     prefix, before = _prefix(layers, depth, h[:, :first])
     after = h[:, first:]
-    same = _project(layers[0], after)
+    same = project(layers[0], after)
     at = torch.tensor([place - first for place in places], device=h.device)
     own = tokens + core.embeddings.position_embedding.weight[torch.tensor(list(places), device=h.device)]
     mask = torch.ones(after.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril(first)
@@ -72,8 +72,8 @@ def encode_shared(
         part = own[start : start + rows]
         x = after.expand(len(part), -1, -1).index_copy(1, at, part)
         for i, layer in enumerate(layers[:depth]):
-            heads = _replaced(same, _project(layer, part), at) if i == 0 else _project(layer, x)
-            x = _finish(layer, x, _attend(heads, prefix[i], mask))
+            heads = _replaced(same, project(layer, part), at) if i == 0 else project(layer, x)
+            x = finish(layer, x, joined(_attend(heads, prefix[i], mask)))
         y = norm(x)
         hidden[start : start + rows, first:] = y
         if hasattr(encoder, "text_projection"):
@@ -87,14 +87,15 @@ def _prefix(layers: Sequence[Any], depth: int, x: Tensor) -> tuple[list[tuple[Te
     """Keys and values of the tokens before S* in every layer, and their state after `depth` layers (1, first, d)."""
     keys_values, state = [], x
     for i, layer in enumerate(layers):
-        Q, K, V = _project(layer, x)
+        Q, K, V = project(layer, x)
         keys_values.append((K, V))
-        x = _finish(layer, x, F.scaled_dot_product_attention(Q, K, V, is_causal=True))
+        x = finish(layer, x, joined(F.scaled_dot_product_attention(Q, K, V, is_causal=True)))
         state = x if i + 1 == depth else state
     return keys_values, state
 
 
-def _project(layer: Any, x: Tensor) -> Heads:
+def project(layer: Any, x: Tensor) -> Heads:
+    """Queries, keys and values of a CLIP layer for tokens x (R, tokens, d)."""
     x, attention = layer.layer_norm1(x), layer.self_attn
     Q, K, V = (
         proj(x).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
@@ -115,13 +116,18 @@ def _attend(heads: Heads, prefix: tuple[Tensor, Tensor], mask: Tensor | None) ->
     return F.scaled_dot_product_attention(Q, K, V, attn_mask=mask)
 
 
-def _finish(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a CLIP layer: output projection, residual, feed-forward."""
-    x = x + layer.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
+def joined(x: Tensor) -> Tensor:
+    """Join the heads again: (R, heads, tokens, c) -> (R, tokens, d)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def finish(layer: Any, x: Tensor, attended: Tensor) -> Tensor:
+    """The rest of a CLIP layer at tokens x (…, d): output projection, residual, feed-forward. attended: (…, d)."""
+    x = x + layer.self_attn.out_proj(attended)
     return x + layer.mlp(layer.layer_norm2(x))
 
 
 def _last_token(layer: Any, x: Tensor, prefix: tuple[Tensor, Tensor]) -> Tensor:
     """One layer at the last of the tokens x (R, tokens, d) alone -> (R, 1, d)."""
-    Q, K, V = _project(layer, x)
-    return _finish(layer, x[:, -1:], _attend((Q[:, :, -1:], K, V), prefix, None))
+    Q, K, V = project(layer, x)
+    return finish(layer, x[:, -1:], joined(_attend((Q[:, :, -1:], K, V), prefix, None)))

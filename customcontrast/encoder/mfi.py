@@ -22,6 +22,7 @@ class MFIOutput:
     text_cls: Tensor | None  # u, textual CLS, (B, L, d); Eq. 4 takes its mean over l
     visual_tokens: Tensor  # f_tv, input of the visual cross-attention (B, L, n, d); f_v (B, L, m, d) without TV Fusion
     visual_cls: Tensor  # v, visual CLS, (B, d)
+    positive_tokens: list[Tensor] | None = None  # in training, text_tokens of each subject's other reference
 
 
 class MFIEncoder(nn.Module):
@@ -105,13 +106,19 @@ class MFIEncoder(nn.Module):
             f_t = f_t.reshape(1, B * R, n, d)
         return self.tv_norm(self.tv_fusion(f_v, f_t)).reshape(B, R, n, d)
 
-    def forward(self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None) -> MFIOutput:
+    def forward(
+        self, f_I: Tensor, t: Tensor, visual: tuple[Tensor, Tensor] | None = None, pairs: bool = False
+    ) -> MFIOutput:
         """Encode subjects at their timesteps, for all L layers (Fig. 2(a)); shapes of the result: see MFIOutput.
 
         f_I: (B, 3N, d), or one subject's (1, 3N, d) at many timesteps. t: (B,).
         visual: the result of `visual(f_I)`, if it is cached; it depends on neither t nor l.
+        pairs: f_I is (2B, 3N, d), and its second half are other references of the same subjects, whose S* at the same
+            timesteps (`MFIOutput.positive_tokens`) come out of the same pass.
         Raises ValueError where f_I and t do not fit.
         """
+        both = f_I
+        f_I = f_I[: len(t)] if pairs else f_I
         if t.ndim != 1 or len(f_I) not in (1, len(t)):
             raise ValueError(
                 f"MFIEncoder: t has shape {tuple(t.shape)} for f_I {tuple(f_I.shape)}; give one t per subject (B,), "
@@ -122,9 +129,13 @@ class MFIEncoder(nn.Module):
         if not self.config.textual:
             return MFIOutput([], None, self._same_everywhere(f_v, len(t)), visual_cls)
 
-        f_t, text_cls = self.textual(f_I, t)
+        f_t, text_cls = self.textual(both, t.repeat(2) if pairs else t)
+        positive_tokens = None
+        if pairs:
+            positive_tokens = self.text_tokens(f_t[len(t) :])
+            f_t, text_cls = f_t[: len(t)], text_cls[: len(t)]
         f_tv = self.fuse(f_v, f_t) if self.config.tv_fusion else self._same_everywhere(f_v, len(t))
-        return MFIOutput(self.text_tokens(f_t), text_cls, f_tv, visual_cls)
+        return MFIOutput(self.text_tokens(f_t), text_cls, f_tv, visual_cls, positive_tokens)
 
     def _same_everywhere(self, f_v: Tensor, batch: int) -> Tensor:
         """f_v (B or 1, m, d) shown to every layer: a view (B, L, m, d)."""

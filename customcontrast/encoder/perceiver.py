@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from customcontrast.precision import lowered
 
 
 class PerceiverAttention(nn.Module):
@@ -39,6 +42,25 @@ class PerceiverAttention(nn.Module):
         out = (on_f.reshape(B, h, R * n, -1) @ V_f).view(B, h, R, n, c)
         if self.queries_as_values:
             out = out + on_q @ self.to_v(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4)  # V_q (B, h, R, n, c)
+        return self.to_out(out.permute(0, 2, 3, 1, 4).reshape(B, R, n, d))
+
+    def attend(self, K_f: Tensor, V_f: Tensor, q: Tensor) -> Tensor:
+        """`forward` for keys and values of f that are there already (`keys_and_values`), each (B, h, N, c).
+
+        The weights on features and queries stay in one tensor, which is multiplied by V_f with zeros in the places of
+        the queries: no part of it is copied, forward or backward.
+        """
+        B, R, n, d = q.shape
+        h, c = self.heads, d // self.heads
+        q = lowered(self.norm_q(q))
+        Q, K_q, V_q = (
+            project(q).view(B, R, n, h, c).permute(0, 3, 1, 2, 4) for project in (self.to_q, self.to_k, self.to_v)
+        )
+        Q = Q * c**-0.5
+        on_f = (Q.reshape(B, h, R * n, c) @ K_f.transpose(-1, -2)).view(B, h, R, n, -1)
+        both = torch.cat([on_f, Q @ K_q.transpose(-1, -2)], dim=-1).softmax(dim=-1)
+        out = (both.view(B, h, R * n, -1) @ F.pad(V_f, (0, 0, 0, n))).view(B, h, R, n, c)
+        out = out + both[..., on_f.shape[-1] :] @ V_q
         return self.to_out(out.permute(0, 2, 3, 1, 4).reshape(B, R, n, d))
 
     def weights(self, f: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,6 +98,11 @@ class PerceiverBlock(nn.Module):
         q = q + self.attention(f, q)
         return q + self.feedforward(q)
 
+    def attend(self, K_f: Tensor, V_f: Tensor, q: Tensor) -> Tensor:
+        """`forward` for keys and values of f that are there already."""
+        q = q + self.attention.attend(K_f, V_f, q)
+        return q + self.feedforward(q)
+
 
 class QFormer(nn.Module):
     """A stack of PerceiverBlocks and a closing LayerNorm (section 3.2: 4 blocks by default)."""
@@ -87,7 +114,32 @@ class QFormer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, f: Tensor, q: Tensor) -> Tensor:
-        """Update queries q (B, R, n, d) by features f (B, N, d)."""
+        """Update queries q (B, R, n, d) by features f (B, N, d).
+
+        With gradients, in training, keys and values of f are made for all blocks at once: the same up to rounding.
+        """
+        if torch.is_grad_enabled() and len(f) == len(q):
+            pairs = keys_and_values([block.attention for block in self.blocks], f)
+            for block, (K_f, V_f) in zip(self.blocks, pairs, strict=True):
+                q = block.attend(K_f, V_f, q)
+            return self.norm(q)
         for block in self.blocks:
             q = block(f, q)
         return self.norm(q)
+
+
+def keys_and_values(attentions: Sequence[PerceiverAttention], f: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of features f (B, N, d) for several attentions of the same width, in a single product.
+
+    W (γ ∘ f̂ + β) = (W ∘ γ) f̂ + W β, and f̂, the features before the affine part of a norm, is the same in all of them.
+    Returns (K_f, V_f) of each, (B, h, N, c).
+    """
+    first = attentions[0]
+    f_hat = lowered(F.layer_norm(f, (f.shape[-1],), eps=first.norm_f.eps))
+    weights = [linear.weight for a in attentions for linear in (a.to_k, a.to_v)]
+    norms = [a.norm_f for a in attentions for _ in range(2)]
+    W = torch.cat([w * norm.weight for w, norm in zip(weights, norms, strict=True)])
+    b = torch.cat([w @ norm.bias for w, norm in zip(weights, norms, strict=True)])
+    heads = F.linear(f_hat, W, b.to(W.dtype)).unflatten(-1, (2 * len(attentions), first.heads, -1))
+    both = heads.permute(2, 0, 3, 1, 4).unbind()  # one gradient for all, where indices would make one each
+    return list(zip(both[::2], both[1::2], strict=True))

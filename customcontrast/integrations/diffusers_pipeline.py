@@ -42,6 +42,7 @@ from customcontrast.integrations.diffusers_inputs import (
     subject_lists,
     wrong,
 )
+from customcontrast.integrations.prompt_embeds import PromptEmbeds
 from customcontrast.ip_adapter import IPAdapter
 from customcontrast.layout import Layout, LayoutPrior
 from customcontrast.output import Result, Step
@@ -364,7 +365,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         subjects: Subject | Sequence[Subject] | Sequence[Sequence[Subject]] = (),
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
@@ -387,6 +388,10 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         clip_skip: int | None = None,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         return_dict: bool = True,
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
@@ -396,12 +401,20 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         generator: one for all pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed
         from PyTorch's global generator. latents: starting noise (N, C, h, w) of unit variance.
         record: which maps are returned; `RecordConfig(maps=False)` is the fastest.
+        prompt_embeds (P, S, d_text), negative_prompt_embeds, pooled_prompt_embeds (P, d_pooled), …: encoded texts in
+            the place of `prompt` and `negative_prompt`, as in diffusers; without subjects, and without maps.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
         stops there: the pictures are decoded as they are, further prompts are not begun.
         Returns CustomContrastOutput, or (images, results). Raises ValueError, before anything runs, for an argument
         that cannot be used.
         """
+        encoded = PromptEmbeds(
+            prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
+        )
+        given = encoded.check(self.model.base, prompt, subjects, negative_prompt)
+        if given:
+            prompt, record = [""] * given, RecordConfig(maps=False)
         prompts = [prompt] if isinstance(prompt, str) else prompt
         if not isinstance(prompts, list | tuple) or not prompts or not all(isinstance(p, str) for p in prompts):
             raise wrong("prompt", prompt, "must be text, or a list of texts")
@@ -418,7 +431,11 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         streams, model = [], self.model
         for p in range(P):
             rows = slice(p * N, (p + 1) * N)
-            stream = model.stream(
+            one = model
+            if given:
+                one = model.with_adapter(model.adapter)
+                one.conditioner = encoded.conditioner(model.base, p)
+            stream = one.stream(
                 prompts[p],
                 [self._here(subject) for subject in lists[p]],
                 negative_prompt=negatives[p],

@@ -7,7 +7,6 @@ import importlib.util
 import ipaddress
 import logging
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,9 +21,9 @@ from customcontrast.ui.page import EXAMPLES, Page  # isort: skip - first: it imp
 import gradio as gr
 
 from customcontrast.errors import HubError
-from customcontrast.hub import NAMES, is_name, safety_folder
-from customcontrast.memory import CHOICES
-from customcontrast.specs import BASES, DEFAULT_BASE
+from customcontrast.hub import safety_folder
+from customcontrast.model_options import add_model_options, check_model_options, check_path
+from customcontrast.specs import BASES
 from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.theme import CSS, HEAD, theme
@@ -47,36 +46,14 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         return os.environ.get(f"GRADIO_{name}") or default
 
     parser = argparse.ArgumentParser(prog="app.py", description="CustomContrast's page and its API.")
-    parser.add_argument("--base", choices=list(BASES), default=env("base", DEFAULT_BASE), help="base model")
-    parser.add_argument("--weights", default=env("weights"), help="folder of the base model's weights")
-    parser.add_argument(
-        "--adapter",
-        default=env("adapter"),
-        help=f"adapter.safetensors to use with it, one of {', '.join(NAMES)}, or owner/name:path on the hub",
-    )
-    parser.add_argument(
-        "--image-encoder", default=env("image_encoder"), help="CLIP image encoder: folder, or owner/name:folder"
-    )
+    checker = "on where the page is public: --share, a Space, a --host that others reach; else off"
+    add_model_options(parser, env, checker=checker)
     parser.add_argument("--sam-checkpoint", default=env("sam_checkpoint"), help="segment-anything weights for clicks")
-    parser.add_argument("--device", default=env("device"), help="cpu or cuda (the best one present)")
     parser.add_argument(
         "--host", default=env("host", gradios("SERVER_NAME", "127.0.0.1")), help="address to listen on (%(default)s)"
     )
     parser.add_argument(
         "--port", type=int, default=env("port", gradios("SERVER_PORT", "7860")), help="port (%(default)s)"
-    )
-    parser.add_argument(
-        "--safety-checker",
-        default=env("safety_checker"),
-        metavar="on|off|FOLDER",
-        help="withhold unsuitable pictures of sd15 and sdxl; a folder or hub id of a checker too (on where the page is "
-        "public: --share, a Space, a --host that others reach; else off)",
-    )
-    parser.add_argument(
-        "--memory",
-        choices=CHOICES,
-        default=env("memory", "auto"),
-        help="CPU offload of sd15 and sdxl: by what is free (%(default)s), or this one",
     )
     parser.add_argument("--queue-size", type=int, default=env("queue_size", "32"), help="how many may wait")
     yes = ("1", "true", "yes")
@@ -91,20 +68,12 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     """End with one sentence where a value cannot be used, whether it is of the command line or the environment."""
-    if chosen.base not in BASES:  # from the environment, which argparse does not check
-        parser.error(f"--base: there is no base model {chosen.base!r}; choose one of {', '.join(BASES)}.")
-    for name in ("weights", "adapter", "sam_checkpoint"):
-        path = getattr(chosen, name)
-        if name == "adapter" and path and is_name(path):
-            continue
-        if path and not Path(path).exists() and (name != "weights" or path.startswith((".", "/"))):
-            parser.error(f"--{name.replace('_', '-')}: there is nothing at {path!r}; check the path.")
+    check_model_options(parser, chosen)
+    check_path(parser, "--sam-checkpoint", chosen.sam_checkpoint)
     for name, most in (("port", 65_535), ("queue_size", None)):
         value = getattr(chosen, name)
         if value < 1 or (most and value > most):
             parser.error(f"--{name.replace('_', '-')}: {value} must be {f'1 to {most}' if most else '1 or more'}.")
-    if chosen.device and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", chosen.device):
-        parser.error(f"--device: {chosen.device!r} is no device; give cpu or cuda.")
     if chosen.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not installed: pip install 'gradio[mcp]'.")
 

@@ -12,7 +12,15 @@ import torch
 
 from tests.benchmarks.report import Options, machine
 
-NAMES = ("generation", "breakdown", "growth", "training", "page", "sd15")  # modules with run(Options) -> Report
+NAMES = (
+    "generation",
+    "breakdown",
+    "growth",
+    "training",
+    "training_step",
+    "page",
+    "sd15",
+)  # modules with run(Options) -> Report
 
 
 def present() -> list[str]:

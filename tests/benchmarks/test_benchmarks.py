@@ -51,7 +51,7 @@ def test_table_lines_are_of_one_width() -> None:
 
 
 def test_every_named_benchmark_is_here_and_the_machine_has_a_name() -> None:
-    assert {"generation", "breakdown", "growth", "training", "page", "sd15"} <= set(present())
+    assert {"generation", "breakdown", "growth", "training", "training_step", "page", "sd15"} <= set(present())
     assert "cores" in machine() and "torch" in machine()
     assert set(LIMITS) == set(OURS) <= set(NAMES)
 

@@ -37,9 +37,15 @@ def summarize(times: Mapping[str, list[float]]) -> list[Row]:
 
 
 def interleave(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, sync: bool = False
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    sync: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Call each once to warm up, then all in turn `rounds` times; seconds of each call. sync: wait for the GPU."""
+    """Call each once to warm up, then all in turn `rounds` times; seconds of each call.
+
+    sync: wait for the GPU. clock: time.process_time for the seconds of this process alone, on a shared machine.
+    """
     wait = torch.cuda.synchronize if sync else lambda: None
     for call in contenders.values():
         call()
@@ -47,8 +53,8 @@ def interleave(
     for _ in range(rounds):
         for name, call in contenders.items():
             wait()
-            start = time.perf_counter()
+            start = clock()
             call()
             wait()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times

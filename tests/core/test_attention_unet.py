@@ -114,6 +114,20 @@ def test_gradients_reach_everything_trained_and_nothing_frozen(any_base: BaseMod
         assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("lengths", [None, (8, 6)])
+def test_one_attention_for_output_and_maps_is_two(any_base: BaseModel, lengths: tuple[int, ...] | None) -> None:
+    """With gradients the text's weights serve both; without, outputs are fused and maps are made beside them."""
+    adapter, found = random_adapter(any_base), []
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            recorder = MapRecorder(tokens=5)
+            z, t, state, _ = prepared(any_base, adapter, (16, 16), recorder)
+            state = replace(state, lengths=None if lengths is None else torch.tensor(lengths))
+            prediction = unet_forward(any_base, z, t, state)
+            found.append([prediction, aggregate(recorder), recorder.mean("text")])
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 def test_location_loss_alone_trains_keys_null_keys_and_s_star(tiny_base: BaseModel) -> None:
     adapter = random_adapter(tiny_base).requires_grad_(True)
     recorder = MapRecorder()

@@ -49,6 +49,58 @@ def test_guidance_rescale_is_that_of_diffusers(any_base: BaseModel, stock: Calla
     assert torch.equal(pipe(PROMPT, seed=3, output_type="latent", guidance_rescale=share, **FAST).images, found)
 
 
+@pytest.mark.parametrize("negative", [False, True])
+def test_prompt_embeds_are_those_of_diffusers(any_base: BaseModel, stock: Callable, negative: bool) -> None:
+    """Two encoded prompts that no text gives, with and without encoded texts to avoid, pooled ones on SDXL."""
+    g = torch.Generator().manual_seed(0)
+    widths = [encoder.config.hidden_size for encoder in any_base.text_encoders]
+    shape = (2, any_base.tokenizers[0].model_max_length, sum(widths))
+    given = {"prompt_embeds": torch.randn(shape, generator=g)}
+    given |= {"negative_prompt_embeds": torch.randn(shape, generator=g)} if negative else {}
+    if any_base.spec.pooled:
+        pooled = (2, any_base.text_encoders[-1].config.projection_dim)
+        names = [name.replace("prompt", "pooled_prompt") for name in given]
+        given |= {name: torch.randn(pooled, generator=g) for name in names}
+    options = FAST | given | {"output_type": "latent"}
+    wanted = []
+
+    def draw(pipe: Any) -> None:
+        generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+        wanted.append(pipe(generator=generators, **options).images)
+
+    stock(any_base, prepare=draw)
+    pipe = CustomContrastPipeline.from_parts(any_base)
+    pipe.set_progress_bar_config(disable=True)
+    found = pipe(seed=3, **options)
+    assert torch.allclose(found.images, wanted[0], atol=1e-4)
+    assert found.images.std() > 0.1 and not torch.allclose(found.images[0], found.images[1], atol=0.1)
+    assert all("prompt_embeds" in result.notes[0] for result in found.results)
+    assert torch.equal(pipe(PROMPT, seed=3, **FAST, output_type="latent").images, pipe.model.generate(
+        PROMPT, seed=3, **FAST, output_type="latent").images), "the pipeline is what it was"  # fmt: skip
+
+
+def test_prompt_embeds_that_are_not_taken(any_base: BaseModel, any_custom: CustomContrast, cutout: Callable) -> None:
+    """With subjects, with the text too, of another shape, without its pooled part: one sentence each."""
+    pipe, length = CustomContrastPipeline.from_parts(any_base), any_base.tokenizers[0].model_max_length
+    embeds = torch.zeros(1, length, sum(encoder.config.hidden_size for encoder in any_base.text_encoders))
+    xl = any_base.spec.pooled
+    whole = {"prompt_embeds": embeds}
+    if xl:
+        whole["pooled_prompt_embeds"] = torch.zeros(1, any_base.text_encoders[-1].config.projection_dim)
+    bear = any_custom.subject(cutout(), "bear")
+    for given, says in (
+        (whole | {"subjects": [bear]}, "cannot say where S\\* of the subjects stands; give the prompt as text"),
+        (whole | {"prompt": PROMPT}, "prompt='a bear on the beach' came with prompt_embeds"),
+        (whole | {"prompt_embeds": embeds[..., 1:]}, r"prompt_embeds=\(1, .*must be a tensor \(1, "),
+        (whole | {"prompt_embeds": embeds[:, 1:]}, "negative_prompt_embeds=None must be a tensor with"),
+        ({"negative_prompt_embeds": embeds}, "came without prompt_embeds"),
+        ({"prompt_embeds": embeds} if xl else whole | {"pooled_prompt_embeds": embeds[0]}, "pooled_prompt_embeds"),
+        ({}, "prompt=None must be text"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            pipe(**given)
+
+
 def test_freeu_is_that_of_diffusers(any_base: BaseModel, stock: Callable) -> None:
     weights = {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}
     pipe = CustomContrastPipeline.from_parts(any_base)

@@ -12,7 +12,7 @@ from customcontrast.base_model import BaseModel, encoder_config
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder import MFIEncoder, token_sources
 from customcontrast.encoder.image_features import embed, evenly_spaced, extract
-from customcontrast.encoder.perceiver import PerceiverAttention
+from customcontrast.encoder.perceiver import PerceiverAttention, QFormer
 from customcontrast.encoder.queries import SpatiotemporalQueries, fourier
 from tests.support.tiny_models import ENCODER
 
@@ -42,6 +42,26 @@ def test_eq_2_against_a_plain_loop() -> None:
             halves = (slice(0, 4), slice(4, 8))
             heads = [torch.softmax(Q[:, h] @ K[:, h].T / math.sqrt(4), dim=-1) @ V[:, h] for h in halves]
             assert torch.allclose(out[b, r], pa.to_out(torch.cat(heads, dim=-1)), atol=1e-6)
+
+
+def test_keys_of_all_blocks_in_one_product_are_those_of_each() -> None:
+    """Training's way through a Q-Former against its blocks one by one: values, and gradients of all that is trained."""
+    torch.manual_seed(0)
+    qformer = QFormer(8, heads=2, depth=3, feedforward=2)
+    for name, weight in qformer.named_parameters():
+        if "norm" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    f, q = torch.randn(2, 9, 8, requires_grad=True), torch.randn(2, 3, 4, 8, requires_grad=True)
+    plain = q
+    for block in qformer.blocks:
+        plain = block(f, plain)
+    ways = [qformer(f, q), qformer.norm(plain)]
+    torch.testing.assert_close(*ways, atol=1e-5, rtol=1e-5)
+    trained, weight = [f, q, *qformer.parameters()], torch.randn(2, 3, 4, 8)
+    grads = [torch.autograd.grad((way * weight).sum(), trained) for way in ways]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        assert torch.allclose(qformer(f, q), ways[0], atol=1e-5)
 
 
 def test_rows_of_queries_do_not_see_each_other() -> None:

@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw
 
 from customcontrast.adapter_files import load_adapter, save_adapter
 from customcontrast.base_model import load_base
+from customcontrast.model_options import ModelChoice
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmenter
+from customcontrast.ui import server
 from tests.support.ip_files import random_ip_file
 from tests.support.tiny_models import save_tiny_sd15
 
@@ -60,6 +62,7 @@ def test_a_style_picture(reference: Path, weights: Path, tmp_path: Path, capsys:
     Image.radial_gradient("L").convert("RGB").save(style)
     asked = ["--reference", str(reference), "--prompt", "a (bear:1.2) on a beach", "--style", str(style)]
     own = ["--base", "sd15", "--weights", str(tmp_path / "sd15"), "--adapter", str(file), "--steps", "3"]
+    own += ["--image-encoder", str(tmp_path / "sd15" / "image_encoder"), "--device", "cpu", "--memory", "none"]
     assert generate.main([*asked, *own, "--style-strength", "0.7", "--out", str(tmp_path / "out")]) == 0
     model = CustomContrast.from_parts(base, load_adapter(file, base))
     subject = model.subject(Segmenter().auto(str(reference)), "bear")
@@ -96,6 +99,22 @@ def test_missing_weights_get_one_sentence(reference: Path, tmp_path: Path, capsy
     assert generate.main([*arguments, "--weights", str(tmp_path)]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("error: load_base: cannot read 'vae'")
+
+
+def test_a_model_is_named_as_on_the_page(capsys: object) -> None:
+    """The same options with the same values, one definition; a wrong one is a sentence before anything is loaded."""
+    asked = ["--reference", "bear.png", "--prompt", "a <bear>", "--out", "out"]
+    for words, names in (("--adapter=/nowhere", "--adapter"), ("--device=gpu", "--device"), ("--base=x", "--base")):
+        said = []
+        for command in (generate.main, server.options):
+            with pytest.raises(SystemExit) as stop:
+                command([*(asked if command is generate.main else []), words])
+            said.append(capsys.readouterr().err.strip().splitlines()[-1].partition("error: ")[2])
+            assert stop.value.code == 2
+        assert said[0] == said[1] and names in said[0]
+    page = server.options(["--image-encoder", "a/b:c", "--safety-checker", "on", "--memory", "model"])
+    choice = ModelChoice.of(page)
+    assert (choice.image_encoder, choice.safety_checker, choice.memory) == ("a/b:c", "on", "model")
 
 
 def test_help_is_quick_and_loads_nothing() -> None:

@@ -12,6 +12,7 @@ imported, so that a kill falls into a step more often than into an import.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,10 +69,14 @@ def start(config: Path, output: Path, log: Path) -> subprocess.Popen:
 
 
 class Forked:
-    """The same run in a fork of this process, which has everything imported: for tests."""
+    """The same run in a fork of this process, which has everything imported: for tests.
 
-    def __init__(self, config: Path, output: Path, log: Path) -> None:
-        self.process = processes.start(_train, config, output, failed=log)
+    prepare: what that process does first. What it says goes to `log`.
+    """
+
+    def __init__(self, config: Path, output: Path, log: Path, prepare: Callable[[], object] | None = None) -> None:
+        words = command(config, output)[3:]
+        self.process = processes.start(_train, words, log, prepare, failed=log.with_suffix(".traceback"))
 
     def poll(self) -> int | None:
         return self.process.exitcode
@@ -82,11 +88,23 @@ class Forked:
     def kill(self) -> None:
         self.process.kill()
 
+    def end(self, limit: float = 120) -> int | None:
+        """Its exit status; -9 where it was killed, also because it hung."""
+        self.wait(limit)
+        self.kill()
+        return self.wait()
 
-def _train(config: Path, output: Path) -> None:
-    code = train_main(command(config, output)[3:])
-    if code:
-        raise RuntimeError(f"train.adapter ended with {code}")
+
+def _train(words: list[str], log: Path, prepare: Callable[[], object] | None) -> None:
+    with log.open("a", buffering=1) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        if prepare is not None:
+            prepare()
+        try:
+            code = train_main(words)
+        except Exception:
+            traceback.print_exc()  # where the rest of what it said is
+            raise
+    sys.exit(code)
 
 
 def finish(config: Path, output: Path, log: Path, start: Launch = start, limit: float = 600) -> tuple[float, float]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import multiprocessing
 import os
 import resource
 import signal
@@ -23,7 +21,7 @@ import train.adapter.train as loop
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.errors import ConfigError
-from tests.robustness.kills import compare, unreadable
+from tests.robustness.kills import Forked, compare, unreadable
 from tests.robustness.runs import mixed_run, small_run
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig
@@ -47,24 +45,6 @@ def written(config: AdapterTrainConfig, folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     return path
-
-
-def in_a_process(words: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """`python -m train.adapter` in a process of its own, forked from this one so that nothing is imported again.
-
-    prepare: what that process does first. Returns its exit status; -9 where it was killed.
-    """
-
-    def run() -> None:
-        with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-            prepare()
-            sys.exit(main(words))
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(120)
-    process.kill()  # one that hangs
-    return process.exitcode
 
 
 def killed_in_step(number: int) -> Callable[[], None]:
@@ -109,14 +89,13 @@ def test_kills_and_the_losses_of_the_unbroken_run(tiny_folder: Path, tmp_path: P
     config = mixed_run(tiny_folder, tmp_path / "data", save_every=1)  # weighted sets, a mapped index, contrastive batch
     train(config, tmp_path / "whole", cpu=True)
     run, log, path = tmp_path / "run", tmp_path / "log.txt", written(config, tmp_path)
-    words = ["--config", str(path), "--output", str(run), "--resume", "latest", "--cpu"]
     done = []
     for prepare in (killed_in_step(3), killed_while_writing(3), killed_while_writing(2)):
-        assert in_a_process(words, log, prepare) == -signal.SIGKILL, log.read_text()[-2000:]
+        assert Forked(path, run, log, prepare=prepare).end() == -signal.SIGKILL, log.read_text()[-2000:]
         assert unreadable(run) == []
         done.append(int(training_state.find(run / "checkpoints", "latest").stem.removeprefix("step-")))
     assert done == [2, 3, 4]  # the last whole checkpoint each time
-    assert in_a_process(words, log) == 0, log.read_text()[-2000:]
+    assert Forked(path, run, log).end() == 0, log.read_text()[-2000:]
     assert compare(tmp_path / "whole", run) == []
 
 
@@ -177,9 +156,9 @@ def test_a_file_size_limit_of_the_system(settings: AdapterTrainConfig, tiny_base
     train(half, tmp_path / "run", cpu=True)
     size = (tmp_path / "run" / "checkpoints" / "step-0000002.safetensors").stat().st_size
 
-    log, words = tmp_path / "log.txt", ["--config", str(written(settings, tmp_path)), "--output", str(tmp_path / "run")]
+    log = tmp_path / "log.txt"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))  # noqa: E731
-    status = in_a_process([*words, "--resume", "latest", "--cpu"], log, limit)
+    status = Forked(written(settings, tmp_path), tmp_path / "run", log, prepare=limit).end()
     said = log.read_text()
     assert status == 2 and "Traceback" not in said, said[-2000:]
     assert "could not be written" in said.strip().splitlines()[-1]

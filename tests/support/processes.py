@@ -18,6 +18,7 @@ CONTEXT: Any = multiprocessing.get_context("spawn" if torch.cuda.is_available() 
 
 
 def _run(act: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str], failed: Path) -> None:
+    """act(*arguments), and the end of this process: 0, act's own exit status, or 1 after a traceback."""
     from accelerate.state import AcceleratorState
 
     os.environ |= environment
@@ -25,6 +26,8 @@ def _run(act: Callable[..., None], arguments: tuple[Any, ...], environment: dict
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         act(*arguments)
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 1)
     except BaseException:  # noqa: BLE001 - whatever it was, the parent reads it in the file
         failed.write_text(traceback.format_exc())
         os._exit(1)

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from customcontrast.adapter import Adapter
+from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
@@ -29,7 +29,8 @@ from tests.support import processes
 from train.adapter import training_state
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig
 from train.adapter.losses import Losses
-from train.adapter.step import AdapterLoss, Noise, contexts_of, prompts_of
+from train.adapter.packed_texts import contexts_of
+from train.adapter.step import AdapterLoss, Noise, prompts_of
 from train.adapter.train import main, train, usable_precision
 from train.adapter.training_state import Progress, averaged, schedule
 from train.common import log
@@ -126,19 +127,27 @@ def for_base(base: BaseModel, batch: Batch) -> Batch:
     return with_features(base, replace(batch, images=images, **empty))
 
 
+@pytest.mark.parametrize("padding", [True, False])
 @pytest.mark.parametrize("drops", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1)])
 def test_the_short_way_of_contexts_is_the_plain_way(
-    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, drops: tuple[int, ...]
+    any_base: BaseModel, tiny_base: BaseModel, batch: Batch, drops: tuple[int, ...], padding: bool
 ) -> None:
-    """Prompts without S* go through the text encoder once, not L times: the same values and gradients of S*."""
+    """Nothing is computed twice: the same values and gradients of S*, in packed tokens and in rows as they are."""
     if any_base is not tiny_base:
         batch = for_base(any_base, batch)
     batch = replace(batch, drop_subject=torch.tensor(drops, dtype=torch.bool))
+    any_base = replace(any_base, masks_padding=not padding)
+    batch = replace(batch, captions=["a small bear", *batch.captions[1:]], nouns=[(8, 12), *batch.nouns[1:]])
     prompts = prompts_of(any_base, batch, ENCODER["text_queries"])
     widths = [e.get_input_embeddings().embedding_dim for e in any_base.text_encoders]
     L, n = len(any_base.cross_attention_layers), ENCODER["text_queries"]
     tokens = [torch.randn(4, L, n, width, requires_grad=True) for width in widths]
-    ways = [contexts_of(any_base, prompts, tokens, 512), encode_contexts(any_base, prompts, [tokens], rows=5)]
+    ways = [contexts_of(any_base, prompts, tokens), encode_contexts(any_base, prompts, [tokens], rows=5)]
+    seen = torch.ones(ways[1].hidden.shape[::2][:2], dtype=torch.bool)
+    if not padding:
+        assert torch.equal(ways[0].lengths, ways[1].lengths)
+        seen = torch.arange(ways[1].hidden.shape[2]) < ways[1].lengths[:, None]
+    ways = [replace(way, hidden=way.hidden * seen[:, None, :, None]) for way in ways]
     weight = torch.randn(ways[1].hidden.shape)
     grads = [torch.autograd.grad((w.hidden * weight).sum(), tokens, retain_graph=True) for w in ways]
     torch.testing.assert_close(ways[0].hidden, ways[1].hidden, atol=1e-5, rtol=1e-5)
@@ -215,13 +224,44 @@ def test_s_star_stands_right_after_the_noun(tiny_base: BaseModel, batch: Batch) 
         assert (prompt.positions >= 0).all()
 
 
-def test_macl_takes_positives_at_the_same_timestep(tiny_base: BaseModel, batch: Batch) -> None:
-    """If r⁺ is r, s_i⁺ equals s_i: the positive's cosine is 1."""
-    model = make_loss(tiny_base)
-    noise = noise_for(tiny_base, batch)
-    out = model.adapter(batch.reference_states, noise.t)
-    torch.testing.assert_close(model.s_plus(batch.reference_states, noise.t), out.mfi.text_tokens[0])
-    assert (model.s_plus(batch.reference_states, noise.t + 100) - out.mfi.text_tokens[0]).abs().max() > 1e-4
+def test_one_pass_for_target_and_positive_is_two_passes(tiny_base: BaseModel, batch: Batch) -> None:
+    """S+ of both references at the same t, and all that the target's alone gives; the same gradients."""
+    adapter, t = make_loss(tiny_base).adapter, noise_for(tiny_base, batch).t
+    one = adapter(batch.reference_states, t, batch.positive_states)
+    own, other = adapter(batch.reference_states, t), adapter(batch.positive_states, t)
+
+    def values(out: AdapterOutput, positive: list[torch.Tensor] | None) -> list[torch.Tensor]:
+        m = out.mfi
+        return [*out.keys, *out.values, *m.text_tokens, m.text_cls, m.visual_tokens, m.visual_cls, *positive]
+
+    ways = [values(one, one.mfi.positive_tokens), values(own, other.mfi.text_tokens)]
+    torch.testing.assert_close(*ways, atol=1e-5, rtol=1e-5)
+    grads = [
+        torch.autograd.grad(sum(x.square().mean() for x in way), list(adapter.parameters()), retain_graph=True)
+        for way in ways
+    ]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)
+    moved = adapter(batch.positive_states, t + 100).mfi.text_tokens[0]
+    assert (moved - one.mfi.positive_tokens[0]).abs().max() > 1e-4
+
+
+def test_the_optimiser_on_a_cpu_is_adamw(tiny_base: BaseModel) -> None:
+    """Its fused form, step by step against torch's plain loop."""
+    first, second = (make_loss(tiny_base).adapter for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    config = OptimConfig()
+    fused, plain = (training_state.make_optimizer(adapter, config) for adapter in (first, second))
+    assert fused.defaults["fused"]
+    for group in plain.param_groups:
+        group["fused"], group["foreach"] = None, False
+    for seed in range(3):
+        for adapter in (first, second):
+            g = torch.Generator().manual_seed(seed)
+            for p in adapter.parameters():
+                p.grad = torch.randn(p.shape, generator=g)
+        fused.step()
+        plain.step()
+    torch.testing.assert_close(list(first.parameters()), list(second.parameters()), atol=1e-6, rtol=1e-5)
 
 
 def test_noise_is_a_function_of_its_seed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 
 from customcontrast.base_model import BaseModel
 
@@ -22,6 +23,9 @@ def make_ready(base: BaseModel, gradient_checkpointing: bool) -> None:
             encoder.train()
     if base.vae.dtype != torch.float32 and base.spec.pooled:
         base.vae.to(torch.float32)
-    if base.device.type == "cpu":  # there the fused kernel spends more on its mask than on its matrices
+    if base.device.type == "cpu":  # there the fused kernel's backward pass is the slower one, as is its mask
+        for attention in base.unet.modules():
+            if isinstance(attention, Attention) and type(attention.processor) is AttnProcessor2_0:
+                attention.set_processor(AttnProcessor())
         for encoder in base.text_encoders:
             encoder.set_attn_implementation("eager")

@@ -15,16 +15,17 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from customcontrast.adapter import Adapter
+from customcontrast.adapter import Adapter, paired
 from customcontrast.attention import MapRecorder, aggregate, install_processors, unet_forward
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import TokenizedPrompt
-from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt, joined, subject_state
+from customcontrast.conditioning.text_context import TextContext, encode_prompt, subject_state
 from customcontrast.encoder.mfi import MFIOutput
 from customcontrast.layout_channels import channels
 from train.adapter import losses
 from train.adapter.adapter_config import LossConfig
 from train.adapter.losses import Losses
+from train.adapter.packed_texts import contexts_of
 from train.data.samples import Batch, required
 
 
@@ -89,27 +90,6 @@ def _without_subject(base: BaseModel, text: str, placeholder_tokens: int) -> Tok
     return TokenizedPrompt(prompt.ids, absent, prompt.tokens, prompt.words, prompt.text)
 
 
-def contexts_of(
-    base: BaseModel, prompts: Sequence[TokenizedPrompt], text_tokens: Sequence[Tensor], rows: int
-) -> TextContext:
-    """`encode_contexts` of a batch with one subject, without encoding a prompt that has no S* once for every layer.
-
-    text_tokens: S* for each text encoder, (B, L, n, d_text), or () without the textual branch. A prompt without S* is
-    the same in all layers: one row of it goes through the encoder, not L. Same values and gradients.
-    """
-    with_s = [i for i, prompt in enumerate(prompts) if (prompt.positions >= 0).all()]
-    without = [i for i in range(len(prompts)) if i not in set(with_s)]
-    if not text_tokens or not without or not with_s:
-        return encode_contexts(base, prompts, [text_tokens], rows=rows)
-    L = text_tokens[0].shape[1]
-    own = [tokens[with_s] for tokens in text_tokens]
-    given = encode_contexts(base, [prompts[i] for i in with_s], [own], rows=rows)
-    plain = encode_contexts(base, [prompts[i] for i in without], rows=rows)
-    order = torch.tensor(with_s + without, device=given.hidden.device).argsort()
-    plain = replace(plain, hidden=plain.hidden.expand(-1, L, -1, -1))
-    return joined([given, plain]).rows(order)
-
-
 def _zero_empty(context: TextContext, empty: Sequence[bool]) -> TextContext:
     """Zeros for the empty prompt, where the base's own pipeline has them (SDXL)."""
     keep = context.hidden.new_tensor([not e for e in empty])
@@ -136,11 +116,10 @@ def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
 class AdapterLoss(nn.Module):
     """Eq. 9 of a batch. Its parameters are the adapter's alone; the frozen base is held outside the module tree."""
 
-    def __init__(self, base: BaseModel, adapter: Adapter, config: LossConfig, text_rows: int = 512) -> None:
+    def __init__(self, base: BaseModel, adapter: Adapter, config: LossConfig) -> None:
         super().__init__()
         self.adapter = adapter
         self.config = config
-        self.text_rows = text_rows
         install_processors(base.unet)  # Eq. 3; a second time changes nothing
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)  # the forward process of Eq. 1
         self._frozen = (base,)  # a tuple hides it from .parameters(), .to() and DistributedDataParallel
@@ -159,9 +138,13 @@ class AdapterLoss(nn.Module):
         z, t = required(batch.latents, "Batch.latents"), noise.t
         size = (z.shape[-2], z.shape[-1])
 
-        out = adapter(required(batch.reference_states, "Batch.reference_states"), t)
+        contrasts = adapter.config.textual and (c.cscl or c.macl)
+        positives = None
+        if contrasts and c.macl and batch.contrast is None:
+            positives = required(batch.positive_states, "Batch.positive_states")
+        out = adapter(required(batch.reference_states, "Batch.reference_states"), t, positives)
         prompts = prompts_of(base, batch, adapter.config.placeholder_tokens)
-        context = contexts_of(base, prompts, out.mfi.text_tokens, self.text_rows)
+        context = contexts_of(base, prompts, out.mfi.text_tokens)
         if base.zero_empty_prompt:
             context = _zero_empty(context, [prompt.text == "" for prompt in prompts])
         present = _sent((~batch.drop_subject).to(z.dtype), z.device)  # λ of a row: 1, or 0 where the subject is dropped
@@ -185,36 +168,32 @@ class AdapterLoss(nn.Module):
         diffusion = losses.diffusion_loss(prediction, target)
         zero = diffusion.new_zeros(())
         cscl, macl = zero, zero
-        if out.mfi.text_cls is not None and (c.cscl or c.macl):
+        if contrasts:
             cscl, macl = self.contrast(*self.contrasted(batch, noise, out.mfi))
         A = aggregate(_float32(recorder)) if recorder else None
         location = zero if A is None else losses.location_loss(A[:, 0], batch.masks, present)
         return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2, c.macl_weight)
 
-    def contrasted(self, batch: Batch, noise: Noise, mfi: MFIOutput) -> tuple[Batch, Tensor, MFIOutput]:
+    def contrasted(self, batch: Batch, noise: Noise, mfi: MFIOutput) -> tuple[Batch, MFIOutput]:
         """What Eq. 4 and 7 compare: the pairs of `batch.contrast`, which only the adapter sees, or the batch itself."""
         pairs = batch.contrast
         if pairs is None:
-            return batch, noise.t, mfi
+            return batch, mfi
         encoder, t = self.adapter.encoder, required(noise.t_pairs, "Noise.t_pairs")
         states = required(pairs.reference_states, "Batch.contrast.reference_states")
-        return pairs, t, encoder(encoder.encode_image(states), t)
+        if self.config.macl:
+            states = paired(states, required(pairs.positive_states, "Batch.contrast.positive_states"))
+        return pairs, encoder(encoder.encode_image(states), t, pairs=self.config.macl)
 
-    def contrast(self, batch: Batch, t: Tensor, mfi: MFIOutput) -> tuple[Tensor, Tensor]:
+    def contrast(self, batch: Batch, mfi: MFIOutput) -> tuple[Tensor, Tensor]:
         """(L_CSCL, L_MACL); a term that is off is 0 and costs nothing."""
         c, zero = self.config, mfi.visual_cls.new_zeros(())
         cscl = losses.cscl_loss(mfi.visual_cls, mfi.text_cls, batch.subjects, c.temperature) if c.cscl else zero
         if not c.macl:
             return cscl, zero
         s = torch.cat(mfi.text_tokens, dim=-1)
-        s_positive = self.s_plus(required(batch.positive_states, "Batch.positive_states"), t)
+        s_positive = torch.cat(required(mfi.positive_tokens, "MFIOutput.positive_tokens"), dim=-1)
         S = None
         if c.alpha:
             S = losses.appearance_similarity(required(batch.embeddings, "Batch.embeddings"), c.similarity_floor)
         return cscl, losses.macl_loss(s, s_positive, S, batch.subjects, c.macl_temperature)
-
-    def s_plus(self, states: tuple[Tensor, ...], t: Tensor) -> Tensor:
-        """The S+ tensors s_i of other frames at t: (B, L, n, d_text), several text encoders joined along d_text."""
-        encoder = self.adapter.encoder
-        f_t, _ = encoder.textual(encoder.encode_image(states), t)
-        return torch.cat(encoder.text_tokens(f_t), dim=-1)

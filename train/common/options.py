@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from train.toyland import World
+
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
@@ -25,3 +27,13 @@ def from_options(
     if strange:
         raise TypeError(f"{kind.__name__} has no field {strange[0]!r}; add one, or name it in `leave`")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def world_of(parser: argparse.ArgumentParser, name: str) -> World:
+    """The part of Toyland that --world names; ends with one sentence where there is none of that name."""
+    from train.toyland import World
+
+    try:
+        return World.named(name)
+    except ValueError as error:
+        parser.error(f"--{error}")

@@ -20,7 +20,9 @@ from customcontrast.adapter import Adapter
 from customcontrast.attention import install_processors
 from customcontrast.base_model import BaseModel
 from customcontrast.config import EncoderConfig
+from customcontrast.ip_adapter import IPAdapterConfig
 from customcontrast.specs import BASES
+from customcontrast.warm_start import WarmAdapter
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -57,6 +59,22 @@ VIT_L_14 = {
     "image_size": 224,
     "patch_size": 14,
     "projection_dim": 768,
+}
+VIT_H_14 = VIT_L_14 | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1024}
+VIT_BIG_G_14 = VIT_L_14 | {
+    "hidden_size": 1664,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 48,
+    "projection_dim": 1280,
+}
+VISION = {c["hidden_size"]: c for c in (VIT_L_14, VIT_H_14 | {"hidden_act": "gelu"}, VIT_BIG_G_14)}  # by their width
+PLUS = {  # the published IP-Adapter-plus files, by base: image width 1280, 16 tokens, 4 blocks
+    "sd15": IPAdapterConfig("plus", 1280, 768, 16, tokens=16, dim=768, depth=4, heads=12),
+    "sdxl": IPAdapterConfig("plus", 1280, 2048, 70, tokens=16, dim=1280, depth=4, heads=20),
+}
+PUBLISHED = {  # sizes of what `init` can name: (name, base)
+    **{(name, base): sizes for base, sizes in PLUS.items() for name in ("ip-adapter-plus", "ip-adapter-plus-face")},
+    ("ip-adapter-full-face", "sd15"): IPAdapterConfig("full", 1280, 768, 16),
 }
 VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -128,15 +146,22 @@ def unet(name: str, device: str | torch.device = "meta", dtype: torch.dtype = to
     return make(lambda: UNet2DConditionModel(**UNETS[name]), device, dtype)
 
 
-def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtype = torch.float32) -> BaseModel:
+def base_model(
+    name: str,
+    device: str | torch.device = "meta",
+    dtype: torch.dtype = torch.float32,
+    image_encoder: dict[str, Any] = VIT_L_14,
+) -> BaseModel:
     """Everything of "sd15" or "sdxl", with our processors. SDXL's autoencoder is float32 where dtype is float16.
+
+    image_encoder: fields of its CLIPVisionConfig, one of `VISION`.
 
     On the meta device `device` of the result is the CPU: there lie token ids and positions, which need values.
     """
     spec = BASES[name]
     ends = {"bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1}
     texts = [(cls, transformers.CLIPTextConfig(vocab_size=VOCABULARY, **config, **ends)) for cls, config in TEXTS[name]]
-    vision, size = transformers.CLIPVisionConfig(**VIT_L_14), {"height": 224, "width": 224}
+    vision, size = transformers.CLIPVisionConfig(**image_encoder), {"height": 224, "width": 224}
     side = UNETS[name]["sample_size"] * 8
     vae = VAE | {"sample_size": side, "scaling_factor": SCALING[name]}
     base = BaseModel(
@@ -163,8 +188,16 @@ def base_model(name: str, device: str | torch.device = "meta", dtype: torch.dtyp
     return base
 
 
-def adapter_for(base: BaseModel, device: str | torch.device = "meta", dtype: torch.dtype | None = None) -> Adapter:
+def adapter_for(
+    base: BaseModel,
+    device: str | torch.device = "meta",
+    dtype: torch.dtype | None = None,
+    published: IPAdapterConfig | None = None,
+) -> Adapter:
     """The adapter for such a base, its weights of `dtype` (None: the base's) as `make` makes them.
+
+    published: sizes of the IP-Adapter that its visual branch starts as (`base` is then one with `penultimate`); what it
+    says of no picture is without values.
 
     (`Adapter.create` reads values of the base's weights, which a base on the meta device does not have.)
     """
@@ -177,4 +210,10 @@ def adapter_for(base: BaseModel, device: str | torch.device = "meta", dtype: tor
         "fusion": "pa",
     }
     config = EncoderConfig.from_dict(facts | base.spec.encoder)
-    return make(lambda: Adapter(config, base.cross_attention_layers, base.name), device, dtype or base.dtype)
+    layers, dtype = base.cross_attention_layers, dtype or base.dtype
+    if published is None:
+        return make(lambda: Adapter(config, layers, base.name), device, dtype)
+    adapter = make(lambda: WarmAdapter(config, layers, base.name, published), device, dtype)
+    rows, columns = base.image_patches
+    adapter.black = torch.empty(1, rows * columns + 1, config.image_width, dtype=dtype, device=device)
+    return adapter

@@ -33,6 +33,7 @@ from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.base.networks import label_values
 from train.base.pool import read_shard, shard_paths
+from train.common.options import world_of
 from train.data.adapter_pool import read_records
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 
@@ -376,10 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fresh", type=int, help="new renders at each step (default: 64, with a pool 0)")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
-    try:
-        world = World.named(options.world)
-    except ValueError as error:
-        parser.error(f"--{error}")
+    world = world_of(parser, options.world)
     torch.manual_seed(0)
     shape = SHAPES[options.net]
     reader = AttributeReader(label_values(world), replace(shape, side=options.side or shape.side))

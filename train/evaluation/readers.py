@@ -37,6 +37,7 @@ from customcontrast.precision import autocast
 from customcontrast.segmentation import Segmentation
 from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
+from train.common.options import world_of
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene
 from train.evaluation.attribute_reader import moved, norm_layer
@@ -372,10 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
     options = parser.parse_args(arguments)
-    try:
-        world = World.named(options.world)
-    except ValueError as error:
-        parser.error(f"--{error}")
+    world = world_of(parser, options.world)
     readers = train_readers(world, options.minutes, options.pool)
     save_readers(readers, options.out, options.world)
     print(json.dumps(readers.quality))

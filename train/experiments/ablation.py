@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from customcontrast.errors import ConfigError, ResumeError
+from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
 from train.common.options import from_options
@@ -240,6 +240,19 @@ def add_common(parser: argparse.ArgumentParser, given: ExperimentConfig) -> None
     parser.add_argument("--cpu", action="store_true")
 
 
+def ended(name: str, work: Callable[[], str]) -> int:
+    """Print what an experiment gives; its exit status: 0, 2 after one sentence, 130 where it was stopped."""
+    try:
+        print(work())
+    except (ConfigError, ResumeError, BaseModelError, FileNotFoundError, FloatingPointError, ValueError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except (Stopped, KeyboardInterrupt):
+        print(f"{name}: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m train.experiments.ablation", description=__doc__.split("\n\n")[0])
@@ -249,15 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=given.seeds)
     parser.add_argument("--steps", type=int, default=given.steps)
     options = parser.parse_args(arguments)
-    try:
-        print(run(from_options(AblationConfig, options)))
-    except (ConfigError, ResumeError, FileNotFoundError, ValueError) as error:
-        print(f"ablate: {error}", file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        print("ablate: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return ended("ablate", lambda: run(from_options(AblationConfig, options)))
 
 
 if __name__ == "__main__":

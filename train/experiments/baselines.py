@@ -27,7 +27,6 @@ from typing import Any
 from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel, load_base
-from customcontrast.errors import BaseModelError, ConfigError, ResumeError
 from customcontrast.images.loading import load_picture
 from train.adapter.adapter_config import AdapterTrainConfig, load_config
 from train.adapter.train import train
@@ -37,7 +36,7 @@ from train.evaluation import evaluate
 from train.evaluation.evaluate import Bench, Made, base_digest
 from train.evaluation.metrics import Score, markdown, to_json
 from train.experiments import finetune
-from train.experiments.ablation import Deadline, ExperimentConfig, add_common, evaluated, named
+from train.experiments.ablation import Deadline, ExperimentConfig, add_common, ended, evaluated, named
 from train.experiments.finetune import FineTuneConfig
 
 
@@ -154,15 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subject-steps", type=int, default=given.subject_steps, help="training steps on each subject")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        print(run(from_options(BaselinesConfig, options)))
-    except (ConfigError, ResumeError, BaseModelError, FileNotFoundError, FloatingPointError, ValueError) as error:
-        print(f"baselines: {error}", file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt):
-        print("baselines: stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return ended("baselines", lambda: run(from_options(BaselinesConfig, options)))
 
 
 if __name__ == "__main__":
