@@ -155,6 +155,7 @@ def started_from(config: AdapterTrainConfig) -> IPAdapterConfig | None:
     init = config.init
     if not init:
         return None
+    sizes: IPAdapterConfig | None
     try:
         if is_file(init):
             sizes = checked(read_config(Path(init))[0], Path(init).name)

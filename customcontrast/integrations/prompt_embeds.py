@@ -83,9 +83,8 @@ class PromptEmbeds:
             if hidden is None:
                 return None
             lengths = torch.tensor([hidden.shape[1]]) if base.masks_padding else None
-            place = {"device": base.device, "dtype": base.dtype}
-            pooled = None if pooled is None else pooled[i : i + 1].to(**place)
-            return TextContext(hidden[i : i + 1, None].to(**place), pooled, lengths)
+            pooled = None if pooled is None else pooled[i : i + 1].to(base.device, base.dtype)
+            return TextContext(hidden[i : i + 1, None].to(base.device, base.dtype), pooled, lengths)
 
         own = context(self.prompt_embeds, self.pooled_prompt_embeds)
         assert own is not None, "`check` comes first"
