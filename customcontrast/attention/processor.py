@@ -20,9 +20,10 @@ class SubjectProcessor(AttnProcessor2_0):
 
     `encoder_hidden_states` is a SubjectState, or a plain tensor for diffusers' ordinary attention, to the bit.
 
-    Recording never changes the picture: outputs come from fused attention, and the maps are computed beside it, from
-    the same queries and keys. The maps are those before the location mask is injected: a soft mask that fed on its own
-    masked map would square itself at every step and shrink to a point.
+    Recording never changes a picture: outputs come from fused attention, and the maps are computed beside it, from the
+    same queries and keys (in training, where gradients are on, one attention serves both). The maps are those before
+    the location mask is injected: a soft mask that fed on its own masked map would square itself at every step and
+    shrink to a point.
 
     slice_size: how many heads of one picture attend at a time, for less memory; None = all, in one batch. The numbers
     are the same up to rounding (see `layers.slice_attention`).

@@ -193,6 +193,7 @@ def test_masks_of_ones_change_nothing_and_zeros_remove_the_subject(attn: torch.n
     assert not torch.allclose(both[1:], bare[1:], atol=1e-3), "S* is out of the text too"
 
 
+@torch.no_grad()
 def test_lambda_zero_is_the_text_attention_to_the_bit(attn: torch.nn.Module) -> None:
     state = state_of([branch(1, 2, [2, 3], 0.0)], recorder=MapRecorder(S))
     Z = hidden_for(state)

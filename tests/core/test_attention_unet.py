@@ -68,6 +68,7 @@ def test_every_layer_reads_its_own_context(tiny_base: BaseModel) -> None:
         assert not torch.equal(before, unet_forward(tiny_base, z, t, replace(state, text=(text,), branches=())))
 
 
+@torch.no_grad()
 def test_text_only_path_is_diffusers_own_to_the_bit(any_base: BaseModel) -> None:
     stock = copy.deepcopy(any_base.unet)
     stock.set_attn_processor(AttnProcessor2_0())

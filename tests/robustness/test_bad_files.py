@@ -69,7 +69,8 @@ def test_adapter_files_broken_in_every_layer(
     rng = np.random.default_rng(1)
     header = data[8 : 8 + int.from_bytes(data[:8], "little")]
     about = header.index(b"a" * 64)  # the note of this adapter: text that says nothing of its weights
-    end = header.index(b"}")  # of what it says of itself; from here on all is keys, types, shapes and places
+    said = header.index(b":", header.index(b"__metadata__")) + 1
+    end = json.JSONDecoder().raw_decode(header.decode(), said)[1]  # the rest is keys, types, shapes and places
     for k in range(40):
         note = about + int(rng.integers(64)), int(rng.integers(7))  # seven bits: the text stays ASCII
         weights = int(rng.integers(end, len(header.rstrip()))), int(rng.integers(8))

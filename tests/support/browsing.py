@@ -34,7 +34,8 @@ DROP = """([selector, data, name]) => { const dataTransfer = new DataTransfer();
 SERIOUS = "serious", "critical"  # of what axe-core finds
 # Gradio cuts off what is wider than the page instead of letting it scroll, so each box is compared with the window.
 BEYOND = """() => { const width = document.documentElement.clientWidth, found = [];
-  const apart = '.visually-hidden, [aria-hidden=true]';  // gradio measures the width of its tabs in a hidden copy
+  // Gradio measures the width of its tabs in a hidden copy; its progress comes in from the left, behind its own edge.
+  const apart = '.visually-hidden, [aria-hidden=true], .eta-bar';
   const scrolls = (e) => e && e !== document.body && (['auto', 'scroll'].includes(getComputedStyle(e).overflowX)
     || scrolls(e.parentElement));
   for (const e of document.querySelectorAll('body *')) {

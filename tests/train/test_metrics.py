@@ -224,7 +224,7 @@ def test_folder_cases_take_the_class_from_dreambenchs_list(tmp_path: Path) -> No
 def quick_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readers") / "toyland.safetensors"
     torch.set_num_threads(1)
-    trained = readers.train_readers(World.small(), minutes=0.03, limit=1, progress=False)
+    trained = readers.train_readers(World.small(), minutes=0.03, limit=1, progress=False, norm="group")
     readers.save_readers(trained, path, "small")
     return path
 

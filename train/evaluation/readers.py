@@ -253,14 +253,20 @@ class Fresh:
 
 
 def train_readers(
-    world: World, minutes: float, pool: Path | None = None, limit: int = 150, progress: bool = True
+    world: World,
+    minutes: float,
+    pool: Path | None = None,
+    limit: int = 150,
+    progress: bool = True,
+    norm: str = "batch",
 ) -> Readers:
     """Both readers, half of the time each; then measured on held-out subjects.
 
-    pool: a folder of `toyland_source`'s shards to learn from; None renders up to `limit` chunks, then repeats.
+    pool: a folder of `toyland_source`'s shards to learn from; None renders up to `limit` chunks, then repeats. norm:
+    see `attribute_reader.Shape`; batch norms want some hundred steps before they judge alone as they did in batches.
     """
     torch.manual_seed(0)
-    readers = Readers("batch").train()
+    readers = Readers(norm).train()
     frames: Fresh | Stock
     pictures: Fresh | Stock
     if pool is not None:
