@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from customcontrast.attention.layers import LayerSpec, SubjectAttention
 from customcontrast.base_model import BaseModel, encoder_config
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.config import DEFAULT_SCALES, EncoderConfig
 from customcontrast.encoder import MFIEncoder, MFIOutput
 from customcontrast.encoder.image_features import extract
@@ -89,6 +89,7 @@ class Adapter(nn.Module):
     normalize = "raw"  # of its location maps; see LocationConfig
     default_scale = DEFAULT_SCALES[kind]
 
+    @alone
     def __init__(self, config: EncoderConfig, specs: tuple[LayerSpec, ...], base_name: str = "") -> None:
         super().__init__()
         self.config = config
@@ -104,15 +105,13 @@ class Adapter(nn.Module):
 
         overrides: fields of EncoderConfig. Raises ConfigError.
         """
-        with BUILDING:
-            adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
+        adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name).to(base.device)
         adapter.image_encoder = base.encoder_id
         return adapter
 
     def alike(self) -> Adapter:
         """Another one of the same sizes, untrained."""
-        with BUILDING:
-            copy = Adapter(self.config, self.attention.specs, self.base_name)
+        copy = Adapter(self.config, self.attention.specs, self.base_name)
         copy.image_encoder = self.image_encoder
         return copy
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from customcontrast.adapter import ABLATIONS, FORMAT, Adapter, check_weights
 from customcontrast.base_model import BaseModel, encoder_config, same_encoder
-from customcontrast.building import BUILDING
 from customcontrast.config import EncoderConfig
 from customcontrast.errors import CheckpointError
 from customcontrast.hub import is_ip_adapter
@@ -98,7 +97,7 @@ def load_adapter(path: str | Path, base: BaseModel) -> Adapter | IPAdapter:
             f"base has {(base.encoder_id or {}).get('id')!r}; pass image_encoder= the first of them."
         )
 
-    with BUILDING, torch.device("meta"):
+    with torch.device("meta"):
         specs, name = base.cross_attention_layers, base.name
         adapter = Adapter(config, specs, name) if sizes is None else WarmAdapter(config, specs, name, sizes)
     check_weights(adapter.state_dict(), weights, path.name)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import evenly_spaced
 from customcontrast.errors import BaseModelError, HubError, out_of_memory
@@ -390,8 +390,7 @@ def encoder_config(base: BaseModel, **overrides: Any) -> EncoderConfig:
 def _read(load: Callable[[], Any], folder: str, source: str, name: str) -> Any:
     """Run one `from_pretrained`; its failures in one sentence."""
     try:
-        with BUILDING:
-            return load()
+        return alone(load)()
     except Exception as error:  # damaged files make the two libraries raise a dozen kinds of error
         if out_of_memory(error):
             raise

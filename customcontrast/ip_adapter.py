@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from customcontrast.adapter import AdapterOutput, check_weights
 from customcontrast.attention.layers import LayerSpec
 from customcontrast.base_model import BaseModel, same_encoder
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.config import DEFAULT_SCALES
 from customcontrast.encoder import MFIOutput
 from customcontrast.encoder.image_features import preprocess
@@ -189,6 +189,7 @@ class IPAdapter(nn.Module):
     normalize = "layer"  # of its location maps; see LocationConfig
     default_scale = DEFAULT_SCALES[kind]
 
+    @alone
     def __init__(self, config: IPAdapterConfig, specs: tuple[LayerSpec, ...], base_name: str = "") -> None:
         """specs: the UNet's cross-attention layers in execution order; to_k and to_v follow it."""
         super().__init__()
@@ -314,7 +315,7 @@ def load_ip_adapter(path: str | Path, base: BaseModel) -> IPAdapter:
         )
     with safe_open(str(path), framework="pt") as file:
         found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    with BUILDING, torch.device("meta"):
+    with torch.device("meta"):
         adapter = IPAdapter(config, base.cross_attention_layers, base.name)
     names, own = published_names(adapter), adapter.state_dict()
     check_weights({name: own[ours] for name, ours in names.items()}, found, path.name)

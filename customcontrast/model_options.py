@@ -82,6 +82,12 @@ def check_path(parser: argparse.ArgumentParser, option: str, path: str | None) -
         parser.error(f"{option}: there is nothing at {path!r}; check the path.")
 
 
+def checker_source(requested: str | None) -> str | None:
+    """What --safety-checker says, as `CustomContrast.load` takes it: None = without, "on", or a folder or hub id."""
+    known = {"off": None, "on": "on"}
+    return known.get(requested.lower(), requested) if requested else None
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model a command loads; the fields are those of `CustomContrast.load`."""
@@ -103,14 +109,13 @@ class ModelChoice:
         """The model. The embedded bases have no safety checker, and are small enough to be all on the device."""
         from customcontrast.pipeline import CustomContrast
 
-        embedded, checker = BASES[self.base].embedded, self.safety_checker or "off"
-        off = embedded or checker.lower() == "off"
+        embedded = BASES[self.base].embedded
         return CustomContrast.load(
-            self.base,
-            self.weights,
-            self.adapter,
+            base=self.base,
+            weights=self.weights,
+            adapter=self.adapter,
             device=self.device,
             image_encoder=self.image_encoder,
-            safety_checker=None if off else ("on" if checker.lower() == "on" else checker),
+            safety_checker=None if embedded else checker_source(self.safety_checker),
             memory=None if embedded else self.memory,
         )

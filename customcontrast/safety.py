@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 from transformers import CLIPImageProcessor
 
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.errors import HubError, out_of_memory
 from customcontrast.hub import fp16_only, safety_folder
 from customcontrast.sampling import on_device
@@ -50,10 +50,9 @@ class SafetyChecker:
         folder = safety_folder(source, weights)
         variant = {"variant": "fp16"} if fp16_only(folder, half=True) else {}
         try:
-            with BUILDING:
-                model, about = StableDiffusionSafetyChecker.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **variant
-                )
+            model, about = alone(StableDiffusionSafetyChecker.from_pretrained)(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **variant
+            )
         except Exception as error:  # damaged files make transformers raise a dozen kinds of error
             if out_of_memory(error):
                 raise

@@ -38,7 +38,7 @@ def remove_parts(*folders: Path, stem: str = "") -> None:
     stem: of the file, where others in its folder have writers of their own.
     """
     for folder in folders:
-        for part in folder.glob(f".{stem}{'.' * bool(stem)}*.part"):
+        for part in folder.glob(f".{stem}.*.part" if stem else ".*.part"):
             part.unlink(missing_ok=True)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from customcontrast.adapter import Adapter, AdapterOutput
 from customcontrast.attention.layers import LayerSpec
 from customcontrast.base_model import BaseModel, encoder_config
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.config import EncoderConfig
 from customcontrast.encoder.image_features import extract
 from customcontrast.errors import CheckpointError
@@ -42,6 +42,7 @@ class WarmAdapter(Adapter):
 
     black: Tensor | None
 
+    @alone
     def __init__(
         self, config: EncoderConfig, specs: tuple[LayerSpec, ...], base_name: str, sizes: IPAdapterConfig
     ) -> None:
@@ -61,8 +62,7 @@ class WarmAdapter(Adapter):
         base = replace(base, penultimate=True, dtype=torch.float32)  # the file's 16-bit numbers as they are
         sizes = checked(read_config(file)[0], Path(file).name)
         published = load_ip_adapter(file, base)
-        with BUILDING:
-            adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name, sizes)
+        adapter = cls(encoder_config(base, **overrides), base.cross_attention_layers, base.name, sizes)
         adapter.published.load_state_dict(published.state_dict())
         adapter.image_encoder = base.encoder_id
         return adapter.to(base.device).sees_nothing(base)
@@ -77,8 +77,7 @@ class WarmAdapter(Adapter):
 
     def alike(self) -> WarmAdapter:
         """Another one of the same sizes, untrained."""
-        with BUILDING:
-            copy = WarmAdapter(self.config, self.attention.specs, self.base_name, self.published.config)
+        copy = WarmAdapter(self.config, self.attention.specs, self.base_name, self.published.config)
         copy.image_encoder, copy.black = self.image_encoder, self.black
         return copy
 

@@ -29,7 +29,7 @@ from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter, save_adapter
 from customcontrast.attention import slice_attention
 from customcontrast.base_model import FACTS, BaseModel, load_base
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.integrations.diffusers_inputs import (
     ADAPTER,
@@ -626,8 +626,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             raise wrong("load_lora_weights", given, "must be a folder, a .safetensors file, a hub id or a state dict")
         before = self.get_list_adapters()
         try:
-            with BUILDING:
-                load(str(given) if isinstance(given, Path) else given, *args, **{"use_safetensors": True} | kwargs)
+            source = str(given) if isinstance(given, Path) else given
+            alone(load)(source, *args, **{"use_safetensors": True} | kwargs)
         except (RuntimeError, KeyError, OSError) as error:  # shapes of another base; no such file
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"load_lora_weights: it does not fit base {self.base_name!r} ({reason}).") from error

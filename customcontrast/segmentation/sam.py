@@ -21,7 +21,7 @@ from segment_anything import SamPredictor
 from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
 from segment_anything.modeling import Sam
 
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from customcontrast.errors import SegmentationError
 from customcontrast.precision import autocast
 from customcontrast.segmentation.clicks import Box, Click
@@ -56,8 +56,7 @@ def load_sam(checkpoint: str | Path, sam_type: str = "vit_b", device: str | torc
             f"sam_checkpoint: '{path.name}' is no safetensors file; convert a .pth once with "
             f'safetensors.torch.save_file(torch.load("{path.name}", weights_only=True), "sam.safetensors").'
         ) from error
-    with BUILDING:
-        sam = SAM_TYPES[sam_type]()
+    sam = alone(SAM_TYPES[sam_type])()
     try:
         sam.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -22,7 +22,7 @@ import gradio as gr
 
 from customcontrast.errors import HubError
 from customcontrast.hub import safety_folder
-from customcontrast.model_options import add_model_options, check_model_options, check_path
+from customcontrast.model_options import add_model_options, check_model_options, check_path, checker_source
 from customcontrast.specs import BASES
 from customcontrast.ui.service.models import ServiceConfig
 from customcontrast.ui.service.service import Service
@@ -97,11 +97,9 @@ def checker(chosen: argparse.Namespace) -> str | None:
     public = is_public(chosen.host, chosen.share)
     if requested is None:
         return "on" if public else None
-    if requested.lower() == "off":
-        if public:
-            log.warning("this page is public, and pictures of sd15 and sdxl are shown unchecked (--safety-checker off)")
-        return None
-    return "on" if requested.lower() == "on" else requested
+    if public and requested.lower() == "off":
+        log.warning("this page is public, and pictures of sd15 and sdxl are shown unchecked (--safety-checker off)")
+    return checker_source(requested)
 
 
 def launch(chosen: argparse.Namespace, block: bool = True) -> tuple[gr.Blocks, str]:

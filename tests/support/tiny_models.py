@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import torch
 from diffusers import (
@@ -30,26 +27,12 @@ from transformers import (
 
 from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel
-from customcontrast.building import BUILDING
+from customcontrast.building import alone
 from train.common.true_models import word_tokens
 
 LENGTH = 32  # tokens of the tiny text encoders
 WORDS = "a an the photo of bear cat robot bird car on in at beach forest city red blue green wearing hat scarf and with"
 ENCODER = {"width": 32, "heads": 2, "depth": 2, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
-
-
-Given, Made = ParamSpec("Given"), TypeVar("Made")
-
-
-def _alone(make: Callable[Given, Made]) -> Callable[Given, Made]:
-    """While no other thread makes modules: a page's model may still be loading in the background."""
-
-    @functools.wraps(make)
-    def made(*args: Given.args, **options: Given.kwargs) -> Made:
-        with BUILDING:
-            return make(*args, **options)
-
-    return made
 
 
 def make_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -123,7 +106,7 @@ def _save_pipeline(
     ).save_pretrained(folder)
 
 
-@_alone
+@alone
 def save_tiny_toyland(folder: Path, prediction: str = "v_prediction") -> None:
     """A StableDiffusionPipeline folder shaped like toyland: 8 latent channels, f = 8, three levels."""
     torch.manual_seed(0)
@@ -142,7 +125,7 @@ def save_tiny_toyland(folder: Path, prediction: str = "v_prediction") -> None:
     (folder / "vocabulary.json").write_text(json.dumps(WORDS.split()))
 
 
-@_alone
+@alone
 def save_tiny_xl(folder: Path) -> None:
     """A StableDiffusionXLPipeline folder: two text encoders, pooled text, several transformer blocks a layer."""
     torch.manual_seed(1)
@@ -187,7 +170,7 @@ def random_adapter(base: BaseModel, seed: int = 0, **overrides: object) -> Adapt
     return adapter
 
 
-@_alone
+@alone
 def save_tiny_sd15(folder: Path) -> None:
     """A StableDiffusionPipeline folder like SD-1.5: four levels, 4 latent channels, f = 8, ε-prediction, PNDM."""
     torch.manual_seed(2)

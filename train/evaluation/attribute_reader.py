@@ -88,7 +88,7 @@ class AttributeReader(nn.Module):
 
     def __init__(self, values: dict[str, list[str]], shape: Shape = FIRST) -> None:
         super().__init__()
-        self.values, self.shape, self.side = values, shape, shape.side
+        self.values, self.shape = values, shape
         width, step = shape.width, shape.patch
         widths = [width * wide for wide in shape.widths]
         first = nn.Conv2d(3, width, 3, 2, 1) if step == 2 else nn.Conv2d(3, width, step, step)
@@ -97,6 +97,11 @@ class AttributeReader(nn.Module):
         self.body = nn.Sequential(*(_Residual(a, b, shape.norm) for a, b in pairs))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * widths[-1], len(of)) for name, of in values.items()})
         self.quality: dict[str, float] = {}  # accuracy of each attribute on renders of held-out subjects
+
+    @property
+    def side(self) -> int:
+        """Of the pictures that it looks at, px."""
+        return self.shape.side
 
     def features(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) → (B, 2 × the last width): mean and maximum over the picture of the last layer."""

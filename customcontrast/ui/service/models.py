@@ -17,6 +17,7 @@ from customcontrast.config import DEFAULT_SCALES
 from customcontrast.errors import RequestError, UserError, out_of_memory
 from customcontrast.hub import in_cache, is_ip_adapter, means_ip_adapter
 from customcontrast.layout import LAYOUT_CHANNELS
+from customcontrast.model_options import ModelChoice
 from customcontrast.specs import BASES, DEFAULT_BASE, WEIGHTS
 from customcontrast.ui.service.phrases import sentence
 
@@ -114,17 +115,17 @@ class Models:
         own = name == self.config.base
         try:
             with IMPORTS:
-                from customcontrast.pipeline import CustomContrast  # heavy: torch, diffusers, transformers
+                import customcontrast.pipeline  # noqa: F401 - heavy: torch, diffusers, transformers
 
-            model = CustomContrast.load(
-                base=name,
+            model = ModelChoice(
+                name,
                 weights=self.config.weights if own else None,
                 adapter=self.config.adapter if own else None,
-                device=self.config.device,
                 image_encoder=self.config.image_encoder if own else None,
-                safety_checker=None if BASES[name].embedded else self.config.safety_checker,
-                memory=None if BASES[name].embedded else self.config.memory,
-            )
+                device=self.config.device,
+                safety_checker=self.config.safety_checker,
+                memory=self.config.memory,
+            ).load()
         except Exception as error:  # whoever waits for the model is told; the log is for whoever keeps the server
             known = isinstance(error, UserError | OSError)
             log.error("model %s could not be loaded: %s", name, sentence(error), exc_info=None if known else error)
