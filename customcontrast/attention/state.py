@@ -12,6 +12,7 @@ from torch import Tensor
 
 from customcontrast.attention.maps import MapRecorder
 from customcontrast.config import LocationConfig
+from customcontrast.transfer import sent
 
 LOG_OF_ZERO = -1e4  # fits half precision, and e to this is 0 exactly
 
@@ -131,8 +132,8 @@ class SubjectState:
             return None
         if "padding" not in self._made:
             hidden = torch.arange(self.text[0].shape[2]) >= self.lengths[:, None]
-            bias = (hidden.to(dtype) * LOG_OF_ZERO)[:, None, None].to(self.text[0].device)
-            self._made["padding"] = bias if hidden.any() else None
+            bias = (hidden.to(dtype) * LOG_OF_ZERO)[:, None, None]
+            self._made["padding"] = sent(bias, self.text[0].device) if hidden.any() else None
         return self._made["padding"]
 
     def masks_at(self, level: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -154,7 +155,7 @@ class SubjectState:
         if positions is None or not self.location.mask_text or not self.branches[0].named:
             return None
         if not self.all_masked:
-            masked = torch.tensor([branch.masked for branch in self.branches], device=masks.device)
+            masked = sent(torch.tensor([branch.masked for branch in self.branches]), masks.device)
             masks = masks.where(masked[:, None], 1.0)
         bias = masks.log().clamp_min(LOG_OF_ZERO).transpose(1, 2) @ positions.to(masks.dtype)  # (R, h·w, S)
         return F.pad(bias, (0, 0, 0, 0, self.first, 0))[:, None].to(dtype)

@@ -18,6 +18,7 @@ from customcontrast.attention.state import SubjectBranch, SubjectState
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, tokenize
 from customcontrast.conditioning.text_encoder import encode_rows, encode_shared
 from customcontrast.config import LocationConfig
+from customcontrast.transfer import sent
 
 if TYPE_CHECKING:
     from customcontrast.adapter import AdapterOutput
@@ -111,7 +112,7 @@ def encode_contexts(
     with `TextContext.lengths`; the encoders are causal, so what stays is what it would be beside its padding.
     """
     rows = rows or ROWS.get(base.device.type, 64)
-    positions = torch.stack([prompt.positions for prompt in prompts]).to(base.device)  # (B, K, n)
+    positions = torch.stack([prompt.positions for prompt in prompts])  # (B, K, n)
     given = [tokens for tokens in text_tokens if len(tokens)]
     hidden, pooled = [], None
     ends = [prompt.end for prompt in prompts]
@@ -122,7 +123,7 @@ def encode_contexts(
     )
     encoding = _Encoding(base, prompts, positions, rows, clip_skip)
     for i, encoder in enumerate(base.text_encoders):
-        ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts]).to(base.device)
+        ids = sent(torch.stack([prompt.ids[i][:seen] for prompt in prompts]), base.device)
         embeds = encoder.get_input_embeddings()(ids[:1] if together else ids)[:, None]  # (B or 1, 1, S, d_text)
         tokens = [tokens[i] for tokens in given]
         h, p = (encoding.together if together else encoding.each)(encoder, embeds, tokens)
@@ -139,7 +140,7 @@ class _Encoding:
 
     base: BaseModel
     prompts: Sequence[TokenizedPrompt]
-    positions: Tensor  # of S* (B, K, n), −1 where there is none
+    positions: Tensor  # of S* (B, K, n) on the CPU, −1 where there is none
     rows: int  # that go through an encoder at once
     clip_skip: int
 
@@ -150,7 +151,7 @@ class _Encoding:
         """
         embeds = _put_tokens(embeds, self.positions, tokens)
         B, L = embeds.shape[:2]
-        ends = torch.tensor([prompt.end for prompt in self.prompts], device=self.base.device).repeat_interleave(L)
+        ends = sent(torch.tensor([prompt.end for prompt in self.prompts]), self.base.device).repeat_interleave(L)
         parts = zip(embeds.flatten(0, 1).split(self.rows), ends.split(self.rows), strict=True)
         layer = self.base.spec.hidden_layer
         encoded = [encode_rows(encoder, part, end, layer, self.clip_skip) for part, end in parts]
@@ -163,8 +164,11 @@ class _Encoding:
         """The same for one prompt B times: embeds (1, 1, S, d_text)."""
         B, L = tokens[0].shape[:2]
         places = self.positions[0].flatten()
-        own = torch.cat(list(tokens), dim=2).flatten(0, 1)[:, places >= 0].to(embeds.dtype)  # (B·L, K·n, d_text)
-        at, end, layer = places[places >= 0].tolist(), self.prompts[0].end, self.base.spec.hidden_layer
+        own_places = (places >= 0).nonzero()[:, 0]
+        own = (
+            torch.cat(list(tokens), dim=2).flatten(0, 1)[:, sent(own_places, embeds.device)].to(embeds.dtype)
+        )  # (B·L, K·n, d_text)
+        at, end, layer = places[own_places].tolist(), self.prompts[0].end, self.base.spec.hidden_layer
         hidden, pooled = encode_shared(encoder, embeds[0, 0], own, at, end, layer, self.rows)
         return hidden.unflatten(0, (B, L)), None if pooled is None else pooled.unflatten(0, (B, L))
 
@@ -173,7 +177,7 @@ def _put_tokens(embeds: Tensor, positions: Tensor, tokens: Sequence[Tensor]) -> 
     """Replace the fillers. embeds: (B, 1, S, d); positions: (B, K, n); tokens: K × (B, L, n, d) -> (B, L, S, d)."""
     if not tokens:
         return embeds
-    S = embeds.shape[2]
+    S, positions = embeds.shape[2], sent(positions, embeds.device)
     embeds = F.pad(embeds.expand(-1, tokens[0].shape[1], -1, -1), (0, 0, 0, 1))  # one slot more, for absent S*
     for k, s in enumerate(tokens):
         place = positions[:, k].where(positions[:, k] >= 0, S)
@@ -229,7 +233,7 @@ def subject_state(
     places = torch.empty(0)
     if outputs:
         rows = [prompt.noun_rows if by_noun else prompt.position_rows for prompt in prompts]
-        places = torch.stack([row[:, :longest] for row in rows]).to(base.device)
+        places = sent(torch.stack([row[:, :longest] for row in rows]), base.device)
     branches = tuple(
         SubjectBranch(
             keys=[_spread(key, repeat) for key in out.keys],

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask
 
+from customcontrast.transfer import sent
+
 Heads = tuple[Tensor, Tensor, Tensor]  # queries, keys, values, each (R, heads, tokens, c)
 
 
@@ -61,8 +63,8 @@ def encode_shared(
     prefix, before = _prefix(layers, depth, h[:, :first])
     after = h[:, first:]
     same = project(layers[0], after)
-    at = torch.tensor([place - first for place in places], device=h.device)
-    own = tokens + core.embeddings.position_embedding.weight[torch.tensor(list(places), device=h.device)]
+    at = sent(torch.tensor([place - first for place in places]), h.device)
+    own = tokens + core.embeddings.position_embedding.weight[sent(torch.tensor(list(places)), h.device)]
     mask = torch.ones(after.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril(first)
     norm = core.final_layer_norm if hidden_layer == -1 else nn.Identity()
 

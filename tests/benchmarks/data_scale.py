@@ -1,11 +1,12 @@
 """The data path at the size of the paper's data sets: how long listing and opening take, and how much memory.
 
     python -m tests.benchmarks.data_scale --work FOLDER [--boxes 14600000] [--masks 2700000] [--subjects 20000]
+        [--views 30]
 
-Makes tables of OpenImages' size (21 columns, as published), a tree of MVImgNet's layout (30 empty files a subject; its
-219,188 subjects are extrapolated from what is made here), and shards of tiny pictures, whose index is then blown up to
-219,188 subjects of 12 views. Each figure is of a fresh process: seconds, CPU seconds with its imports, and MB resident
-at most.
+Makes tables of OpenImages' size (21 columns, as published), a tree of MVImgNet's layout (empty files; with `--subjects
+219188 --views 2` as many subjects as it has, whose views a listing does not open), and shards of tiny pictures, whose
+index is then blown up to 219,188 subjects of 12 views. Each figure is of a fresh process: seconds, CPU seconds with its
+imports, and MB resident at most.
 """
 
 from __future__ import annotations
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=14_600_000)
     parser.add_argument("--masks", type=int, default=2_700_000)
     parser.add_argument("--subjects", type=int, default=20_000, help="of the MVImgNet tree")
+    parser.add_argument("--views", type=int, default=30, help="pictures, and masks, of each of these subjects")
     parser.add_argument("--task", nargs=2, metavar=("TASK", "FOLDER"), help="one task in this process; prints JSON")
     options = parser.parse_args()
     if options.task:
@@ -204,7 +206,7 @@ def main() -> None:
         return
     work = options.work
     make_openimages(work / "openimages", options.boxes, options.masks)
-    make_mvimgnet(work / "mvimgnet", options.subjects)
+    make_mvimgnet(work / "mvimgnet", options.subjects, options.views)
     make_shards(work / "shards", min(options.subjects, 6400))
     found = {task: apart(task, str(work / place)) for task, place in
              (("openimages", "openimages"), ("mvimgnet", "mvimgnet"), ("index", "shards"))}  # fmt: skip

@@ -14,13 +14,18 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter
 from customcontrast.base_model import BaseModel, load_base
 from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
 from customcontrast.pipeline import CustomContrast
+from tests.gpu.first_run import random_batch
 from tests.support.tiny_models import random_adapter
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, LossConfig, OptimConfig
+from train.adapter.frozen_base import make_ready
+from train.adapter.step import AdapterLoss, Noise
 from train.adapter.train import train
+from train.data.frozen_features import with_features
 
 DEVICE = os.environ.get("CUSTOMCONTRAST_TEST_DEVICE", "cuda")
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -74,6 +79,28 @@ def test_training_steps_are_finite_and_move_the_adapter(precision: str, tiny_fol
     adapter = load_adapter(tmp_path / "run" / "adapter.safetensors", base)
     assert all(torch.isfinite(p).all() for p in adapter.parameters())
     assert any(linear.weight.abs().max() > 0 for linear in adapter.attention.to_v)
+
+
+def test_nobody_waits_for_the_gpu_within_a_step(tiny_folder: Path) -> None:
+    """From a pinned batch to the gradients, the second time: what is made once for a run may wait."""
+    base = load_base("toyland", weights=tiny_folder, device=DEVICE)
+    make_ready(base, gradient_checkpointing=False)
+    config = AdapterTrainConfig(loss=LossConfig(contrast_batch=2), data=DataConfig(size=64), optim=OptimConfig(batch=2))
+    model = AdapterLoss(base, Adapter.create(base, **ENCODER), config.loss)
+    batch = random_batch(base, config)
+    batch = batch.pin_memory() if DEVICE == "cuda" else batch
+    for strict in (False, True):
+        if DEVICE == "cuda":
+            torch.cuda.set_sync_debug_mode("error" if strict else "default")
+        try:
+            ready = with_features(base, batch)
+            found = model(ready, Noise.draw(ready.latents.shape, 1000, (0, 0), base.device, pairs=2))
+            found.total.backward()
+        finally:
+            if DEVICE == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(found.total)
+    assert all(torch.isfinite(p.grad).all() for p in model.adapter.parameters() if p.grad is not None)
 
 
 def test_models_that_rest_on_the_cpu_make_the_same_picture(tiny_folder: Path, cutout) -> None:

@@ -271,6 +271,17 @@ def test_noise_is_a_function_of_its_seed() -> None:
         assert not torch.equal(draw(0, 5).epsilon, draw(*other).epsilon)
 
 
+@pytest.mark.parametrize("bias", [0.5, 1.0, 3.0])
+def test_timesteps_have_the_density_that_is_asked_for(bias: float) -> None:
+    """P(t < x·T) = x^bias, and all of 0 … T − 1 can come; the noise beside them is as ever where bias is 1."""
+    t = Noise.draw((20_000, 1, 1, 1), 1000, (0, 1), torch.device("cpu"), bias=bias).t
+    assert t.dtype == torch.long and int(t.min()) >= 0 and int(t.max()) <= 999
+    for x in (0.25, 0.5, 0.75):
+        assert (t < 1000 * x).double().mean().item() == pytest.approx(x**bias, abs=0.012)
+    with pytest.raises(ConfigError, match="timestep_bias"):
+        LossConfig(timestep_bias=0.0)
+
+
 def test_the_loss_falls_on_one_batch(tiny_base: BaseModel, batch: Batch) -> None:
     model = make_loss(tiny_base, LossConfig(lambda_1=0.1, lambda_2=0.1, macl_temperature=0.2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

@@ -34,11 +34,12 @@ class LossConfig:
     macl_temperature: float = 0.07  # τ of Eq. 7; needs batch · τ · mean(S) > 1 (`losses.macl_loss`)
     visual: bool = True  # False = λ of Eq. 3 is 0: the subject acts through S* alone (an ELITE-like encoder)
     similarity_floor: float = 0.05  # S_ij is clamped to [floor, 1]
+    timestep_bias: float = 1.0  # t of Eq. 1 is drawn with the density ∝ t^(bias − 1): 1 = all alike, 2.5 = mostly noisy
     contrast_batch: int = 0  # samples a process and micro-step for Eq. 4 and 7 alone, which need no UNet; 0 = the batch
 
     def __post_init__(self) -> None:
         at_least("loss", self, lambda_1=0, lambda_2=0, macl_weight=0, contrast_batch=0)
-        at_least("loss", self, temperature=1e-4, macl_temperature=1e-4, similarity_floor=1e-4)
+        at_least("loss", self, temperature=1e-4, macl_temperature=1e-4, similarity_floor=1e-4, timestep_bias=0.1)
         if self.similarity_floor > 1:
             raise ConfigError(f"loss.similarity_floor is {self.similarity_floor}; it must be at most 1")
 

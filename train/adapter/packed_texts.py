@@ -29,6 +29,7 @@ from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts
 from customcontrast.conditioning.text_encoder import finish, joined, project
 from customcontrast.precision import lowered
+from customcontrast.transfer import sent
 
 
 def contexts_of(base: BaseModel, prompts: Sequence[TokenizedPrompt], text_tokens: Sequence[Tensor]) -> TextContext:
@@ -43,10 +44,11 @@ def contexts_of(base: BaseModel, prompts: Sequence[TokenizedPrompt], text_tokens
     lasts = ends if base.masks_padding else [seen - 1] * len(prompts)
     places = [prompt.positions[0].tolist() for prompt in prompts]
     packing = Packing.of(places, ends, lasts, seen, text_tokens[0].shape[1]).to(base.device)
+    at_end = sent(torch.tensor(ends), base.device)
     hidden, pooled = [], None
     for i, (encoder, tokens) in enumerate(zip(base.text_encoders, text_tokens, strict=True)):
-        ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts]).to(base.device)
-        h, p = _encode(encoder, ids, tokens, packing, torch.tensor(ends).to(base.device), base.spec.hidden_layer)
+        ids = torch.stack([prompt.ids[i][:seen] for prompt in prompts])
+        h, p = _encode(encoder, sent(ids, base.device), tokens, packing, at_end, base.spec.hidden_layer)
         hidden.append(h)
         pooled = pooled if p is None else p
     lengths = torch.tensor(ends) + 1 if base.masks_padding else None
@@ -122,7 +124,7 @@ class Packing:
 
     def to(self, device: torch.device) -> Packing:
         """All of it on `device`."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors = {name: sent(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return Packing(**(vars(self) | tensors))
 
     @property

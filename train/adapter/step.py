@@ -22,6 +22,7 @@ from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_prompt, subject_state
 from customcontrast.encoder.mfi import MFIOutput
 from customcontrast.layout_channels import channels
+from customcontrast.transfer import sent
 from train.adapter import losses
 from train.adapter.adapter_config import LossConfig
 from train.adapter.losses import Losses
@@ -39,19 +40,27 @@ class Noise:
 
     @classmethod
     def draw(
-        cls, shape: Sequence[int], timesteps: int, seed: Sequence[int], device: torch.device, pairs: int = 0
+        cls,
+        shape: Sequence[int],
+        timesteps: int,
+        seed: Sequence[int],
+        device: torch.device,
+        pairs: int = 0,
+        bias: float = 1.0,
     ) -> Noise:
-        """From `seed` alone (seed, step, …); drawn on the CPU, so that it is the same on every device."""
+        """From `seed` alone (seed, step, …); drawn on the CPU, so that it is the same on every device.
+
+        bias: t has the density ∝ t^(bias − 1); 1 is Eq. 1, more is noisier.
+        """
         generator = torch.Generator().manual_seed(_mix(seed))
-        t = torch.randint(timesteps, (shape[0],), generator=generator)
+        if bias == 1:
+            t = torch.randint(timesteps, (shape[0],), generator=generator)
+        else:
+            u = torch.rand(shape[0], generator=generator, dtype=torch.float64)
+            t = (timesteps * u ** (1 / bias)).long().clamp_max(timesteps - 1)
         epsilon = torch.randn(tuple(shape), generator=generator)
         t_pairs = torch.randint(timesteps, (pairs,), generator=generator) if pairs else None
-        return cls(_sent(t, device), _sent(epsilon, device), None if t_pairs is None else _sent(t_pairs, device))
-
-
-def _sent(x: Tensor, device: torch.device) -> Tensor:
-    """x on the device, without waiting for it."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+        return cls(sent(t, device), sent(epsilon, device), None if t_pairs is None else sent(t_pairs, device))
 
 
 def _mix(seed: Sequence[int]) -> int:
@@ -147,10 +156,10 @@ class AdapterLoss(nn.Module):
         context = contexts_of(base, prompts, out.mfi.text_tokens)
         if base.zero_empty_prompt:
             context = _zero_empty(context, [prompt.text == "" for prompt in prompts])
-        present = _sent((~batch.drop_subject).to(z.dtype), z.device)  # λ of a row: 1, or 0 where the subject is dropped
+        present = sent((~batch.drop_subject).to(z.dtype), z.device)  # λ of a row: 1, or 0 where the subject is dropped
         strength = present if c.visual else torch.zeros_like(present)
         if batch.drop_visual is not None:
-            strength = strength * _sent((~batch.drop_visual).to(z.dtype), z.device)
+            strength = strength * sent((~batch.drop_visual).to(z.dtype), z.device)
         if out.beside is not None and c.visual:  # a dropped picture is the one that guidance will show
             out, strength = out.shown(strength), torch.ones_like(strength)
         recorder = MapRecorder() if c.lambda_2 else None

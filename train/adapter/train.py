@@ -121,7 +121,8 @@ def train(
                 warn_of_small_batch(config, batch, world)
             pairs = len(batch.contrast) if batch.contrast is not None else 0
             shape = required(batch.latents, "Batch.latents").shape
-            noise = Noise.draw(shape, base.scheduler.config.num_train_timesteps, seed, device, pairs)
+            timesteps, bias = base.scheduler.config.num_train_timesteps, config.loss.timestep_bias
+            noise = Noise.draw(shape, timesteps, seed, device, pairs, bias)
             with accelerator.accumulate(model):  # averages the micro-steps; synchronises processes at the last
                 with accelerator.autocast():
                     losses: Losses = model(batch, noise)

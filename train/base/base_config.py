@@ -32,6 +32,8 @@ class ClipConfig:
         False  # the image tower goes on with pictures distorted towards photographs (`train.data.augment`)
     )
     crops: float = 0.25  # share of segmented subjects among the pictures
+    details: bool = False  # stage “image”: heads read the build too, and the patches of the layers that adapters read
+    image_crops: float | None = None  # `crops` of stage “image”; None: the same
     attribute_weight: float = 1.0  # weight of the attribute heads (dropped after training)
 
 
@@ -118,7 +120,7 @@ GPU = PretrainConfig(
 )
 TOYLAND2 = PretrainConfig(
     pool=PoolConfig(world="demo", size=192),
-    clip=ClipConfig(patch=8, image_size=96, photographs=True, crops=0.4),
+    clip=ClipConfig(patch=8, image_size=96, photographs=True, crops=0.4, details=True, image_crops=0.75),
     vae=VaeConfig(latents=12, evenness=0.25),
     unet=UnetConfig(
         channels=(64, 160, 256), heads=(4, 5, 8), mirror=True, layout=True, plain=1, mask_padding=True, finish=0.3
@@ -126,7 +128,7 @@ TOYLAND2 = PretrainConfig(
     clip_stage=StageConfig(batch=128, lr=1e-3, steps=1000),
     vae_stage=StageConfig(batch=8, lr=1e-3, steps=4000, ema=0.998),
     unet_stage=StageConfig(batch=16, lr=3e-4, steps=300_000, warmup=500, ema=0.9998),
-    image_stage=StageConfig(batch=128, lr=6e-4, steps=2500),
+    image_stage=StageConfig(batch=128, lr=1e-3, steps=2500),
     decoder_stage=StageConfig(batch=8, lr=8e-4, steps=2000, ema=0.998),
 )
 TINY = PretrainConfig(  # the same code in seconds: tests

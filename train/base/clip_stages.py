@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -16,9 +17,10 @@ from train.base.networks import (
     export_stage,
 )
 from train.base.pictures import Pictures
-from train.base.stage import Stage
+from train.base.stage import Stage, start_from
 from train.data.augment import photographic, with_rim
 from train.data.references import segmented
+from train.toyland.subjects import BUILD
 
 
 def subject_crops(images: Tensor, masks: Tensor, which: Tensor, size: int) -> Tensor:
@@ -31,12 +33,19 @@ def subject_crops(images: Tensor, masks: Tensor, which: Tensor, size: int) -> Te
     return torch.stack([segmented(image, mask, size) if mask.any() else blank for image, mask in chosen])
 
 
+def resized(images: Tensor, side: int) -> Tensor:
+    """Pictures uint8 (B, 3, H, W) at another side, a multiple of 8 px."""
+    smaller = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True)
+    return smaller.round().clamp(0, 255).to(torch.uint8)
+
+
 def label_targets(records: list[dict], which: list[int], crops: list[bool], values: dict[str, list[str]]) -> dict:
     """Class indices (B,) of each label; -100 where it does not apply: a crop has no scene, no accessory no colour."""
     out: dict[str, list[int]] = {k: [] for k in values}
     for record, k, crop in zip(records, which, crops, strict=True):
         labels = record["labels"]
         of = dict(labels["subjects"][k])
+        of |= zip(BUILD, of["id"].rsplit("-", 1)[-1], strict=True)
         of |= {"background": None if crop else labels["background"], "style": labels["style"]}
         if len(labels["subjects"]) > 1 and not crop:  # which of the two is meant is not visible
             of = {"background": labels["background"], "style": labels["style"]}
@@ -55,8 +64,12 @@ def train_clip(config: PretrainConfig, run: Path, device: str, minutes: float | 
 
 def train_image(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
     """Continue training the image tower against the frozen text tower; the denoiser can be trained meanwhile."""
-    model, tokenizer = clip_trainer(config, run)
-    export_stage("clip", model, config, run)
+    first, tokenizer = clip_trainer(config, run)
+    export_stage("clip", first, config, run)
+    model, _ = clip_trainer(config, run, "image")
+    model.load_state_dict(first.state_dict(), strict=False)
+    if (run / "image_start.safetensors").exists() and not (run / "image.safetensors").exists():
+        start_from(model, run / "image_start.safetensors")
     model.clip.text_model.requires_grad_(False)
     model.clip.text_projection.requires_grad_(False)
     stage = Stage("image", model.to(device), config.image_stage, run, seed=4, device=device)
@@ -73,21 +86,24 @@ def _run_clip(
 ) -> bool:
     data = Pictures(run / "pool", tokenizer, limit)
     model, device, batch = stage.model, stage.device, stage.config.batch
+    photographs = stage.name == "image" and config.clip.photographs
+    crops = config.clip.crops if stage.name == "clip" or config.clip.image_crops is None else config.clip.image_crops
+    side = -(-clip_side(config) * 7 // 48) * 8  # enough for a subject that fills most of a picture
 
     def loss_at(step: int, g: torch.Generator) -> tuple[Tensor, dict]:
         rows = torch.randint(len(data), (batch,), generator=g)
         phrasing = torch.randint(data.ids.shape[1], (batch,), generator=g)
-        crop = torch.rand(batch, generator=g) < config.clip.crops
+        crop = torch.rand(batch, generator=g) < crops
         records = [data.records[i] for i in rows.tolist()]
         which = [int(torch.randint(len(r["ids"]), (1,), generator=g)) for r in records]
         images = data.images[rows]
-        if stage.name == "image" and config.clip.photographs:
-            images = photographic(images, g)
+        if photographs:
+            images = photographic(resized(images, side), g)
         cut = crop.nonzero().flatten()
         if len(cut):
             masks = data.masks[rows[cut]]
-            if stage.name == "image" and config.clip.photographs:
-                masks = with_rim(masks, g)
+            if photographs:
+                masks = with_rim(F.interpolate(masks.float(), (side, side), mode="area") > 0.5, g, most=2)
             images[cut] = subject_crops(images[cut], masks, torch.tensor(which)[cut], images.shape[-1])
         flip = torch.rand(batch, generator=g) < 0.5
         images = torch.where(flip.view(-1, 1, 1, 1), images.flip(-1), images)

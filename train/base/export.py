@@ -35,8 +35,9 @@ from train.toyland.words import NOUNS, SHAPES
 
 def export(config: PretrainConfig, run: Path, out: Path) -> Path:
     """Write the diffusers folder: 16-bit safetensors in shards under 9 MB."""
-    trainer, tokenizer = clip_trainer(config, run)
-    clip = export_stage(_latest(run, "image", "clip"), trainer, config, run).clip.half()
+    latest = _latest(run, "image", "clip")
+    trainer, tokenizer = clip_trainer(config, run, latest)
+    clip = export_stage(latest, trainer, config, run).clip.half()
     vae = export_stage(_latest(run, "decoder", "vae"), make_vae(config), config, run).half()
     vae.register_to_config(scaling_factor=json.loads((run / "latents.json").read_text())["scaling_factor"])
     unet = export_stage("unet", make_unet(config), config, run).half()

@@ -10,6 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from customcontrast.encoder.image_features import evenly_spaced
 from customcontrast.layout import LAYOUT_CHANNELS
 from customcontrast.precision import autocast
 from customcontrast.toyland.autoencoder import PatchAutoencoder
@@ -17,7 +18,9 @@ from train.base.base_config import PretrainConfig
 from train.base.stage import Model, Stage
 from train.base.tokenizer import load_or_build
 from train.toyland import World, describe, sample_scene, vocabulary
+from train.toyland.subjects import BUILD
 
+BUILD_VALUES = {name: [str(i) for i in range(count)] for name, count in BUILD.items()}
 CLIP_MEAN, CLIP_STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
@@ -74,39 +77,59 @@ class ClipTrainer(nn.Module):
 
     In a world of few words the heads teach the fine attributes (pattern, second colour) that separate too few of a
     batch's pairs. They are dropped on export. labels: {attribute: its values}; width: of both towers.
+
+    seen: more of them, of pictures alone: what no caption says. depths: hidden states of the image tower whose mean
+    patch has heads of its own, so that patches tell what the pooled output tells: adapters read them.
     """
 
-    def __init__(self, clip: CLIPModel, labels: dict[str, list[str]], width: int):
+    def __init__(
+        self,
+        clip: CLIPModel,
+        labels: dict[str, list[str]],
+        width: int,
+        seen: dict[str, list[str]] | None = None,
+        depths: tuple[int, ...] = (),
+    ):
         super().__init__()
-        self.clip, self.labels = clip, labels
-        self.image_heads = nn.ModuleDict({k.replace(" ", "_"): nn.Linear(width, len(v)) for k, v in labels.items()})
-        self.text_heads = nn.ModuleDict({k.replace(" ", "_"): nn.Linear(width, len(v)) for k, v in labels.items()})
+        self.clip, self.labels, self.depths = clip, labels | (seen or {}), depths
+        self.image_heads = _heads(self.labels, width)
+        self.text_heads = _heads(labels, width)
+        self.patch_heads = nn.ModuleList(_heads(self.labels, width) for _ in depths)
 
     def forward(self, pixels: Tensor, ids: Tensor, targets: dict[str, Tensor], paired: Tensor) -> tuple[Tensor, dict]:
         """pixels (B,3,S,S); ids (B,N); targets {label: (B,) index or -100}; paired (B,) bool: rows with a caption.
 
         Returns (contrastive + attribute loss, terms).
         """
-        vision = self.clip.vision_model(pixels).pooler_output
+        tower = self.clip.vision_model(pixels, output_hidden_states=bool(self.depths))
+        vision = tower.pooler_output
+        patches = [tower.hidden_states[depth][:, 1:].mean(dim=1) for depth in self.depths]
         text = self.clip.text_model(ids[paired]).pooler_output
         v = F.normalize(self.clip.visual_projection(vision[paired]).float(), dim=-1)
         u = F.normalize(self.clip.text_projection(text).float(), dim=-1)
         logits = self.clip.logit_scale.exp().clamp(max=100) * v @ u.T
         own = torch.arange(len(v), device=v.device)
         contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        seen, read = [], []
+        seen, read, finer = [], [], [contrast.new_zeros(())]
         for name, target in targets.items():
             seen.append(_labelled(self.image_heads[name](vision).float(), target))
-            read.append(_labelled(self.text_heads[name](text).float(), target[paired]))
-        attributes = torch.stack(seen).mean() + torch.stack(read).mean()
+            if name in self.text_heads:
+                read.append(_labelled(self.text_heads[name](text).float(), target[paired]))
+            finer += [_labelled(h[name](x).float(), target) for h, x in zip(self.patch_heads, patches, strict=True)]
+        attributes = torch.stack(seen).mean() + torch.stack(read).mean() + torch.stack(finer).mean()
         hits = (logits.argmax(1) == own).float().mean()
         terms = {
             "contrast": contrast,
             "seen": torch.stack(seen).mean(),
             "read": torch.stack(read).mean(),
+            "patches": torch.stack(finer).mean(),
             "top1": hits,
         }
         return contrast + attributes, {k: x.item() for k, x in terms.items()}
+
+
+def _heads(labels: dict[str, list[str]], width: int) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in labels.items()})
 
 
 def _labelled(logits: Tensor, target: Tensor) -> Tensor:
@@ -125,12 +148,15 @@ def label_values(world: World) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-def clip_trainer(config: PretrainConfig, run: Path) -> tuple[ClipTrainer, CLIPTokenizer]:
-    """An untrained ClipTrainer of this preset, and the run's tokenizer."""
-    tokenizer = make_tokenizer(config, run)
+def clip_trainer(config: PretrainConfig, run: Path, stage: str = "clip") -> tuple[ClipTrainer, CLIPTokenizer]:
+    """An untrained ClipTrainer of this preset and stage, “clip” or “image”, and the run's tokenizer."""
+    tokenizer, c = make_tokenizer(config, run), config.clip
     values = label_values(World.named(config.pool.world))
     torch.manual_seed(0)
-    return ClipTrainer(make_clip(config, tokenizer), values, config.clip.width), tokenizer
+    clip = make_clip(config, tokenizer)
+    if stage != "image" or not c.details:
+        return ClipTrainer(clip, values, c.width), tokenizer
+    return ClipTrainer(clip, values, c.width, BUILD_VALUES, evenly_spaced(c.vision_layers)), tokenizer
 
 
 def make_vae(config: PretrainConfig) -> PatchAutoencoder:

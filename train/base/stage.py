@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from train.base.base_config import StageConfig
@@ -136,3 +137,18 @@ def checkpoint_step(path: Path) -> tuple[int, float]:
     """(step, training seconds) of a checkpoint without reading its tensors."""
     about = read_metadata(path)
     return int(about["step"]), float(about["seconds"])
+
+
+def start_from(model: nn.Module, checkpoint: Path) -> int:
+    """Copy the averaged weights of an earlier checkpoint wherever name and shape agree.
+
+    For a denoiser on new latents these are all but its first and last layer; for a CLIP all but new heads. Returns
+    the number of tensors copied.
+    """
+    own, taken = model.state_dict(), 0
+    for name, value in load_file(checkpoint).items():
+        name = name.removeprefix("ema.") if name.startswith("ema.") else ""
+        if name in own and own[name].shape == value.shape:
+            own[name].copy_(value)
+            taken += 1
+    return taken

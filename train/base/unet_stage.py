@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from customcontrast.layout_channels import channels
 from customcontrast.precision import autocast
@@ -22,21 +21,7 @@ from train.base.networks import (
     tokenize,
 )
 from train.base.pictures import FIRST_SHARDS, Pictures
-from train.base.stage import Stage
-
-
-def start_from(model: nn.Module, checkpoint: Path) -> int:
-    """Copy the averaged weights of an earlier checkpoint wherever name and shape agree.
-
-    For a denoiser on new latents these are all but its first and last layer. Returns the number of tensors copied.
-    """
-    own, taken = model.state_dict(), 0
-    for name, value in load_file(checkpoint).items():
-        name = name.removeprefix("ema.") if name.startswith("ema.") else ""
-        if name in own and own[name].shape == value.shape:
-            own[name].copy_(value)
-            taken += 1
-    return taken
+from train.base.stage import Stage, start_from
 
 
 def train_unet(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:

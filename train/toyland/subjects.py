@@ -31,6 +31,7 @@ COLORS: dict[str, RGB] = {
 PATTERNS: tuple[str, ...] = ("plain", "striped", "spotted", "patched")
 SIZES: tuple[float, ...] = (0.87, 1.0, 1.15)  # the three levels of head, girth and legs
 EARS, TAILS, EYES = 4, 3, 3  # number of part variants; what they mean is the species' affair
+BUILD = {"head": len(SIZES), "girth": len(SIZES), "legs": len(SIZES), "ears": EARS, "tail": TAILS, "eyes": EYES}
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class ToySubject:
     @property
     def id(self) -> str:
         """Readable and stable: `bear-red-white-striped-1203012`-like."""
-        parts = (self.head, self.girth, self.legs, self.ears, self.tail, self.eyes)
-        return "-".join((self.species, self.color_1, self.color_2, self.pattern, "".join(map(str, parts))))
+        parts = "".join(str(getattr(self, name)) for name in BUILD)
+        return "-".join((self.species, self.color_1, self.color_2, self.pattern, parts))
 
     @property
     def noun(self) -> str:
