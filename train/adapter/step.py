@@ -122,6 +122,17 @@ def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """One UNet call of a batch and what belongs to it."""
+
+    prediction: Tensor  # (B, c, h, w)
+    target: Tensor  # what it should be, (B, c, h, w)
+    mfi: MFIOutput
+    recorder: MapRecorder | None  # None where λ_2 is 0
+    present: Tensor  # 1, or 0 where the subject is dropped, (B,)
+
+
 class AdapterLoss(nn.Module):
     """Eq. 9 of a batch. Its parameters are the adapter's alone; the frozen base is held outside the module tree."""
 
@@ -143,13 +154,29 @@ class AdapterLoss(nn.Module):
             return self._losses(batch, noise)
 
     def _losses(self, batch: Batch, noise: Noise) -> Losses:
+        c, made = self.config, self.denoise(batch, noise)
+        diffusion = losses.diffusion_loss(made.prediction, made.target)
+        zero = diffusion.new_zeros(())
+        cscl, macl = zero, zero
+        if self.contrasts:
+            cscl, macl = self.contrast(*self.contrasted(batch, noise, made.mfi))
+        A = aggregate(_float32(made.recorder)) if made.recorder else None
+        location = zero if A is None else losses.location_loss(A[:, 0], batch.masks, made.present)
+        return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2, c.macl_weight)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether Eq. 4 or 7 is on."""
+        return self.adapter.config.textual and (self.config.cscl or self.config.macl)
+
+    def denoise(self, batch: Batch, noise: Noise) -> Denoised:
+        """Noise the batch's latents, and predict what Eq. 1 compares."""
         base, c, adapter = self.base, self.config, self.adapter
         z, t = required(batch.latents, "Batch.latents"), noise.t
         size = (z.shape[-2], z.shape[-1])
 
-        contrasts = adapter.config.textual and (c.cscl or c.macl)
         positives = None
-        if contrasts and c.macl and batch.contrast is None:
+        if self.contrasts and c.macl and batch.contrast is None:
             positives = required(batch.positive_states, "Batch.positive_states")
         out = adapter(required(batch.reference_states, "Batch.reference_states"), t, positives)
         prompts = prompts_of(base, batch, adapter.config.placeholder_tokens)
@@ -173,15 +200,7 @@ class AdapterLoss(nn.Module):
             layout = channels(batch.layouts, *size).to(base.dtype)
         prediction = unet_forward(base, z_t.to(base.dtype), t, state, layout)
         target = losses.diffusion_target(self.scheduler, z, noise.epsilon, t)
-
-        diffusion = losses.diffusion_loss(prediction, target)
-        zero = diffusion.new_zeros(())
-        cscl, macl = zero, zero
-        if contrasts:
-            cscl, macl = self.contrast(*self.contrasted(batch, noise, out.mfi))
-        A = aggregate(_float32(recorder)) if recorder else None
-        location = zero if A is None else losses.location_loss(A[:, 0], batch.masks, present)
-        return losses.total_loss(diffusion, cscl, macl, location, c.lambda_1, c.lambda_2, c.macl_weight)
+        return Denoised(prediction, target, out.mfi, recorder, present)
 
     def contrasted(self, batch: Batch, noise: Noise, mfi: MFIOutput) -> tuple[Batch, MFIOutput]:
         """What Eq. 4 and 7 compare: the pairs of `batch.contrast`, which only the adapter sees, or the batch itself."""

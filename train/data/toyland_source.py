@@ -53,10 +53,13 @@ def render_references(
 
 
 class ToylandSource:
-    """Toyland rendered when it is asked for: three pictures a sample, never the same twice."""
+    """Toyland rendered when it is asked for: three pictures a sample, never the same twice.
 
-    def __init__(self, config: DataConfig, size: int, crop: int) -> None:
-        self.config, self.size, self.crop = config, size, crop
+    heldout: of the subjects that no training sees.
+    """
+
+    def __init__(self, config: DataConfig, size: int, crop: int, heldout: bool = False) -> None:
+        self.config, self.size, self.crop, self.heldout = config, size, crop, heldout
         self.world: World = World.named(config.world)
 
     def __len__(self) -> int:
@@ -69,7 +72,8 @@ class ToylandSource:
         return as_pair(self.draw(index, rng))
 
     def draw(self, index: int, rng: random.Random) -> Sample:
-        subject = sample_subject(random.Random(f"adapter-{self.config.world}-{index}"), self.world)
+        chosen = random.Random(f"adapter-{self.config.world}-{index}")
+        subject = sample_subject(chosen, self.world, heldout=self.heldout)
         scene = target_scene(rng, self.world, subject)
         picture = render([scene], self.size)
         caption = describe(scene, rng, subject_words="noun")

@@ -64,6 +64,7 @@ from train.evaluation.tasks import (
     toyland_cases,
 )
 from train.evaluation.text_to_image import base_command, sampler
+from train.evaluation.timesteps import timesteps_command
 from train.evaluation.two_subjects import pairs_command
 from train.toyland import World
 
@@ -427,6 +428,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], str]] = {
     "base": base_command,
     "pairs": pairs_command,
     "paired": paired_command,
+    "timesteps": timesteps_command,
 }
 
 
