@@ -151,6 +151,8 @@ def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any
 
 def _about(subject: Subject) -> dict[str, Any]:
     about: dict[str, Any] = {"noun": subject.noun, "strength": subject.strength, "key": subject.key}
+    if subject.resolution is not None:
+        about["reference_resolution"] = subject.resolution
     if subject.layer_scales is not None:
         about["layer_scales"] = list(subject.layer_scales)
     if subject.role != "subject":

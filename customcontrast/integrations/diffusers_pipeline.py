@@ -342,9 +342,10 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         strength: float = 1.0,
         placement: Placement | None = None,
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+        reference_resolution: int | None = None,
     ) -> Subject:
         """Encode the references of one subject, once; see `CustomContrast.subject`."""
-        return self.model.subject(segmentations, noun, strength, placement, layer_scales)
+        return self.model.subject(segmentations, noun, strength, placement, layer_scales, reference_resolution)
 
     def style(self, picture: Image.Image | Segmented, strength: float = 1.0, role: str = "style") -> Subject:
         """Encode a whole picture that gives its style or layout; see `CustomContrast.style`."""
