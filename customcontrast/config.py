@@ -234,6 +234,7 @@ LIMITS: dict[str, Limit] = {
     "subject_scale": Limit(-1000, 1000, 0, 5),
     "subject_start": Limit(0, 1, 0, 1),  # shares of the steps between which the visual branch acts
     "subject_end": Limit(0, 1, 0, 1),
+    "guidance_end": Limit(0, 1, 0, 1),  # share of the steps after which there is no classifier-free guidance
     "strength": Limit(-1000, 1000, 0, 3),
     "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
     "num_images": Limit(1, 64, 1, 4, whole=True),
@@ -288,6 +289,7 @@ class GenerationConfig:
     clip_skip: int = 0  # layers of the text encoders that are left out at their end
     subject_start: float = 0.0  # λ is 0 in the steps before this share of them, as diffusers' control_guidance_start
     subject_end: float = 1.0  # … and in those after this share; the masks and S* stay as they are
+    guidance_end: float = 1.0  # after this share of the steps there is no classifier-free guidance: half the work
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
@@ -297,7 +299,7 @@ class GenerationConfig:
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, whole_number(getattr(self, name)))
-        for name in ("subject_start", "subject_end"):
+        for name in ("subject_start", "subject_end", "guidance_end"):
             object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:

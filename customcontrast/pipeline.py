@@ -260,6 +260,7 @@ class CustomContrast:
         clip_skip: int | None = None,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
+        guidance_end: float = 1.0,
     ) -> Iterator[Step | Result]:
         """Generate pictures step by step: yields a `Step` after each denoising step and the `Result` last.
 
@@ -284,6 +285,7 @@ class CustomContrast:
             encoders are left out at their end, for the prompt alone.
         subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
             the masks stay).
+        guidance_end: share of the steps after which there is no classifier-free guidance, which halves their work.
         Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
         config = GenerationConfig(
@@ -309,6 +311,7 @@ class CustomContrast:
             clip_skip=clip_skip or 0,
             subject_start=subject_start,
             subject_end=subject_end,
+            guidance_end=guidance_end,
         )
         return self.run(config, subjects)
 

@@ -12,7 +12,7 @@ LEFT_OUT = "Its style picture was left out: this model takes none; SD-1.5 and SD
 
 
 class StylePanel:
-    """Handlers of the slot “Style of this picture”."""
+    """Handlers of the slot “Style or layout”."""
 
     def __init__(self, models: Models) -> None:
         self.models = models

@@ -1,4 +1,4 @@
-"""“Style of this picture”: a whole picture beside the subjects, with its role and its own strength."""
+"""“Style or layout”: a whole picture beside the subjects, with its role and its own strength."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(handlers: Handlers) -> StyleSlot:
         hint(ABOUT)
         with gr.Row():
             upload = Picture(
-                label="Style or layout of this picture", sources=["upload", "clipboard"], height=180, format="png",
+                label="Style or layout", sources=["upload", "clipboard"], height=180, format="png",
                 buttons=[], min_width=140, elem_id="style-upload",
                 placeholder="Drop a picture here\nor click to choose one")
             with gr.Column(min_width=140):
