@@ -1,8 +1,8 @@
 """diffusers' official callbacks → the settings of a run that do the same.
 
-They rewrite tensors of diffusers' own loop after a step (`prompt_embeds`) and a private attribute. Here texts are encoded
-for each layer and timestep, so what a callback asks for is set before the run instead: from which share of the steps on
-there is no classifier-free guidance, or no λ.
+They rewrite tensors of diffusers' own loop after a step (`prompt_embeds`) and a private attribute. Here texts are
+encoded for each layer and timestep, so what a callback asks for is set before the run instead: from which share of the
+steps on there is no classifier-free guidance, or no λ.
 """
 
 from __future__ import annotations
