@@ -172,10 +172,10 @@ class Models:
         """The side of what a base's image encoder reads, px, without loading it; CLIP's usual one if it is not here."""
         name = base or self.config.base
         own = self.config if name == self.config.base else ServiceConfig(name)
-        places = (own.image_encoder, Path(own.weights or WEIGHTS / name) / "image_encoder")
-        for place in filter(None, places):
+        given = [Path(own.image_encoder)] if own.image_encoder else []
+        for place in (*given, Path(own.weights or WEIGHTS / name) / "image_encoder"):
             try:
-                return int(json.loads((Path(place) / "config.json").read_text("utf-8"))["image_size"])
+                return int(json.loads((place / "config.json").read_text("utf-8"))["image_size"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue
         return CLIP_SIDE
