@@ -116,12 +116,12 @@ class Adapter(nn.Module):
         return copy
 
     @torch.no_grad()
-    def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
+    def look(self, base: BaseModel, pictures: Sequence[Image.Image], side: int | None = None) -> Tensor:
         """Encode references of one subject to f_I, joined along the tokens: (1, references · 3N, d).
 
-        pictures: segmented subjects R on white. N: tokens of the CLIP image encoder.
+        pictures: segmented subjects R on white. N: tokens of the CLIP image encoder. side: see `preprocess`.
         """
-        f_I = self.encoder.encode_image(extract(base, pictures, self.config.image_layers))  # (references, 3N, d)
+        f_I = self.encoder.encode_image(extract(base, pictures, self.config.image_layers, side))  # (references, 3N, d)
         return f_I.reshape(1, -1, f_I.shape[-1])
 
     def forward(

@@ -25,7 +25,7 @@ from transformers import (
 from customcontrast.attention.layers import LayerSpec, cross_attention_layers
 from customcontrast.building import alone
 from customcontrast.config import EncoderConfig
-from customcontrast.encoder.image_features import evenly_spaced
+from customcontrast.encoder.image_features import evenly_spaced, tokens_on_a_side
 from customcontrast.errors import BaseModelError, HubError, out_of_memory
 from customcontrast.hub import HUB_ID, encoder_folder, fp16_only, is_file, is_folder, pipeline_folder
 from customcontrast.layout import LAYOUT_CHANNELS, LayoutPrior
@@ -99,9 +99,14 @@ class BaseModel:
         return (last - self.penultimate, *others)
 
     @property
+    def image_side(self) -> int:
+        """The side of what the CLIP image encoder was trained to read, px."""
+        return self.image_encoder.config.image_size
+
+    @property
     def image_patches(self) -> tuple[int, int]:
         """Rows and columns of patches that the CLIP image encoder divides a picture into."""
-        side = self.image_encoder.config.image_size // self.image_encoder.config.patch_size
+        side = tokens_on_a_side(self)
         return side, side
 
     @cached_property

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from customcontrast.config import ROLES
 from customcontrast.folders import check_folder, make_folder
 from customcontrast.model_options import ModelChoice, add_model_options, check_model_options
 
@@ -29,6 +30,12 @@ def add_generate_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--style", help="picture whose style the result is to have (SD-1.5, SDXL with an IP-Adapter)")
     parser.add_argument("--style-strength", type=float, default=1.0, help="how much of that style: its own lambda")
+    parser.add_argument(
+        "--style-role", choices=ROLES[1:], default=ROLES[1], help="what is taken from it; default %(default)s"
+    )
+    parser.add_argument(
+        "--reference-resolution", type=int, help="px at which the references are seen; default: the encoder's own"
+    )
     add_model_options(parser, base="toyland")
 
 
@@ -53,9 +60,10 @@ def generate(options: argparse.Namespace) -> None:
     style = load_picture(options.style, "style") if options.style else None
 
     model = ModelChoice.of(options).load()
-    subjects = [model.subject(segmentations, noun)]
+    seen = {"reference_resolution": options.reference_resolution}
+    subjects = [model.subject(segmentations, noun, **seen)]
     if style is not None:
-        subjects.append(model.style(style, options.style_strength))
+        subjects.append(model.style(style, options.style_strength, options.style_role, **seen))
     result = model.generate(
         options.prompt,
         subjects,

@@ -234,6 +234,7 @@ LIMITS: dict[str, Limit] = {
     "subject_scale": Limit(-1000, 1000, 0, 5),
     "subject_start": Limit(0, 1, 0, 1),  # shares of the steps between which the visual branch acts
     "subject_end": Limit(0, 1, 0, 1),
+    "guidance_end": Limit(0, 1, 0, 1),  # share of the steps after which there is no classifier-free guidance
     "strength": Limit(-1000, 1000, 0, 3),
     "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
     "num_images": Limit(1, 64, 1, 4, whole=True),
@@ -242,10 +243,13 @@ LIMITS: dict[str, Limit] = {
     "clip_skip": Limit(0, 100, 0, 12, whole=True),
     "side": Limit(8, 8192, 32, 2048, whole=True),  # px, of a generated picture
     "area": Limit(64, 8192**2, 32**2, 1536**2, whole=True),  # px, of a generated picture
+    "reference_resolution": Limit(16, 1024, 16, 448, whole=True),  # px, see `image_features.preprocess`
     "azimuth": Limit(-180, 180, -180, 180),  # degrees, see `layout.SubjectLayout`
     "elevation": Limit(-90, 90, 3, 40),  # degrees of the camera above the ground; the base was trained with 3 to 40
 }
 MAX_SUBJECTS = 4  # in one picture
+ROLES = ("subject", "style", "layout")  # of a reference; the last two are of whole pictures, see `ip_adapter`
+MOST_ENLARGED = 2  # reference_resolution is at most so many times the image encoder's own side
 # λ where none is requested, by the kind of the visual branch: ours is trained with 1. With an IP-Adapter at 1 the
 # prompt has little say; its authors' demos with a prompt take 0.6 or so.
 DEFAULT_SCALES = {"customcontrast": 1.0, "ip-adapter": 0.6}
@@ -285,6 +289,7 @@ class GenerationConfig:
     clip_skip: int = 0  # layers of the text encoders that are left out at their end
     subject_start: float = 0.0  # λ is 0 in the steps before this share of them, as diffusers' control_guidance_start
     subject_end: float = 1.0  # … and in those after this share; the masks and S* stay as they are
+    guidance_end: float = 1.0  # after this share of the steps there is no classifier-free guidance: half the work
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
@@ -293,8 +298,8 @@ class GenerationConfig:
             if getattr(self, name) is not None or name == "guidance_rescale":
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
-            object.__setattr__(self, name, _whole_number(getattr(self, name)))
-        for name in ("subject_start", "subject_end"):
+            object.__setattr__(self, name, whole_number(getattr(self, name)))
+        for name in ("subject_start", "subject_end", "guidance_end"):
             object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:
@@ -366,7 +371,7 @@ def _in_range(value: Any, limit: Limit) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and limit.low <= value <= limit.high
 
 
-def _whole_number(value: Any) -> Any:
+def whole_number(value: Any) -> Any:
     """A whole number of NumPy's, torch's or another library's as Python's own; anything else as it is."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return value

@@ -93,7 +93,9 @@ class JointDenoiser:
     layer_scales: Sequence[Sequence[float] | None] = ()  # what λ of each subject is multiplied by in each layer
     everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
     silent: frozenset[float] = frozenset()  # timesteps at which λ is 0
-    projected: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    unguided: frozenset[float] = frozenset()  # timesteps without classifier-free guidance
+    projected: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # see SubjectState, of guided steps
+    projected_alone: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # … and of unguided ones
 
     @property
     def prompt(self) -> TokenizedPrompt:
@@ -109,6 +111,8 @@ class JointDenoiser:
         z, t = noisy.z, noisy.t
         recorder = None if noisy.request is None else noisy.request.recorder()
         context, outputs = self.conditions.at(t.item())
+        without = None if t.item() in self.unguided else self.unconditional
+        guided = without is not None
         state = subject_state(
             self.base,
             context,
@@ -118,21 +122,20 @@ class JointDenoiser:
             strengths=[0.0] * len(self.strengths) if t.item() in self.silent else self.strengths,
             layer_scales=self.layer_scales,
             everywhere=self.everywhere,
-            unconditional=self.unconditional,
+            unconditional=without,
             repeat=len(z),
             masks=noisy.masks,
             masked=noisy.masked,
             location=self.config.location,
             recorder=recorder,
             steady=self.conditions.steady,
-            projected=self.projected,
+            projected=self.projected if guided else self.projected_alone,
         )
-        guided = self.unconditional is not None
         z_in = noisy.scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
         layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
         prediction = unet_forward(self.base, z_in, t, state, layout)
         if not guided:
             return prediction, recorder
-        without, with_prompt = prediction.chunk(2)
-        mixed = without + self.config.guidance_scale * (with_prompt - without)
+        unprompted, with_prompt = prediction.chunk(2)
+        mixed = unprompted + self.config.guidance_scale * (with_prompt - unprompted)
         return rescaled(mixed, with_prompt, self.config.guidance_rescale), recorder

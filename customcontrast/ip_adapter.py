@@ -29,7 +29,7 @@ from customcontrast.base_model import BaseModel, same_encoder
 from customcontrast.building import alone
 from customcontrast.config import DEFAULT_SCALES
 from customcontrast.encoder import MFIOutput
-from customcontrast.encoder.image_features import preprocess
+from customcontrast.encoder.image_features import interpolated, preprocess
 from customcontrast.errors import CheckpointError
 from customcontrast.sampling import on_device
 from customcontrast.tensor_files import write_tensors
@@ -39,7 +39,6 @@ HEAD = 64  # width of an attention head of the Resampler, in every published fil
 DETAILS = "customcontrast"  # key of our own facts in the file's metadata
 VIT_H = "h94/IP-Adapter:models/image_encoder"  # OpenCLIP ViT-H/14: width 1280, projection 1024
 BIG_G = "h94/IP-Adapter:sdxl_models/image_encoder"  # OpenCLIP ViT-bigG/14: width 1664, projection 1280
-ROLES = ("subject", "style", "layout")
 # Where a whole picture acts as style or as layout: InstantStyle (Wang et al. 2024, arXiv 2404.02733) for SDXL, l 44–53
 # and 14–23; for SD-1.5 its authors name these blocks as an experiment, weaker than SDXL's: l 7–9 and 4–6.
 ROLE_BLOCKS: dict[tuple[str, bool], tuple[str, ...]] = {  # (role, whether the base is SDXL) -> blocks of the UNet
@@ -204,9 +203,12 @@ class IPAdapter(nn.Module):
         self.register_buffer("_nothing", None, persistent=False)  # image tokens of no picture, once known
 
     @torch.no_grad()
-    def look(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
-        """Encode references of one subject to image tokens, joined along the tokens: (1, references · tokens, C)."""
-        tokens = self._tokens(base, preprocess(base, pictures))
+    def look(self, base: BaseModel, pictures: Sequence[Image.Image], side: int | None = None) -> Tensor:
+        """Encode references of one subject to image tokens, joined along the tokens: (1, references · tokens, C).
+
+        side: see `preprocess`.
+        """
+        tokens = self._tokens(base, preprocess(base, pictures, side))
         return tokens.reshape(1, -1, tokens.shape[-1])
 
     @torch.no_grad()
@@ -226,9 +228,10 @@ class IPAdapter(nn.Module):
     def _tokens(self, base: BaseModel, pixels: Tensor, black: bool = False) -> Tensor:
         dtype = next(self.to_k.parameters()).dtype
         if self.config.kind == "pooled":
-            embedding = base.image_encoder(pixels).image_embeds
+            embedding = base.image_encoder(pixels, **interpolated(base, pixels)).image_embeds
             return self.image_proj((torch.zeros_like(embedding) if black else embedding).to(dtype))
-        hidden = base.image_encoder(pixels, output_hidden_states=True).hidden_states[-2]
+        seen = base.image_encoder(pixels, output_hidden_states=True, **interpolated(base, pixels))
+        hidden = seen.hidden_states[-2]
         return self.image_proj(hidden.to(dtype))
 
     def at(self, tokens: Tensor, t: Tensor | None = None, nothing: Tensor | None = None) -> AdapterOutput:

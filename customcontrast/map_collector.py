@@ -80,15 +80,16 @@ class MapCollector:
             self.looked = [a + b for a, b in zip(self.looked, looked, strict=True)] if self.looked else looked
         return array
 
-    def looked_at(self, patches: Size) -> list[np.ndarray]:
+    def looked_at(self, patches: Sequence[Size]) -> list[np.ndarray]:
         """Per subject, which of its reference patches each place attends to: the mean over recorded steps and layers.
 
         float16 (images, h, w, references, patches high, patches wide). At each place it sums to the mean over those
         steps of the visual map, which is the mass on this subject's tokens (1 for an adapter without a sink).
-        patches: how a reference is divided, rows and columns.
+        patches: per subject, how its references are divided, rows and columns.
         """
         T = max(self.looks_taken, 1)
-        return [(looked / T).unflatten(-1, patches).half().cpu().numpy() for looked in self.looked]
+        both = zip(self.looked, patches, strict=False)  # nothing where nothing was recorded
+        return [(looked / T).unflatten(-1, divided).half().cpu().numpy() for looked, divided in both]
 
     def _add_resolutions(self, step: Maps) -> None:
         for size, kinds in step.by_resolution().items():

@@ -178,13 +178,14 @@ def make_denoiser(
     layouts = picture_layouts(base, config, subjects) if base.layout_channels else []
     everywhere = conditioner.everywhere(pictures)
     silent = silent_timesteps(timesteps, config.subject_start, config.subject_end)
+    unguided = silent_timesteps(timesteps, 0.0, config.guidance_end)
 
     def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> JointDenoiser:
         conditions = conditioner.conditions(prompt, some, timesteps, config.clip_skip)
         without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
         where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
         strengths, scales = [config.subject_scale * s.strength for s in some], [s.layer_scales for s in some]
-        return JointDenoiser(base, config, conditions, without, strengths, where, scales, everywhere, silent)
+        return JointDenoiser(base, config, conditions, without, strengths, where, scales, everywhere, silent, unguided)
 
     if not config.location.apart or len(subjects) < 2:
         return one(config.prompt, subjects, layouts)

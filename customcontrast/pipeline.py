@@ -25,6 +25,7 @@ from customcontrast.conditioning.prompt import check_text
 from customcontrast.config import GenerationConfig, LocationConfig, OnStep, RecordConfig, ResolvedConfig
 from customcontrast.denoiser import NoisyLatents
 from customcontrast.encoder import token_sources
+from customcontrast.encoder.image_features import tokens_on_a_side
 from customcontrast.errors import BaseModelError, CheckpointError, ConfigError, HubError, out_of_memory
 from customcontrast.hub import adapter_file, is_file, is_folder, is_ip_adapter
 from customcontrast.ip_adapter import FORMAT, IPAdapter, read_config
@@ -176,6 +177,7 @@ class CustomContrast:
         strength: float = 1.0,
         placement: Placement | None = None,
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+        reference_resolution: int | None = None,
     ) -> Subject:
         """Encode the references of one subject to f_I (section 3.2), once for any number of generations.
 
@@ -185,10 +187,21 @@ class CustomContrast:
             it later.
         layer_scales: factors of λ in each cross-attention layer: L numbers in execution order, or {layer or block of
             the UNet: number} and 0 elsewhere; None = 1 in all.
+        reference_resolution: side in px at which the cut-out is seen, 16 to twice the image encoder's own; None = that
+            one. Less leaves detail out, more gives more tokens: see `image_features.preprocess`.
         Raises ValueError with one sentence.
         """
         with on_device(self.base.device, self.base.image_encoder, self.adapter):
-            return look_at(self.base, self.adapter, segmentations, noun, strength, placement, layer_scales=layer_scales)
+            return look_at(
+                self.base,
+                self.adapter,
+                segmentations,
+                noun,
+                strength,
+                placement,
+                layer_scales=layer_scales,
+                reference_resolution=reference_resolution,
+            )
 
     def style(
         self,
@@ -196,19 +209,30 @@ class CustomContrast:
         strength: float = 1.0,
         role: str = "style",
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+        reference_resolution: int | None = None,
     ) -> Subject:
         """Encode a whole picture whose style or layout new pictures take over (InstantStyle, Wang et al. 2024).
 
         Pass the result to `generate` among the subjects. It has no noun, no place and no mask, and acts in the layers
         that carry style or layout, `ip_adapter.ROLE_BLOCKS`. Only IP-Adapters take one.
         picture: all of it is encoded. strength: its own λ; `subject_scale` does not change it. role: "style" or
-        "layout". layer_scales: other layers, as in `subject`. Raises ValueError with one sentence.
+        "layout". layer_scales: other layers, and reference_resolution, as in `subject`. Raises ValueError with one
+        sentence.
         """
         if role == "subject":
             raise ValueError("style: role='subject' has a noun and a place; make it with `subject`.")
         picture = WholePicture(picture) if isinstance(picture, Image.Image) else picture
         with on_device(self.base.device, self.base.image_encoder, self.adapter):
-            return look_at(self.base, self.adapter, picture, "", strength, role=role, layer_scales=layer_scales)
+            return look_at(
+                self.base,
+                self.adapter,
+                picture,
+                "",
+                strength,
+                role=role,
+                layer_scales=layer_scales,
+                reference_resolution=reference_resolution,
+            )
 
     def stream(
         self,
@@ -236,6 +260,7 @@ class CustomContrast:
         clip_skip: int | None = None,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
+        guidance_end: float = 1.0,
     ) -> Iterator[Step | Result]:
         """Generate pictures step by step: yields a `Step` after each denoising step and the `Result` last.
 
@@ -260,6 +285,7 @@ class CustomContrast:
             encoders are left out at their end, for the prompt alone.
         subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
             the masks stay).
+        guidance_end: share of the steps after which there is no classifier-free guidance, which halves their work.
         Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
         config = GenerationConfig(
@@ -285,6 +311,7 @@ class CustomContrast:
             clip_skip=clip_skip or 0,
             subject_start=subject_start,
             subject_end=subject_end,
+            guidance_end=guidance_end,
         )
         return self.run(config, subjects)
 
@@ -419,7 +446,7 @@ class CustomContrast:
             notes=[*denoiser.prompt.notes, *(SKIPPED.format(i) for i, flag in enumerate(flagged, start=1) if flag)],
             seconds=clock.laps,
             flagged=flagged,
-            looked_at=collector.looked_at(base.image_patches),
+            looked_at=collector.looked_at([(tokens_on_a_side(base, s.resolution),) * 2 for s in subjects]),
             **collector.arrays(),
         )
 

@@ -134,23 +134,30 @@ def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any
         "subject_start": config.subject_start,
         "subject_end": None if config.subject_end == 1 else config.subject_end,
     }
-    return {name: value for name, value in optional.items() if value} | {
-        "prompt": config.prompt,
-        "subjects": located,
-        "negative_prompt": config.negative_prompt,
-        "num_inference_steps": config.num_inference_steps,
-        "guidance_scale": config.guidance_scale,
-        "subject_scale": config.subject_scale,
-        "seed": config.seed if config.generator is None and config.latents is None else None,
-        "height": config.height,
-        "width": config.width,
-        "num_images": config.num_images,
-        "location": asdict(config.location),
-    }
+    unguided = {} if config.guidance_end == 1 else {"guidance_end": config.guidance_end}  # 0 is one, too
+    return (
+        {name: value for name, value in optional.items() if value}
+        | unguided
+        | {
+            "prompt": config.prompt,
+            "subjects": located,
+            "negative_prompt": config.negative_prompt,
+            "num_inference_steps": config.num_inference_steps,
+            "guidance_scale": config.guidance_scale,
+            "subject_scale": config.subject_scale,
+            "seed": config.seed if config.generator is None and config.latents is None else None,
+            "height": config.height,
+            "width": config.width,
+            "num_images": config.num_images,
+            "location": asdict(config.location),
+        }
+    )
 
 
 def _about(subject: Subject) -> dict[str, Any]:
     about: dict[str, Any] = {"noun": subject.noun, "strength": subject.strength, "key": subject.key}
+    if subject.resolution is not None:
+        about["reference_resolution"] = subject.resolution
     if subject.layer_scales is not None:
         about["layer_scales"] = list(subject.layer_scales)
     if subject.role != "subject":

@@ -17,8 +17,9 @@ from customcontrast.adapter import Adapter
 from customcontrast.attention.layers import layer_scales as checked_scales
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import clean_noun
+from customcontrast.config import LIMITS, MOST_ENLARGED, ROLES, whole_number
 from customcontrast.errors import ConfigError
-from customcontrast.ip_adapter import FORMAT, ROLES, IPAdapter, role_scales
+from customcontrast.ip_adapter import FORMAT, IPAdapter, role_scales
 from customcontrast.placement import Box, Placement
 from customcontrast.warm_start import WarmAdapter
 
@@ -59,6 +60,7 @@ class Subject:
     kind: str = "customcontrast"  # of the adapter that made the features
     image_tokens: Tensor | None = None  # (1, tokens, C), where the adapter started as an IP-Adapter (`warm_start`)
     maker: str = ""  # digest of that adapter, see `maker_of`; "" = unknown
+    resolution: int | None = None  # px at which its references were seen; None = the image encoder's own
 
     def placed(self, box: Box | None = None, mask: np.ndarray | None = None, location: bool = True) -> Subject:
         """The same subject in a place of your choice; without arguments, where its location masks say.
@@ -110,10 +112,11 @@ def look_at(
     placement: Placement | None = None,
     role: str = "subject",
     layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+    reference_resolution: int | None = None,
 ) -> Subject:
     """Encode references of one subject: CLIP features projected to f_I, or an IP-Adapter's image tokens.
 
-    Arguments: see `CustomContrast.subject`; role: one of `ip_adapter.ROLES`. Raises ValueError with one sentence.
+    Arguments: see `CustomContrast.subject`; role: one of `config.ROLES`. Raises ValueError with one sentence.
     """
     if adapter is None:
         raise ValueError(
@@ -137,12 +140,13 @@ def look_at(
         raise ValueError(f"subject: strength={strength!r} must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}.")
     if placement is not None and not isinstance(placement, Placement):
         raise ValueError(f"subject: placement={placement!r} must be a Placement, or None.")
+    resolution = checked_resolution(base, reference_resolution)
     scales = checked_scales(base.cross_attention_layers, layer_scales)
     if role != "subject":
         placement, scales = Placement(location=False), scales or role_scales(base, role)
     pictures = [reference.on_plain() for reference in references]
-    features = adapter.look(base, pictures)
-    tokens = adapter.image_tokens(base, pictures) if isinstance(adapter, WarmAdapter) else None
+    features = adapter.look(base, pictures, resolution)
+    tokens = adapter.image_tokens(base, pictures, resolution) if isinstance(adapter, WarmAdapter) else None
     digest = hashlib.sha256(features.float().cpu().numpy().tobytes()).hexdigest()
     placement = placement or Placement()
     return Subject(
@@ -157,4 +161,21 @@ def look_at(
         adapter.kind,
         tokens,
         maker_of(adapter),
+        resolution,
     )
+
+
+def checked_resolution(base: BaseModel, side: int | None) -> int | None:
+    """A reference resolution in px as this base's image encoder takes it; None for its own. Raises ConfigError."""
+    if side is None:
+        return None
+    limit, own = LIMITS["reference_resolution"], base.image_side
+    most = min(int(limit.high), MOST_ENLARGED * own)
+    given = whole_number(side)
+    if isinstance(given, bool) or not isinstance(given, int) or not limit.low <= given <= most:
+        raise ConfigError(
+            f"subject: reference_resolution={side!r} must be {limit.low} to {most} px for base {base.name!r}, whose "
+            f"image encoder reads {own} px, or None for that.",
+            "reference_resolution",
+        )
+    return None if given == own else given

@@ -82,9 +82,9 @@ class WarmAdapter(Adapter):
         return copy
 
     @torch.no_grad()
-    def image_tokens(self, base: BaseModel, pictures: Sequence[Image.Image]) -> Tensor:
-        """The IP-Adapter's tokens of one subject's references: (1, references · tokens, C)."""
-        return self.published.look(base, pictures)
+    def image_tokens(self, base: BaseModel, pictures: Sequence[Image.Image], side: int | None = None) -> Tensor:
+        """The IP-Adapter's tokens of one subject's references: (1, references · tokens, C). side: see `preprocess`."""
+        return self.published.look(base, pictures, side)
 
     def forward(
         self, hidden_states: tuple[Tensor, ...], t: Tensor, positives: tuple[Tensor, ...] | None = None

@@ -21,6 +21,10 @@ class EncodesPictures(Protocol):
     def image_layers(self) -> tuple[int, ...]:
         """The CLIP image layers of f_I, coarse to fine."""
 
+    @property
+    def image_side(self) -> int:
+        """The side of what the image encoder was trained to read, px."""
+
 
 def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
     """The last of `depth` CLIP layers and `count`−1 earlier ones, evenly spaced, coarse to fine.
@@ -33,24 +37,62 @@ def evenly_spaced(depth: int, count: int = 3) -> tuple[int, ...]:
     return tuple(round(depth * (count - i) / count) for i in range(count))
 
 
-def preprocess(base: EncodesPictures, pictures: Sequence[Image.Image]) -> Tensor:
-    """Prepare segmented subjects R (RGB pictures on white) for the CLIP image encoder: pixel values (B, 3, S, S)."""
+def preprocess(base: EncodesPictures, pictures: Sequence[Image.Image], side: int | None = None) -> Tensor:
+    """Prepare segmented subjects R (RGB pictures on white) for the CLIP image encoder: pixel values (B, 3, S, S).
+
+    side: the reference resolution, the side in px at which a reference is seen; None = the encoder's own, S. With more,
+    S grows to the next multiple of the patches' side, so that there are more tokens: the encoder's position embeddings
+    are interpolated for them. With less, the picture is reduced to this side and then enlarged to the encoder's own:
+    as many tokens, with less detail in them. Fewer tokens instead would be another kind of input than the adapter was
+    trained on, where a blurred picture is not.
+    """
     pictures = [picture.convert("RGB") for picture in pictures]
-    pixels = base.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+    size: dict[str, dict[str, int]] = {}
+    if side is not None and side < base.image_side:
+        pictures = [_reduced(picture, side) for picture in pictures]
+    elif side is not None and side > base.image_side:
+        S = tokens_on_a_side(base, side) * base.image_encoder.config.patch_size
+        size = {"size": {"shortest_edge": S}, "crop_size": {"height": S, "width": S}}
+    pixels = base.image_processor(images=pictures, return_tensors="pt", **size)["pixel_values"]
     return pixels.to(base.device, base.image_encoder.dtype)
+
+
+def _reduced(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its shorter side at most `side` px; never enlarged."""
+    scale = side / min(picture.size)
+    if scale >= 1:
+        return picture
+    return picture.resize([max(1, round(x * scale)) for x in picture.size], Image.Resampling.LANCZOS)
+
+
+def tokens_on_a_side(base: EncodesPictures, side: int | None = None) -> int:
+    """Rows, and columns, of patches that the encoder divides a reference into at this reference resolution."""
+    patch = base.image_encoder.config.patch_size
+    return base.image_side // patch if side is None or side <= base.image_side else -(-side // patch)
+
+
+def interpolated(base: EncodesPictures, pixels: Tensor) -> dict[str, bool]:
+    """The encoder's option for pixel values that are larger than its own, {} for its own."""
+    return {} if pixels.shape[-1] == base.image_side else {"interpolate_pos_encoding": True}
 
 
 @torch.no_grad()
 def extract(
-    base: EncodesPictures, pictures: Sequence[Image.Image] | Tensor, layers: Sequence[int] | None = None
+    base: EncodesPictures,
+    pictures: Sequence[Image.Image] | Tensor,
+    layers: Sequence[int] | None = None,
+    side: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Hidden states of the frozen CLIP image encoder, one per entry of `layers` (default: the base's three).
 
     pictures: B segmented subjects R on a plain ground, or their pixel values (B, 3, S, S) from `preprocess`.
+    side: see `preprocess`.
     Returns a tuple of (B, N, d_I), coarse to fine; N counts CLIP's class token too.
     """
-    pixels = pictures if isinstance(pictures, Tensor) else preprocess(base, pictures)
-    hidden = base.image_encoder.vision_model(pixels, output_hidden_states=True).hidden_states
+    pixels = pictures if isinstance(pictures, Tensor) else preprocess(base, pictures, side)
+    hidden = base.image_encoder.vision_model(
+        pixels, output_hidden_states=True, **interpolated(base, pixels)
+    ).hidden_states
     return tuple(hidden[i] for i in (base.image_layers if layers is None else layers))
 
 

@@ -44,6 +44,9 @@ def _register_heif() -> None:
 Image.init()
 _register_heif()
 FORMATS = [kind for kind in "JPEG PNG GIF WEBP BMP TIFF AVIF HEIF JPEG2000 PPM ICO QOI".split() if kind in Image.OPEN]
+# How the names of photographs and drawings end, wherever a folder of pictures is listed. HEIC is among them also where
+# nothing reads it, so that such a file is reported rather than passed over.
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .heic .heif .hif .jp2".split())
 HEIC = "a HEIC photograph" + (" that is cut short or damaged" if "HEIF" in FORMATS else "")
 SHOWN_BY_BROWSERS = frozenset(".jpg .jpeg .png .webp .gif .bmp .avif .ico".split())
 # What a file is when it is not one of these, by its first bytes, and what to do about it.

@@ -8,6 +8,7 @@ pipe("a <bear> on the beach", bear, generator=torch.Generator().manual_seed(0)).
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import json
 import logging
@@ -42,6 +43,7 @@ from customcontrast.integrations.diffusers_inputs import (
     subject_lists,
     wrong,
 )
+from customcontrast.integrations.official_callbacks import cutoffs, own_inputs
 from customcontrast.integrations.prompt_embeds import PromptEmbeds
 from customcontrast.ip_adapter import IPAdapter
 from customcontrast.layout import Layout, LayoutPrior
@@ -49,6 +51,7 @@ from customcontrast.output import Result, Step
 from customcontrast.pipeline import CustomContrast, resolve_adapter
 from customcontrast.placement import Placement
 from customcontrast.safety import SafetyChecker, as_checker
+from customcontrast.sampling import make_scheduler
 from customcontrast.specs import BASES
 from customcontrast.subject import Segmented, Subject
 from customcontrast.tensor_files import share_with_umask
@@ -342,9 +345,10 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         strength: float = 1.0,
         placement: Placement | None = None,
         layer_scales: Mapping[int | str, float] | Sequence[float] | None = None,
+        reference_resolution: int | None = None,
     ) -> Subject:
         """Encode the references of one subject, once; see `CustomContrast.subject`."""
-        return self.model.subject(segmentations, noun, strength, placement, layer_scales)
+        return self.model.subject(segmentations, noun, strength, placement, layer_scales, reference_resolution)
 
     def style(self, picture: Image.Image | Segmented, strength: float = 1.0, role: str = "style") -> Subject:
         """Encode a whole picture that gives its style or layout; see `CustomContrast.style`."""
@@ -388,6 +392,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         clip_skip: int | None = None,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
+        guidance_end: float = 1.0,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
@@ -396,7 +401,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler, layout, guidance_rescale … subject_end: as in `CustomContrast.stream`;
+        prompt, subjects, height … scheduler, layout, guidance_rescale … guidance_end: as in `CustomContrast.stream`;
         None = the base's own. Several prompts share the subjects, or each has a list of its own.
         generator: one for all pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed
         from PyTorch's global generator. latents: starting noise (N, C, h, w) of unit variance.
@@ -405,7 +410,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             the place of `prompt` and `negative_prompt`, as in diffusers; without subjects, and without maps.
         callback_on_step_end(pipe, step, timestep, {"latents": (num_images_per_prompt, C, h, w)}) is called after each
         step, counted from 0 for each prompt; it may return {"latents": others} and set `pipe._interrupt = True`, which
-        stops there: the pictures are decoded as they are, further prompts are not begun.
+        stops there: the pictures are decoded as they are, further prompts are not begun. Of diffusers' official
+            callbacks those that cut off guidance and the IP-Adapter's scale are taken, see `official_callbacks`.
         Returns CustomContrastOutput, or (images, results). Raises ValueError, before anything runs, for an argument
         that cannot be used.
         """
@@ -425,7 +431,9 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         shape = tuple(getattr(latents, "shape", ()))
         if latents is not None and (len(shape) != 4 or len(latents) != P * N):
             raise wrong("latents", shape or latents, f"must be a tensor ({P * N}, C, h, w), one row per picture")
-        callback = self._callback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        total = functools.partial(self._total, scheduler, num_inference_steps)
+        ends, inputs = cutoffs(callback_on_step_end, total), callback_on_step_end_tensor_inputs
+        callback = self._callback(ends.others, None if own_inputs(callback_on_step_end) else inputs)
         lists, negatives = subject_lists(subjects, P), one_each("negative_prompt", negative_prompt, P)
 
         streams, model = [], self.model
@@ -457,7 +465,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 guidance_rescale=guidance_rescale,
                 clip_skip=clip_skip,
                 subject_start=subject_start,
-                subject_end=subject_end,
+                subject_end=min(subject_end, ends.subject_end),
+                guidance_end=min(guidance_end, ends.guidance_end),
             )
             streams.append(stream)
         try:
@@ -471,6 +480,16 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         maps = {kind: [rows for result in results for rows in getattr(result, kind)] for kind in kinds}
         flags = [flag for result in results for flag in result.flagged] if model.safety is not None else None
         return CustomContrastOutput(images=images, **maps, results=results, nsfw_content_detected=flags)
+
+    def _total(self, scheduler: str | None, steps: int | None) -> int:
+        """How many timesteps a run has; as many as steps where the scheduler refuses them, which the run then says."""
+        count = steps or self.model.base.default_steps
+        own = make_scheduler(self.model.base.scheduler, scheduler)
+        try:
+            own.set_timesteps(count)
+        except (ValueError, IndexError, TypeError):
+            return max(1, count)
+        return len(own.timesteps)
 
     def _finish(self, streams: Sequence[Any], steps: int) -> list[Result]:
         """Run the streams one after the other; those after an interrupt are not begun."""

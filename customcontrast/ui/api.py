@@ -15,6 +15,7 @@ from customcontrast.ui.handlers.generation_run import ProgramCall
 from customcontrast.ui.handlers.messages import error_text
 from customcontrast.ui.sections.controls import ResultsSection
 from customcontrast.ui.service import figures
+from customcontrast.ui.service.request import STYLE
 
 TEXTS = ("nouns", "prompt", "negative_prompt")
 OPTIONAL = ("size", "scheduler", "per_subject", "places", "strengths", "turns", "poses", "camera")  # texts too
@@ -64,6 +65,8 @@ class Endpoints:
         inputs |= {"style": Picture(label="style"), "style_strength": Number(1.0, label="style_strength")}
         inputs |= {"subject_start": Number(0.0, label="subject_start")}
         inputs |= {"subject_end": Number(1.0, label="subject_end")}
+        inputs |= {"reference_resolution": Number(None, label="reference_resolution", precision=0)}
+        inputs |= {"style_role": gr.Textbox(STYLE, label="style_role")}
         return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:
@@ -108,6 +111,8 @@ class Endpoints:
         style_strength: float = 1.0,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
+        reference_resolution: int | None = None,
+        style_role: str = STYLE,
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -141,6 +146,9 @@ class Endpoints:
             style_strength: how much of that style, 0 to 3.
             subject_start: share of the steps, 0 to 1, before which λ is 0.
             subject_end: share of the steps after which λ is 0.
+            reference_resolution: side in px at which the references are seen, 16 to twice that of the image encoder;
+                none for its own. Less leaves details out; more shows it more than it was trained with.
+            style_role: what is taken from the picture `style`: style, or layout (its composition).
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
@@ -151,9 +159,10 @@ class Endpoints:
                 "subject_scale": subject_scale, "seed": seed, "pictures": pictures, "location_masks": location_masks,
                 "base": base or None, "size": size, "scheduler": scheduler, "text_tokens": text_tokens, "apart": apart,
                 "elevation": read_camera(camera), "subject_start": subject_start, "subject_end": subject_end,
+                "reference_resolution": reference_resolution,
             }  # fmt: skip
             subjects = (references or (), nouns, per_subject, places, strengths, turns, poses)
-            call = ProgramCall(*subjects, settings, style, style_strength)
+            call = ProgramCall(*subjects, settings, style, style_strength, style_role)
             run = self.handlers.generation.run(call)
             files = self.handlers.generation.save(run.request, run.result)
             return files, figures.strip(run.result, 0, run.references), run.settings, run

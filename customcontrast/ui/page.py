@@ -61,10 +61,11 @@ class Page:
                 gr.HTML(TITLE, elem_classes="cc-title")
                 gr.Button("Light / dark", size="sm", scale=0, min_width=110).click(None, js=TOGGLE, **QUIET)
             shown = showcase.build(handlers)
-            with gr.Row():
+            with gr.Row(elem_classes="cc-halves"):
                 with gr.Column(scale=5, min_width=320):
                     subjects = subject_slots.build(handlers)
-                    settings = settings_panel.build(handlers)
+                    with gr.Column(elem_id="settings"):  # on a phone below the picture, see page.css
+                        settings = settings_panel.build(handlers)
                 with gr.Column(scale=7, min_width=320):
                     prompt = prompt_box.build(handlers)
                     results = picture_results.build()

@@ -49,7 +49,8 @@ def area_plot(
         right.plot(x[:, k], y[:, k], color=color, lw=1.2, alpha=0.7)
         right.plot(x[:1, k], y[:1, k], "o", ms=6, mfc="white", mec=color)
         right.plot(x[-1:, k], y[-1:, k], "o", ms=6, color=color)
-    left.set(xlabel="step", ylim=(0, None), xlim=(0.5, T + 0.5))
+    top = max(1.25 * float(area.max()), 1e-3)  # room for the legend above a flat line
+    left.set(xlabel="step", ylim=(0, top), xlim=(0.5, T + 0.5))
     left.set_title("Area of the location mask", loc="left")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))

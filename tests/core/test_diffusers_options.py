@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.callbacks import (
+    IPAdapterScaleCutoffCallback,
+    MultiPipelineCallbacks,
+    PipelineCallback,
+    SDCFGCutoffCallback,
+    SDXLCFGCutoffCallback,
+)
 
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
@@ -204,8 +211,70 @@ def test_the_visual_branch_acts_in_its_steps_alone(tiny_custom: CustomContrast, 
         assert torch.equal(late[1], off[1]) and not torch.equal(late[2], off[2])
 
 
+@pytest.mark.parametrize("cutoff", [{"cutoff_step_ratio": 0.5}, {"cutoff_step_ratio": None, "cutoff_step_index": 0}])
+def test_official_callbacks_are_those_of_diffusers(any_base: BaseModel, stock: Callable, cutoff: dict) -> None:
+    """After the cut-off there is no guidance, there as here; beside it another callback is called as ever."""
+    official = (SDXLCFGCutoffCallback if any_base.spec.pooled else SDCFGCutoffCallback)(**cutoff)
+    wanted = stock(any_base, callback_on_step_end=official)
+    pipe = CustomContrastPipeline.from_parts(any_base)
+    pipe.set_progress_bar_config(disable=True)
+    draw = lambda **options: pipe(PROMPT, seed=3, output_type="latent", **FAST, **options)  # noqa: E731
+    found, plain = draw(callback_on_step_end=official), draw()
+    assert torch.allclose(found.images, wanted, atol=1e-5) and not torch.allclose(found.images, plain.images, atol=1e-4)
+    end = found.results[0].recipe["guidance_end"]
+    assert end == pytest.approx(1 / 3 if cutoff.get("cutoff_step_index") == 0 else 2 / 3)
+    assert "guidance_end" not in plain.results[0].recipe
+    seen: list[int] = []
+
+    class Counts(PipelineCallback):
+        tensor_inputs: ClassVar = ["latents"]
+
+        def callback_fn(self, pipeline: Any, step: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            seen.append(step)
+            return kwargs
+
+    both = MultiPipelineCallbacks([official, Counts()])
+    assert torch.equal(draw(callback_on_step_end=both).images, found.images) and seen == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"callback_on_step_end_tensor_inputs=\['prompt_embeds'\] may name"):
+        draw(callback_on_step_end=lambda *_: {}, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_the_official_callback_of_the_visual_branch(tiny_custom: CustomContrast, cutout: Callable) -> None:
+    pipe = CustomContrastPipeline.from_parts(tiny_custom.base, tiny_custom.adapter)
+    pipe.set_progress_bar_config(disable=True)
+    options = FAST | {"subjects": pipe.subject(cutout(), "bear"), "seed": 3, "output_type": "latent"}
+    official = IPAdapterScaleCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
+    found = pipe(PROMPT, callback_on_step_end=official, **options)
+    assert torch.equal(found.images, pipe(PROMPT, subject_end=2 / 3, **options).images)
+    assert not torch.equal(found.images, pipe(PROMPT, **options).images)
+
+
+def test_guidance_ends(tiny_custom: CustomContrast, cutout: Callable) -> None:
+    """Ended at once, a run is one without guidance; ended later, its first steps are as they were."""
+    subjects = [tiny_custom.subject(cutout(k), noun) for k, noun in enumerate(("bear", "cat"))]
+
+    def latents(**options: Any) -> list[torch.Tensor]:
+        kept: list[torch.Tensor] = []
+        keep = lambda step, t, z: (kept.append(z) or z, True)  # noqa: E731
+        apart = LocationConfig(apart=True)
+        tiny_custom.generate("a bear and a cat", subjects, seed=1, on_step=keep, location=apart, **(FAST | options))
+        return kept
+
+    on, off = latents(), latents(guidance_scale=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(latents(guidance_end=0), off, strict=True))
+    late = latents(guidance_end=0.67)
+    assert torch.equal(late[1], on[1]) and not torch.allclose(late[2], on[2], atol=1e-3)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"subject_start": -0.1}, {"subject_end": 2}, {"subject_start": 0.5, "subject_end": 0.5}]
+    "wrong",
+    [
+        {"guidance_end": 1.5},
+        {"guidance_end": "late"},
+        {"subject_start": -0.1},
+        {"subject_end": 2},
+        {"subject_start": 0.5, "subject_end": 0.5},
+    ],
 )
 def test_limits_of_the_steps_of_the_visual_branch(tiny_custom: CustomContrast, wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):

@@ -54,7 +54,7 @@ def test_writes_picture_strip_and_maps(weights: Path, reference: Path, tmp_path:
 
 
 def test_a_style_picture(reference: Path, weights: Path, tmp_path: Path, capsys: object) -> None:
-    """The library's style picture with its strength on SD-1.5; a sentence where the adapter takes none."""
+    """The library's layout picture with its strength on SD-1.5, seen at 16 px; a sentence on other adapters."""
     save_tiny_sd15(tmp_path / "sd15")
     base = load_base("sd15", weights=tmp_path / "sd15", device="cpu")
     file = random_ip_file(tmp_path / "plus.safetensors", "plus", base.unet, base.image_encoder.config)
@@ -63,10 +63,12 @@ def test_a_style_picture(reference: Path, weights: Path, tmp_path: Path, capsys:
     asked = ["--reference", str(reference), "--prompt", "a (bear:1.2) on a beach", "--style", str(style)]
     own = ["--base", "sd15", "--weights", str(tmp_path / "sd15"), "--adapter", str(file), "--steps", "3"]
     own += ["--image-encoder", str(tmp_path / "sd15" / "image_encoder"), "--device", "cpu", "--memory", "none"]
-    assert generate.main([*asked, *own, "--style-strength", "0.7", "--out", str(tmp_path / "out")]) == 0
+    more = ["--style-role", "layout", "--reference-resolution", "16"]
+    assert generate.main([*asked, *own, "--style-strength", "0.7", "--out", str(tmp_path / "out"), *more]) == 0
     model = CustomContrast.from_parts(base, load_adapter(file, base))
-    subject = model.subject(Segmenter().auto(str(reference)), "bear")
-    styled = [subject, model.style(Image.open(style), 0.7)]
+    seen = {"reference_resolution": 16}
+    subject = model.subject(Segmenter().auto(str(reference)), "bear", **seen)
+    styled = [subject, model.style(Image.open(style), 0.7, "layout", **seen)]
     wanted = model.generate("a (bear:1.2) on a beach", styled, num_inference_steps=3).images[0]
     assert Image.open(tmp_path / "out" / "picture.png").tobytes() == wanted.tobytes()
     assert generate.main([*asked, "--weights", str(weights), "--out", str(tmp_path)]) == 1

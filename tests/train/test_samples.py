@@ -16,6 +16,8 @@ from PIL import Image
 from customcontrast.base_model import BaseModel
 from customcontrast.encoder import image_features
 from customcontrast.errors import ConfigError
+from customcontrast.images import loading
+from customcontrast.segmentation import Segmenter
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, load_config
 from train.adapter.train import batches_from
 from train.data import adapter_pool, folder, frozen_features, references, sampler, toyland_source
@@ -361,6 +363,25 @@ def test_hidden_names_are_no_subjects_and_no_pictures(own: Path) -> None:
     (own / "cat" / "._00.png").write_bytes(b"resource fork")
     assert [place.name for place in folder.subject_places(own)] == ["cat", "robot_toy2"]
     assert [path.name for path in folder.pictures_in(own / "cat")] == ["00.png", "01.png", "broken.jpg"]
+
+
+@pytest.mark.parametrize("suffix", sorted(loading.SUFFIXES))
+def test_every_kind_of_picture_is_listed_and_read(tmp_path: Path, suffix: str) -> None:
+    """A folder takes the kinds of files that the page takes, whatever the letter case of their names."""
+    kind = Image.registered_extensions().get(suffix)
+    if suffix in (".heic", ".heif", ".hif"):
+        pytest.importorskip("pillow_heif", reason="pip install pillow-heif").register_heif_opener()
+        kind = "HEIF"
+    assert kind in loading.FORMATS
+    write_subject(tmp_path / "cat", 1, 1)
+    own = tmp_path / "cat" / f"00{suffix.upper()}"
+    with Image.open(tmp_path / "cat" / "00.png") as picture:
+        pixels = picture.convert("RGB")
+    (tmp_path / "cat" / "00.png").unlink()
+    pixels.save(own, format=kind)
+    assert [path.name for path in folder.pictures_in(tmp_path / "cat")] == [own.name]
+    found = folder.segment(own, Segmenter())
+    assert found.image.size == (80, 60) and found.method == "given"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

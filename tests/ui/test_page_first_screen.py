@@ -50,6 +50,8 @@ def test_a_finished_example_fills_in_everything(browser: sync_api.Browser, url: 
         assert "Surprise me" in "".join(visitor.sticks_out())
         page.evaluate("document.querySelector('#surprise').style.marginLeft = ''")
         assert page.evaluate(BELOW_ARROW) <= 0
+        tops = [page.locator(f"#{name}").bounding_box()["y"] for name in ("slot-1", "prompt", "pictures-out", "seed")]
+        assert tops == sorted(tops), "the settings come after the picture"
     wrong = visitor.violations("first screen")
     assert len(GALLERY) == 6 and page.locator("#cards button").count() == 6
     settings, references = read_png(GALLERY[1])

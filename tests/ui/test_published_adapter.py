@@ -22,7 +22,7 @@ from customcontrast.ui.page import Page
 from customcontrast.ui.service.cutouts import CutOut
 from customcontrast.ui.service.models import Models, ServiceConfig
 from customcontrast.ui.service.recipe import png_bytes, read_png
-from customcontrast.ui.service.request import STYLE, StyleRequest, request_from
+from customcontrast.ui.service.request import LAYOUT, STYLE, StyleRequest, request_from
 from customcontrast.ui.service.service import Service
 from tests.support.ip_files import random_ip_file
 from tests.support.serving import EXAMPLES
@@ -115,6 +115,42 @@ def test_a_style_picture_by_the_api(handlers: Handlers, painting: Path) -> None:
     assert kept["subjects"] == [{"role": STYLE, "strength": 0.7}] and kept["subject_scale"] == 0.6
     without = Endpoints(handlers).generate(**asked)[-1]
     assert pixels(without.result.images[0]) != pixels(run.result.images[0])
+
+
+def test_a_layout_picture_and_the_reference_resolution(handlers: Handlers, bear: CutOut, painting: Path) -> None:
+    """The role of the picture beside the subjects: by the page, by the API, in the recipe, and back from it."""
+    asked = form(bear, StyleForm(PAINTING, 0.9, LAYOUT), resolution="16 px")
+    last = list(handlers.generation.generate(asked))[-1]
+    model = handlers.service.models.model()
+    subject = model.subject(bear.current, "bear", reference_resolution=16)
+    layout = model.style(PAINTING, 0.9, role=LAYOUT, reference_resolution=16)
+    options = {"num_inference_steps": 3, "guidance_scale": 4.0, "seed": 5, "width": 64, "height": 64}
+    location = last["run"].request.to_config().location
+    wanted = model.generate("a bear on the beach", [subject, layout], location=location, **options)
+    assert pixels(last["run"].result.images[0]) == pixels(wanted.images[0])
+    assert [row["role"] for row in wanted.recipe["pictures"]] == [LAYOUT]
+
+    settings, references = read_png(last["gallery"]["value"][0])
+    assert settings["subjects"][1]["role"] == LAYOUT and settings["reference_resolution"] == 16
+    assert dataclasses.replace(request_from(settings, references), subjects=()).style.role == LAYOUT
+    back = handlers.replay.load(last["gallery"]["value"][0])
+    assert back["style"]["role"] == LAYOUT and back["resolution"]["value"] == "16"
+    assert [value for _, value in back["resolution"]["choices"]] == ["", "36", "48"], "of an encoder that reads 24 px"
+
+    sent = {"prompt": "a bear", "steps": 2, "guidance": 4.0, "base": "sd15", "size": "64x64", "style": str(painting)}
+    made = [
+        Endpoints(handlers).generate(**sent, style_role=role, reference_resolution=side)
+        for role, side in ((STYLE, None), (LAYOUT, None), (LAYOUT, 48))
+    ]
+    assert len({pixels(run.result.images[0]) for *_, run in made}) == 3
+    kept = read_png(made[2][0][0])[0]
+    assert kept["subjects"] == [{"role": LAYOUT, "strength": 1.0}] and kept["reference_resolution"] == 48
+    with pytest.raises(RequestError, match="There is no role “manner”; choose one of style, layout"):
+        form(style=StyleForm(PAINTING, 1, "manner")).request()
+    with pytest.raises(RequestError, match="reference resolution must be a whole number from 16 to 448"):
+        form(resolution="large").request()
+    with pytest.raises(RequestError, match="16 to 48 px for base 'sd15', whose image encoder reads 24 px"):
+        list(handlers.service.stream(form(bear, resolution="100").request()))
 
 
 def test_wrong_style_pictures_get_a_sentence(handlers: Handlers, tmp_path: Path) -> None:

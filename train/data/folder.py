@@ -30,13 +30,12 @@ from tqdm import tqdm
 
 from customcontrast.conditioning.prompt import without_tags
 from customcontrast.errors import ConfigError, PictureError, SegmentationError
-from customcontrast.images.loading import load_picture
+from customcontrast.images.loading import SUFFIXES, load_picture
 from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.references import segmented
 from train.data.samples import Sample, keys_of
 
 LOG = logging.getLogger(__name__)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 AREA = (0.01, 0.95)  # share of a picture that a usable subject covers
 SHORT_SIDE = 1024  # px; pictures whose shorter side is larger are reduced to it when they are read
 MAX_SIDE = 8192  # px; no longer side is larger than this

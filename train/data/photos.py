@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from customcontrast.errors import DataLayoutError
-from train.data.folder import SUFFIXES, class_noun, mask_path, pictures_in, subject_places
+from customcontrast.images.loading import SUFFIXES
+from train.data.folder import class_noun, mask_path, pictures_in, subject_places
 
 MVIMGNET_CLASSES = "mvimgnet_category.txt"  # lines "class label,class name"
 OPENIMAGES_CLASSES = "class-descriptions"  # part of a CSV's name: LabelName,DisplayName

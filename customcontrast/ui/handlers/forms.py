@@ -11,7 +11,7 @@ from PIL import Image
 from customcontrast.errors import RequestError
 from customcontrast.specs import BASES
 from customcontrast.ui.service.cutouts import CutOut
-from customcontrast.ui.service.request import PLACES, Request, StyleRequest, SubjectRequest, check, place_box
+from customcontrast.ui.service.request import PLACES, STYLE, Request, StyleRequest, SubjectRequest, check, place_box
 from customcontrast.ui.service.view_layout import DIRECTIONS, read_turn
 
 AREA = "box"  # what the page's choice of a place says where the box's numbers count
@@ -62,10 +62,11 @@ class StyleForm:
 
     picture: Image.Image | None = None
     strength: float = 1.0
+    role: str = STYLE
 
     def request(self) -> StyleRequest | None:
-        """The style picture, or None where there is none."""
-        return None if self.picture is None else StyleRequest(self.picture, self.strength)
+        """The style or layout picture, or None where there is none."""
+        return None if self.picture is None else StyleRequest(self.picture, self.strength, self.role)
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class GenerationForm:
     text_tokens: bool = True
     apart: bool = True
     camera: Any = ""  # its height in degrees; "" or None = any
+    resolution: Any = ""  # at which references are seen, px; "" or None = the image encoder's own
     subjects: tuple[SubjectForm, ...] = ()
     style: StyleForm = StyleForm()
 
@@ -102,6 +104,7 @@ class GenerationForm:
             Request(
                 subjects=tuple(filter(None, subjects)),
                 elevation=read_camera(self.camera),
+                reference_resolution=read_resolution(self.resolution),
                 size=size,
                 style=self.style.request(),
                 **{name: getattr(self, name) for name in SETTINGS if name != "size"},
@@ -137,6 +140,15 @@ def read_camera(text: Any) -> float | None:
         return float(words)
     except ValueError:
         raise RequestError(f"The camera's height “{words[:40]}” must be any, or degrees, such as 15.") from None
+
+
+def read_resolution(text: Any) -> Any:
+    """A reference resolution as a control tells it, such as “48” or “48 px” → the number; None = the encoder's own.
+
+    What is no number is left for the request's check to name.
+    """
+    words = str("" if text is None else text).lower().removesuffix("px").strip()
+    return int(words) if words.isdecimal() else words or None
 
 
 def turn_text(azimuth: float | None) -> str:

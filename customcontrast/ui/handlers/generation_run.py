@@ -19,7 +19,7 @@ from customcontrast.ui.handlers.viewers import RunView
 from customcontrast.ui.service import figures, recipe
 from customcontrast.ui.service.cutouts import MAX_SIDE
 from customcontrast.ui.service.recipe import MAX_REFERENCES
-from customcontrast.ui.service.request import Request, StyleRequest, SubjectRequest, check, read_place
+from customcontrast.ui.service.request import STYLE, Request, StyleRequest, SubjectRequest, check, read_place
 from customcontrast.ui.service.service import Service
 from customcontrast.ui.service.view_layout import read_turn
 
@@ -143,6 +143,7 @@ class ProgramCall:
     settings: dict[str, Any] | None = None  # fields of a Request
     style: str | None = None
     style_strength: float = 1.0
+    style_role: str = STYLE
 
     def request(self, service: Service) -> Request:
         """The checked request, its pictures cut out. Raises PictureError, RequestError."""
@@ -172,7 +173,8 @@ class ProgramCall:
         )
         style = None
         if self.style:
-            style = StyleRequest(load_picture(self.style, "style", max_side=MAX_SIDE), self.style_strength)
+            picture = load_picture(self.style, "style", max_side=MAX_SIDE)
+            style = StyleRequest(picture, self.style_strength, self.style_role or STYLE)
         return check(Request(subjects=subjects, style=style, **(self.settings or {})))
 
 

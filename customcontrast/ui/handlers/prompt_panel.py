@@ -22,6 +22,7 @@ from customcontrast.ui.service.prompt_hints import prompt_hints
 from customcontrast.ui.service.service import Service
 
 PATIENCE = 30.0  # seconds that notes about a prompt wait for the model
+SHARES = (0.25, 0.5, 1.5, 2)  # of the image encoder's own side: reference resolutions that are offered
 MAX_SEED = int(LIMITS["seed"].public_high)
 
 
@@ -70,6 +71,7 @@ class PromptPanel:
             **defaults,
             "subject_scale": self.service.models.default_scale(base),
             "size": Set(choices=self.sizes(base), value=""),
+            "resolution": Set(choices=self.resolutions(base), value=""),
             "base_note": notice(""),
             **self.base_changes(base),
         }
@@ -97,6 +99,13 @@ class PromptPanel:
         own = [("as the model was trained", "")]
         like = ("the shape of my picture", AS_INPUT)
         return [*own, like, *((size.replace("x", " × "), size) for size in BASES[base].sizes)]
+
+    def resolutions(self, base: str) -> list[tuple[str, str]]:
+        """Reference resolutions that suit a base: what is shown → value."""
+        own = self.service.models.image_side(base)
+        bounds = LIMITS["reference_resolution"]
+        sides = [side for s in SHARES if bounds.public_low <= (side := round(own * s)) <= bounds.public_high]
+        return [(f"the image encoder's own: {own} px", ""), *((f"{side} px", str(side)) for side in sides)]
 
     def about(self, base: str) -> str:
         """One honest sentence on what a base can draw, as HTML."""

@@ -71,6 +71,8 @@ class Replay:
         request = request_from(settings, references)
         values = {name: getattr(request, name) for name in SETTINGS if getattr(request, name) is not None}
         values["camera"] = "" if request.elevation is None else f"{request.elevation:g}"
+        side = request.reference_resolution
+        values["resolution"] = "" if side is None else str(side)
         status = note(LOADED, "good")
         if request.base is not None and not self.service.models.offers(request.base):
             del values["base"]
@@ -78,6 +80,7 @@ class Replay:
         elif request.base is not None:
             self.service.models.start(request.base)
             values["size"] = Set(choices=self.prompt.sizes(request.base), value=request.size)
+            values["resolution"] = Set(choices=self.prompt.resolutions(request.base), value=values["resolution"])
             values |= self.prompt.base_changes(request.base)
         base = values.get("base")  # None: the one on the page, which is the server's in a recipe without a base
         values.setdefault("subject_scale", self.service.models.default_scale(base))

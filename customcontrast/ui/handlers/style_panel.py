@@ -6,13 +6,13 @@ from customcontrast.images.loading import load_picture, shown_by_browsers
 from customcontrast.ui.handlers.messages import Changes, Set, error_text, notice
 from customcontrast.ui.service.cutouts import MAX_SIDE
 from customcontrast.ui.service.models import Models
-from customcontrast.ui.service.request import StyleRequest
+from customcontrast.ui.service.request import STYLE, StyleRequest
 
 LEFT_OUT = "Its style picture was left out: this model takes none; SD-1.5 and SDXL with a published IP-Adapter do."
 
 
 class StylePanel:
-    """Handlers of the slot “Style of this picture”."""
+    """Handlers of the slot “Style or layout”."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
@@ -35,6 +35,7 @@ class StylePanel:
             "upload": given.picture if given else None,
             "picture": given.picture if given else None,
             "strength": given.strength if given else 1.0,
+            "role": given.role if given else STYLE,
             "note": notice(""),
         }
 

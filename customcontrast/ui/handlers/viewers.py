@@ -239,7 +239,7 @@ class Viewers:
         new: list[tuple[str, np.ndarray]] = []
         rows = []
         for requested in run.request.subjects:
-            subject = self.service.subject(model, requested)
+            subject = self.service.subject(model, requested, run.request.reference_resolution)
             place, near = atlas.locate(encoder_features(model.adapter, subject.features)[0].numpy())
             new.append((requested.noun, place))
             rows.append((requested.noun, requested.segmentations[0], near))

@@ -147,6 +147,7 @@ class SettingsSection:
     subject_end: gr.Slider
     size: gr.Dropdown
     scheduler: gr.Dropdown
+    resolution: gr.Dropdown
     location_masks: gr.Checkbox
     text_tokens: gr.Checkbox
     apart: gr.Checkbox
@@ -209,13 +210,14 @@ class StyleSlot:
     box: gr.Column
     picture: gr.State  # as it was loaded
     upload: Picture
+    role: gr.Radio
     strength: gr.Slider
     note: gr.HTML
 
     @property
     def form(self) -> Form:
         """What a run reads."""
-        return Form(StyleForm, {"picture": self.picture, "strength": self.strength})
+        return Form(StyleForm, {name: getattr(self, name) for name in ("picture", "strength", "role")})
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,9 @@ class Sections:
     @property
     def controls(self) -> dict[str, Structure]:
         """The controls of a run beside the subjects' slots, by the names of `GenerationForm`."""
-        settings = {name: getattr(self.settings, name) for name in (*SETTINGS, "camera") if name != "prompt"}
+        settings = {
+            name: getattr(self.settings, name) for name in (*SETTINGS, "camera", "resolution") if name != "prompt"
+        }
         return {"prompt": self.prompt.prompt, **settings}
 
     @property

@@ -57,6 +57,10 @@ def build(handlers: Handlers) -> SettingsSection:
         schedulers = [("the model's own", ""), *((one.title, key) for key, one in SCHEDULERS.items())]
         scheduler = gr.Dropdown(schedulers, value="", label="Scheduler", elem_id="scheduler",
                                 info="The rule that turns noise into a picture.")
+        resolution = gr.Dropdown(handlers.prompt.resolutions(models.config.base), value="",
+                                 label="Reference resolution", allow_custom_value=True, elem_id="resolution",
+                                 info="At how many pixels your pictures are seen. Fewer: their details leave room for "
+                                      "your words.")
         location_masks = gr.Checkbox(True, label="Location masks",
                                      info="Keep each subject to the place found for it, step by step.")
         text_tokens = gr.Checkbox(True, label="Subject in the text",
@@ -72,8 +76,9 @@ def build(handlers: Handlers) -> SettingsSection:
     return SettingsSection(
         seed=seed, dice=dice, reuse=reuse, guidance=guidance, subject_scale=subject_scale, pictures=pictures, view=view,
         camera=camera, negative_prompt=negative_prompt, steps=steps, subject_start=subject_start,
-        subject_end=subject_end, size=size, scheduler=scheduler, location_masks=location_masks,
-        text_tokens=text_tokens, apart=apart, base=base, base_note=base_note, memory=memory,
+        subject_end=subject_end, size=size, scheduler=scheduler, resolution=resolution,
+        location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
+        memory=memory,
     )
 
 
@@ -82,6 +87,7 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     section, panel = sections.settings, handlers.prompt
     wire.on(section.dice.click, panel.new_seed, {}, {"seed": section.seed}, queue=False, **QUIET)
     wire.on(section.reuse.click, panel.reuse_seed, {"run": sections.results.run}, {"seed": section.seed}, **QUIET)
-    names = ("base", "steps", "guidance", "subject_scale", "scheduler", "size", "base_note")
+    names = ("base", "steps", "guidance", "subject_scale", "scheduler", "size", "resolution",
+             "base_note")
     changed = {name: getattr(section, name) for name in names}
     wire.on(section.base.input, panel.choose_base, {"base": section.base}, {**changed, **sections.by_base}, **QUIET)

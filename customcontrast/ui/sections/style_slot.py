@@ -1,4 +1,4 @@
-"""“Style of this picture”: a whole picture beside the subjects, with its own strength."""
+"""“Style or layout”: a whole picture beside the subjects, with its role and its own strength."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from customcontrast.config import LIMITS
 from customcontrast.ui.components import Picture, hint
 from customcontrast.ui.handlers import Handlers
 from customcontrast.ui.sections.controls import Sections, StyleSlot
+from customcontrast.ui.service.request import LAYOUT, STYLE
 from customcontrast.ui.wiring import Wire
 
-STYLE = "A picture whose colours and manner the new one takes on; what it shows is left out."
+ABOUT = "A picture whose colours and manner the new one takes on, or else its composition; what it shows is left out."
+ROLES = [("Style", STYLE), ("Layout", LAYOUT)]
 
 
 # fmt: off
@@ -19,15 +21,18 @@ def build(handlers: Handlers) -> StyleSlot:
     visible = handlers.service.models.has_ip_adapter()
     with gr.Column(visible=visible, elem_classes="cc-slot", elem_id="style-slot") as box:
         picture = gr.State(None, time_to_live=3600)
-        hint(STYLE)
+        hint(ABOUT)
         with gr.Row():
             upload = Picture(
-                label="Style of this picture", sources=["upload", "clipboard"], height=180, format="png", buttons=[],
-                min_width=140, elem_id="style-upload", placeholder="Drop a picture here\nor click to choose one")
-            strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength", min_width=140,
-                                 elem_id="style-strength")
+                label="Style or layout", sources=["upload", "clipboard"], height=180, format="png",
+                buttons=[], min_width=140, elem_id="style-upload",
+                placeholder="Drop a picture here\nor click to choose one")
+            with gr.Column(min_width=140):
+                role = gr.Radio(ROLES, value=STYLE, label="What is taken from it", elem_id="style-role")
+                strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength",
+                                     elem_id="style-strength")
         note = gr.HTML(visible=False, elem_id="style-note")
-    return StyleSlot(box, picture, upload, strength, note)
+    return StyleSlot(box, picture, upload, role, strength, note)
 
 
 def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:

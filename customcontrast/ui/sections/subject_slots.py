@@ -82,7 +82,7 @@ def _slot(k: int, takes_layout: bool) -> SubjectSlot:
             hint(PAINT)
             brush = pads.brush(k)
         with gr.Row():
-            noun = gr.Textbox(label="What is it?", value="", placeholder="one word, e.g. dog",
+            noun = gr.Textbox(label="What is it?", value="", placeholder="e.g. dog",
                               min_width=120, max_length=MAX_NOUN, elem_id=f"noun-{k}")
             guessed = gr.Textbox(visible=False)
             strength = gr.Slider(0, LIMITS["strength"].public_high, 1, step=0.05, label="Strength", min_width=140,

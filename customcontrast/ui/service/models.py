@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CLIP_SIDE = 224  # px, of the published image encoders
 PLAIN = "adapter-plain.safetensors"  # beside an adapter: the same, trained without CSCL and MACL
 NO_PLAIN = (
     "There is no adapter without CSCL and MACL here: train it with "
@@ -166,6 +167,18 @@ class Models:
             return about["in_channels"] - about["out_channels"] == LAYOUT_CHANNELS
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def image_side(self, base: str | None = None) -> int:
+        """The side of what a base's image encoder reads, px, without loading it; CLIP's usual one if it is not here."""
+        name = base or self.config.base
+        own = self.config if name == self.config.base else ServiceConfig(name)
+        given = [Path(own.image_encoder)] if own.image_encoder else []
+        for place in (*given, Path(own.weights or WEIGHTS / name) / "image_encoder"):
+            try:
+                return int(json.loads((place / "config.json").read_text("utf-8"))["image_size"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return CLIP_SIDE
 
     def has_ip_adapter(self, base: str | None = None) -> bool:
         """Whether a base comes with a published IP-Adapter, and so takes a style picture; without loading it."""

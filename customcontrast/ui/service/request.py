@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from customcontrast.config import LIMITS, MAX_SUBJECTS, GenerationConfig, LocationConfig, RecordConfig
+from customcontrast.config import LIMITS, MAX_SUBJECTS, ROLES, GenerationConfig, LocationConfig, RecordConfig
 from customcontrast.errors import RequestError
 from customcontrast.layout import POSES, Layout
 from customcontrast.segmentation import Segmentation
@@ -27,7 +27,7 @@ PLACES = {  # named places of a subject in the new picture: left, top, right, bo
     "right": (50.0, 0.0, 100.0, 100.0),
 }
 MIN_PLACE = 5.0  # percent, a side of a place
-SUBJECT, STYLE = "subject", "style"  # what a reference picture is for
+SUBJECT, STYLE, LAYOUT = ROLES  # what a reference picture is for
 _SWITCHES = {  # fields that are on or off, as a sentence calls them
     "location_masks": "The location masks",
     "text_tokens": "The subject’s own tokens in the prompt",
@@ -51,10 +51,11 @@ class SubjectRequest:
 
 @dataclasses.dataclass(frozen=True)
 class StyleRequest:
-    """A whole picture whose style the result is to have, for a base that takes one."""
+    """A whole picture whose style or layout the result is to have, for a base that takes one."""
 
     picture: Image.Image  # RGB
     strength: float = 1.0  # its own λ, which `subject_scale` leaves alone
+    role: str = STYLE  # or LAYOUT
 
     @property
     def whole(self) -> Segmentation:
@@ -84,6 +85,7 @@ class Request:
     subject_start: float = 0.0  # λ holds from this share of the steps …
     subject_end: float = 1.0  # … to this one
     elevation: float | None = None  # degrees of the camera above the ground; None = any (bases with layout)
+    reference_resolution: int | None = None  # px at which references are seen; None = the image encoder's own
     style: StyleRequest | None = None  # (SD-1.5 and SDXL with an IP-Adapter)
 
     @property
@@ -101,7 +103,7 @@ class Request:
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("subjects", "style")]
         rows = [{name: getattr(subject, name) for name in _SUBJECT_SETTINGS} for subject in self.subjects]
         rows = [row | {"role": SUBJECT} for row in rows]
-        rows += [] if self.style is None else [{"role": STYLE, "strength": self.style.strength}]
+        rows += [] if self.style is None else [{"role": self.style.role, "strength": self.style.strength}]
         return {name: getattr(self, name) for name in names} | {"subjects": rows}
 
     @property
@@ -136,7 +138,8 @@ class Request:
 def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segmentation]]) -> Request:
     """Rebuild a request from a recipe; values are checked as if a visitor had typed them.
 
-    A row of "subjects" with the role "style" is the style picture; rows of older recipes have no role and are subjects.
+    A row of "subjects" with the role "style" or "layout" is the style picture; rows of older recipes have no role and
+    are subjects.
 
     Raises:
         RequestError: a value is missing or of the wrong kind.
@@ -153,12 +156,12 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
                 **{k: row[k] for k in _SUBJECT_SETTINGS[1:] if row.get(k) is not None},
             )
             for pictures, row in rows
-            if row.get("role", SUBJECT) != STYLE
+            if row.get("role", SUBJECT) == SUBJECT
         )
-        styles = [(pictures, row) for pictures, row in rows if row.get("role", SUBJECT) == STYLE]
+        styles = [(pictures, row) for pictures, row in rows if row.get("role", SUBJECT) != SUBJECT]
         if len(styles) > 1:
             raise RequestError("This recipe has several style pictures; one is taken.")
-        style = StyleRequest(styles[0][0][0].image, styles[0][1].get("strength", 1.0)) if styles else None
+        style = _style_of(*styles[0]) if styles else None
         names = {f.name for f in dataclasses.fields(Request)} - {"subjects", "style"}
         request = Request(subjects=subjects, style=style, **{k: v for k, v in settings.items() if k in names})
         return check(request)
@@ -166,6 +169,10 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
         if isinstance(error, RequestError):
             raise
         raise RequestError("The recipe is incomplete or damaged; download the PNG again.") from error
+
+
+def _style_of(pictures: Sequence[Segmentation], row: dict[str, Any]) -> StyleRequest:
+    return StyleRequest(pictures[0].image, row.get("strength", 1.0), row["role"])
 
 
 def check(request: Request) -> Request:
@@ -203,6 +210,9 @@ def check(request: Request) -> Request:
         size="{}x{}".format(*size) if (size := read_size(request.size)) else "",
         scheduler=_one_of("scheduler", "" if request.scheduler is None else request.scheduler, ("", *SCHEDULERS)),
         elevation=_public("camera's height", "elevation", request.elevation, True),
+        reference_resolution=_public(
+            "reference resolution", "reference_resolution", request.reference_resolution, True
+        ),
         style=_check_style(request.style),
     )
 
@@ -299,7 +309,10 @@ def _check_subject(k: int, subject: SubjectRequest) -> SubjectRequest:
 def _check_style(style: StyleRequest | None) -> StyleRequest | None:
     if style is None:
         return None
-    return dataclasses.replace(style, strength=_public("strength of the style", "strength", style.strength))
+    return dataclasses.replace(
+        style,
+        strength=_public(f"strength of the {_one_of('role', style.role, (STYLE, LAYOUT))}", "strength", style.strength),
+    )
 
 
 def _public(name: str, limit: str, value: Any, may_lack: bool = False) -> Any:

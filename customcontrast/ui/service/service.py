@@ -56,23 +56,30 @@ class Service:
         self._digests: WeakKeyDictionary[Adapter | IPAdapter, str] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def subject(self, model: CustomContrast, request: SubjectRequest) -> Subject:
-        """The subject with its image features; these are computed once per set of pictures and adapter."""
+    def subject(self, model: CustomContrast, request: SubjectRequest, side: int | None = None) -> Subject:
+        """The subject with its image features; these are computed once per set of pictures, adapter and resolution.
+
+        side: the request's reference resolution.
+        """
         known = self._cached(
-            self._key(model, request.segmentations),
-            lambda: model.subject(list(request.segmentations), request.noun, request.strength),
+            f"{side} {self._key(model, request.segmentations)}",
+            lambda: model.subject(
+                list(request.segmentations), request.noun, request.strength, reference_resolution=side
+            ),
         )
         mine = dataclasses.replace(known, noun=request.noun, strength=request.strength)
         return mine.placed(box=in_fractions(request.place), location=request.place != ANYWHERE)
 
-    def style(self, model: CustomContrast, request: StyleRequest) -> Subject:
-        """The style picture with its image features, computed once as well. Raises RequestError."""
+    def style(self, model: CustomContrast, request: StyleRequest, side: int | None = None) -> Subject:
+        """The style or layout picture with its image features, computed once as well. Raises RequestError."""
         from customcontrast.ip_adapter import IPAdapter  # after the model, see models.IMPORTS
 
         if not isinstance(model.adapter, IPAdapter):
             raise RequestError(NO_STYLE)
-        key = f"style {self._key(model, [request.whole])}"
-        known = self._cached(key, lambda: model.style(request.picture, request.strength))
+        key = f"{request.role} {side} {self._key(model, [request.whole])}"
+        known = self._cached(
+            key, lambda: model.style(request.picture, request.strength, request.role, reference_resolution=side)
+        )
         return dataclasses.replace(known, strength=request.strength)
 
     def _cached(self, key: str, look: Callable[[], Subject]) -> Subject:
@@ -123,8 +130,9 @@ class Service:
         if request.subjects and model.adapter is None:
             raise RequestError(NO_ADAPTER)
         try:
-            subjects = [self.subject(model, subject) for subject in request.subjects]
-            styles = [] if request.style is None else [self.style(model, request.style)]
+            side = request.reference_resolution
+            subjects = [self.subject(model, subject, side) for subject in request.subjects]
+            styles = [] if request.style is None else [self.style(model, request.style, side)]
         except ValueError as error:  # such as a UNet without the layers that carry style
             raise RequestError(sentence(error)) from error
         if not request.text_tokens:
