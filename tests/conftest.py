@@ -1,23 +1,29 @@
-"""Fixtures that the tests share."""
+"""Fixtures that the tests share.
+
+What takes long to import is imported where it is used: the process that only hands out tests (pytest-xdist) reads this
+file too, before the others start.
+"""
 
 from __future__ import annotations
 
+import functools
 import shutil
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from customcontrast.base_model import BaseModel, load_base
-from customcontrast.pipeline import CustomContrast
-from tests.support.tiny_models import random_adapter, save_tiny_toyland, save_tiny_xl
+if TYPE_CHECKING:
+    from customcontrast.base_model import BaseModel
+    from customcontrast.pipeline import CustomContrast
 
-torch.set_num_threads(1)
+# httpx reads all the world's certificates anew for each client, and gradio's makes several for one request.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests come first, so that two processes end together (with xdist's own order off)."""
     long = {item.path for item in items if LONG & {mark.name for mark in item.iter_markers()}}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -60,12 +73,17 @@ def written(save: Callable[[Path], None], folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.tiny_models import save_tiny_toyland
+
     return written(save_tiny_toyland, tmp_path_factory.mktemp("toyland"))
 
 
 @pytest.fixture(scope="session")
 def headed_folder(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tiny_folder with the CLIP head that compares text and pictures, as an export has it."""
+    import torch
+    from safetensors.torch import save_file
+
     folder = tmp_path_factory.mktemp("headed") / "toyland"
     shutil.copytree(tiny_folder, folder)
     width, out = tiny_base.text_encoders[0].config.hidden_size, tiny_base.image_encoder.config.projection_dim
@@ -75,18 +93,24 @@ def headed_folder(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pyt
 
 @pytest.fixture(scope="session")
 def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.tiny_models import save_tiny_xl
+
     return written(save_tiny_xl, tmp_path_factory.mktemp("sdxl"))
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tiny_folder: Path) -> BaseModel:
     """Toyland's classes at toy width: 64 px pictures, 8×8 latents, 7 cross-attention layers, v-prediction."""
+    from customcontrast.base_model import load_base
+
     return load_base("toyland", weights=tiny_folder, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def tiny_xl_base(tiny_xl_folder: Path) -> BaseModel:
     """SDXL's classes at toy width: two text encoders, ε-prediction, f = 4."""
+    from customcontrast.base_model import load_base
+
     return load_base("sdxl", weights=tiny_xl_folder, device="cpu")
 
 
@@ -96,15 +120,22 @@ def any_base(request: pytest.FixtureRequest, tiny_base: BaseModel, tiny_xl_base:
     return tiny_base if request.param == "toyland" else tiny_xl_base
 
 
+def with_random_adapter(base: BaseModel) -> CustomContrast:
+    from customcontrast.pipeline import CustomContrast
+    from tests.support.tiny_models import random_adapter
+
+    return CustomContrast.from_parts(base, random_adapter(base))
+
+
 @pytest.fixture(scope="session")
 def tiny_custom(tiny_base: BaseModel) -> CustomContrast:
     """CustomContrast on the tiny base, with a random adapter."""
-    return CustomContrast.from_parts(tiny_base, random_adapter(tiny_base))
+    return with_random_adapter(tiny_base)
 
 
 @pytest.fixture(scope="session")
 def any_custom(any_base: BaseModel) -> CustomContrast:
-    return CustomContrast.from_parts(any_base, random_adapter(any_base))
+    return with_random_adapter(any_base)
 
 
 @pytest.fixture(scope="session")

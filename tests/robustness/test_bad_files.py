@@ -23,6 +23,7 @@ from PIL import Image, PngImagePlugin
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from customcontrast import base_model
 from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter, read_metadata, save_adapter
 from customcontrast.base_model import BaseModel, load_base
@@ -183,6 +184,25 @@ STANDS = {  # files of a base folder and what may become of them: none is needed
 BROKEN_JSON = (b"", b"{", b"[]", b"null", b'{"_class_name": 3}', None)  # None: the file is gone
 
 
+@pytest.fixture
+def whole_parts_once(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a base whose folder is that of `tiny_folder`, byte for byte, is read once; broken ones are not."""
+    read, known = base_model._Parts.read, {}
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def remembered(self: base_model._Parts, cls: type, folder: str, source: str | None = None, **options: object):
+        if files(Path(source or self.source) / folder) != files(tiny_folder / folder):
+            return read(self, cls, folder, source, **options)
+        if (cls, folder) not in known:
+            known[cls, folder] = read(self, cls, folder, source, **options)
+        return known[cls, folder]
+
+    monkeypatch.setattr(base_model._Parts, "read", remembered)
+
+
+@pytest.mark.usefixtures("whole_parts_once")
 def test_files_of_base_folders(judge: Callable, tiny_folder: Path, tmp_path: Path) -> None:
     """Each file emptied, cut, of another kind, gone: what a base needs is named, what it needs not is not missed."""
     case, folder = judge("library: base folders"), tmp_path / "base"

@@ -41,6 +41,15 @@ def settings(tiny_folder: Path, tiny_base: BaseModel, tmp_path_factory: pytest.T
     return config
 
 
+@pytest.fixture(scope="module")
+def whole(settings: AdapterTrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `settings` that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(settings, folder, cpu=True)
+    return folder
+
+
 def written(config: AdapterTrainConfig, folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
@@ -99,11 +108,10 @@ def test_kills_and_the_losses_of_the_unbroken_run(tiny_folder: Path, tmp_path: P
     assert compare(tmp_path / "whole", run) == []
 
 
-def test_a_comparison_can_fail(settings: AdapterTrainConfig, tmp_path: Path) -> None:
-    train(settings, tmp_path / "a", cpu=True)
+def test_a_comparison_can_fail(settings: AdapterTrainConfig, whole: Path, tmp_path: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     train(replace(settings, seed=1), tmp_path / "b", cpu=True)
-    assert len(compare(tmp_path / "a", tmp_path / "b")) > 10
+    assert len(compare(whole, tmp_path / "b")) > 10
 
 
 # ---- writing
@@ -120,9 +128,10 @@ def last_good(output: Path, base: BaseModel, step: int) -> None:
 @pytest.mark.parametrize("what", ["checkpoint", "adapter"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 def test_a_disk_that_gives_out(
-    settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys,
-    what: str, number: int,
+    settings: AdapterTrainConfig, whole: Path, tiny_base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys, what: str, number: int,
 ) -> None:  # fmt: skip
+    AcceleratorState._reset_state(reset_partial_state=True)
     original, calls = files.save_tensors, []
 
     def failing(tensors: dict, path: str, **options: object) -> None:
@@ -144,10 +153,8 @@ def test_a_disk_that_gives_out(
     else:  # the checkpoint of the step itself is there; the adapter is the last whole one
         assert load_adapter(tmp_path / "run" / "adapter.safetensors", tiny_base).metadata["step"] == 2
     AcceleratorState._reset_state(reset_partial_state=True)
-    train(settings, tmp_path / "whole", cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert main(["--config", str(config), "--output", str(tmp_path / "run"), "--cpu"]) == 0
-    assert compare(tmp_path / "whole", tmp_path / "run") == []
+    assert compare(whole, tmp_path / "run") == []
 
 
 def test_a_file_size_limit_of_the_system(settings: AdapterTrainConfig, tiny_base: BaseModel, tmp_path: Path) -> None:

@@ -186,17 +186,22 @@ def test_a_port_that_is_taken_ends_with_a_sentence(capsys: pytest.CaptureFixture
     assert said.count("\n") == 1 and f"127.0.0.1:{port}" in said and "--port" in said
 
 
-def test_the_cache_folder_is_ones_own():
-    code = "import os, app; print(os.environ['GRADIO_TEMP_DIR'])"
+@pytest.fixture(scope="module")
+def started() -> tuple[str, bool]:
+    """Gradio's folder, and whether torch is there, in a new process that has read the page's options."""
+    code = "import os, sys, app; app.options([]); print(os.environ['GRADIO_TEMP_DIR'], 'torch' in sys.modules)"
     clean = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True, cwd=ROOT)
-    assert run.stdout.strip().endswith(f"gradio-{os.getuid()}")
+    folder, torch = run.stdout.rsplit(maxsplit=1)
+    return folder, {"True": True, "False": False}[torch]
 
 
-def test_the_page_does_not_wait_for_torch():
-    code = "import sys, app; app.options([]); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "False"
+def test_the_cache_folder_is_ones_own(started: tuple[str, bool]):
+    assert started[0].endswith(f"gradio-{os.getuid()}")
+
+
+def test_the_page_does_not_wait_for_torch(started: tuple[str, bool]):
+    assert not started[1]
 
 
 def test_styles_and_scripts_ask_nothing_of_other_machines():
