@@ -1,7 +1,9 @@
 """The parts of Toyland's embedded base model at a preset's size, and their averaged weights after a stage."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +96,7 @@ class ClipTrainer(nn.Module):
         self.clip, self.labels, self.depths = clip, labels | (seen or {}), depths
         self.image_heads = _heads(self.labels, width)
         self.text_heads = _heads(labels, width)
-        self.patch_heads = nn.ModuleList(_heads(self.labels, width) for _ in depths)
+        self.patch_heads = cast("Sequence[nn.ModuleDict]", nn.ModuleList(_heads(self.labels, width) for _ in depths))
 
     def forward(self, pixels: Tensor, ids: Tensor, targets: dict[str, Tensor], paired: Tensor) -> tuple[Tensor, dict]:
         """pixels (B,3,S,S); ids (B,N); targets {label: (B,) index or -100}; paired (B,) bool: rows with a caption.

@@ -148,6 +148,8 @@ def timesteps_command(arguments: Sequence[str]) -> str:
     make_ready(base, gradient_checkpointing=False)
     file = config.adapter or Path(config.weights or base.spec.weights) / "adapter.safetensors"
     adapter = load_adapter(file, base)
+    if not isinstance(adapter, Adapter):
+        raise ValueError(f"--adapter {file}: it is a published IP-Adapter; give one of ours, which has S* too")
     samples = held_out(config, base)
     found = measure(base, adapter.float().eval(), samples, config.timesteps, config.seed)
     make_folder(config.out, "--out")
