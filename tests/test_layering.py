@@ -18,6 +18,7 @@ LAYERS: dict[str, int] = {  # module or package -> layer; what lies in it may im
     "customcontrast.specs": 0,
     "customcontrast.precision": 0,
     "customcontrast.tensor_files": 0,
+    "customcontrast.transfer": 0,
     "customcontrast.folders": 0,
     "customcontrast.building": 0,
     "customcontrast.layout": 1,

@@ -20,7 +20,7 @@ from customcontrast.images import loading
 from customcontrast.segmentation import Segmenter
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, load_config
 from train.adapter.train import batches_from
-from train.data import adapter_pool, folder, frozen_features, references, sampler, toyland_source
+from train.data import adapter_pool, folder, folder_layout, frozen_features, references, sampler, toyland_source
 from train.data.frozen_features import with_features
 from train.data.sampler import Samples, StepSampler, draw_drop, make_loader
 from train.data.samples import Sample, collate
@@ -361,8 +361,8 @@ def test_pool_and_live_source_say_where_the_subject_is(pool, tiny_base: BaseMode
 def test_hidden_names_are_no_subjects_and_no_pictures(own: Path) -> None:
     write_subject(own / ".ipynb_checkpoints", 2, 1)
     (own / "cat" / "._00.png").write_bytes(b"resource fork")
-    assert [place.name for place in folder.subject_places(own)] == ["cat", "robot_toy2"]
-    assert [path.name for path in folder.pictures_in(own / "cat")] == ["00.png", "01.png", "broken.jpg"]
+    assert [place.name for place in folder_layout.subject_places(own)] == ["cat", "robot_toy2"]
+    assert [path.name for path in folder_layout.pictures_in(own / "cat")] == ["00.png", "01.png", "broken.jpg"]
 
 
 @pytest.mark.parametrize("suffix", sorted(loading.SUFFIXES))
@@ -379,7 +379,7 @@ def test_every_kind_of_picture_is_listed_and_read(tmp_path: Path, suffix: str) -
         pixels = picture.convert("RGB")
     (tmp_path / "cat" / "00.png").unlink()
     pixels.save(own, format=kind)
-    assert [path.name for path in folder.pictures_in(tmp_path / "cat")] == [own.name]
+    assert [path.name for path in folder_layout.pictures_in(tmp_path / "cat")] == [own.name]
     found = folder.segment(own, Segmenter())
     assert found.image.size == (80, 60) and found.method == "given"
 
@@ -389,11 +389,11 @@ def test_texts_in_the_encodings_of_other_systems(own: Path, encoding: str) -> No
     (own / "cat" / "noun.txt").write_bytes("café cat".encode(encoding))
     (own / "cat" / "00.TXT").write_bytes("my Café Cat on a sofa <lora:x:1>".encode(encoding))
     (own / "cat" / "00.txt").unlink()
-    noun = folder.class_noun(own / "cat")
+    noun = folder_layout.class_noun(own / "cat")
     assert noun == "café cat"
     assert folder.caption_of(own / "cat" / "00.png", noun) == ("my Café Cat on a sofa", (3, 11))
     (own / "cat" / "noun.txt").write_bytes("cafe\u0301 cat".encode())
-    assert folder.class_noun(own / "cat") == "café cat"
+    assert folder_layout.class_noun(own / "cat") == "café cat"
 
 
 def test_pictures_without_sub_folders_are_told_how_to_lie(own: Path) -> None:
@@ -410,9 +410,10 @@ def test_a_text_that_is_none_is_named(own: Path) -> None:
 def test_two_pictures_of_one_stem_have_a_mask_each(own: Path) -> None:
     place = own / "cat"
     Image.open(place / "00.png").convert("RGB").save(place / "00.jpg")
-    assert folder.mask_path(place / "00.jpg").name == "00.jpg.png"
+    assert folder_layout.mask_path(place / "00.jpg").name == "00.jpg.png"
     assert (
-        folder.mask_path(place / "00.png").name == "00.png.png" and folder.mask_path(place / "01.png").name == "01.png"
+        folder_layout.mask_path(place / "00.png").name == "00.png.png"
+        and folder_layout.mask_path(place / "01.png").name == "01.png"
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from customcontrast.errors import DataLayoutError
 from customcontrast.images.loading import SUFFIXES
-from train.data.folder import class_noun, mask_path, pictures_in, subject_places
+from train.data.folder_layout import class_noun, mask_path, pictures_in, subject_places
 
 MVIMGNET_CLASSES = "mvimgnet_category.txt"  # lines "class label,class name"
 OPENIMAGES_CLASSES = "class-descriptions"  # part of a CSV's name: LabelName,DisplayName

@@ -37,7 +37,8 @@ from customcontrast.specs import BASES
 from customcontrast.toyland.feature_atlas import FILE, TIMES, Atlas, encoder_features, unit
 from customcontrast.visualize import tsne, tsne_plot
 from train.common.options import from_options
-from train.data.folder import pictures_in, segment, subject_places
+from train.data.folder import segment
+from train.data.folder_layout import pictures_in, subject_places
 from train.data.frozen_features import clip_features
 from train.data.references import crop_size
 from train.data.toyland_source import reference_scene, render_references
