@@ -7,6 +7,7 @@ file too, before the others start.
 from __future__ import annotations
 
 import functools
+import gc
 import shutil
 import ssl
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
     from customcontrast.pipeline import CustomContrast
+
+gc.disable()  # until all is imported: a tenth of the time of torch's and gradio's imports
 
 # httpx reads all the world's certificates anew for each client, and gradio's makes several for one request.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
@@ -43,6 +46,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests come first, so that two processes end together (with xdist's own order off)."""
     long = {item.path for item in items if LONG & {mark.name for mark in item.iter_markers()}}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what the imports made: among it a garbage collection takes half a second."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
