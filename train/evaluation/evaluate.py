@@ -52,6 +52,7 @@ from train.evaluation.metrics import (
     toyland_backbones,
 )
 from train.evaluation.paired_renders import paired_command
+from train.evaluation.probe import probe_command
 from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import (
     DISTRACTORS,
@@ -429,6 +430,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], str]] = {
     "pairs": pairs_command,
     "paired": paired_command,
     "timesteps": timesteps_command,
+    "probe": probe_command,
 }
 
 
