@@ -219,7 +219,7 @@ class IPAdapter(nn.Module):
         any number of references: a softmax over the same keys several times is the softmax over them once.
         """
         if self._nothing is None:
-            side = base.image_encoder.config.image_size
+            side = base.image_side
             with on_device(base.device, base.image_encoder, self):
                 pixels = torch.zeros(1, 3, side, side, device=base.device, dtype=base.image_encoder.dtype)
                 self._nothing = self._tokens(base, pixels, black=True)

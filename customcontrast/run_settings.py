@@ -102,6 +102,10 @@ def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
         raise ConfigError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
 
 
+RARE = ("guidance_rescale", "clip_skip", "subject_start", "subject_end", "guidance_end")
+"""Settings that a recipe names only where they are not their defaults."""
+
+
 def picture_layouts(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subject]) -> list[Layout | None]:
     """The layout of each picture: the requested one, else drawn from the base's prior by the picture's seed."""
     if config.layout is not None or base.layout_prior is None:
@@ -126,18 +130,14 @@ def drawn_masks(
 def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any]:
     """The settings as plain values; with the same subjects and style pictures they make the same picture."""
     located = [_about(s) for s in subjects if s.role == "subject"]
-    optional = {
+    whole = {
         "layout": None if config.layout is None else asdict(config.layout),
         "pictures": [_about(s) for s in subjects if s.role != "subject"],
-        "guidance_rescale": config.guidance_rescale,
-        "clip_skip": config.clip_skip,
-        "subject_start": config.subject_start,
-        "subject_end": None if config.subject_end == 1 else config.subject_end,
     }
-    unguided = {} if config.guidance_end == 1 else {"guidance_end": config.guidance_end}  # 0 is one, too
+    rare = {name: getattr(config, name) for name in RARE if getattr(config, name) != getattr(GenerationConfig, name)}
     return (
-        {name: value for name, value in optional.items() if value}
-        | unguided
+        {name: value for name, value in whole.items() if value}
+        | rare
         | {
             "prompt": config.prompt,
             "subjects": located,

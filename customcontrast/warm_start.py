@@ -70,7 +70,7 @@ class WarmAdapter(Adapter):
     @torch.no_grad()
     def sees_nothing(self, base: BaseModel) -> WarmAdapter:
         """Look at a zero picture, for training; returns itself."""
-        side = base.image_encoder.config.image_size
+        side = base.image_side
         pixels = torch.zeros(1, 3, side, side, device=base.device, dtype=base.image_encoder.dtype)
         self.black = extract(base, pixels, self.config.image_layers)[0]
         return self

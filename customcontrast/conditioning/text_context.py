@@ -164,12 +164,10 @@ class _Encoding:
         """The same for one prompt B times: embeds (1, 1, S, d_text)."""
         B, L = tokens[0].shape[:2]
         places = self.positions[0].flatten()
-        own_places = (places >= 0).nonzero()[:, 0]
-        own = (
-            torch.cat(list(tokens), dim=2).flatten(0, 1)[:, sent(own_places, embeds.device)].to(embeds.dtype)
-        )  # (B·L, K·n, d_text)
-        at, end, layer = places[own_places].tolist(), self.prompts[0].end, self.base.spec.hidden_layer
-        hidden, pooled = encode_shared(encoder, embeds[0, 0], own, at, end, layer, self.rows)
+        given = (places >= 0).nonzero()[:, 0]
+        own = torch.cat(list(tokens), dim=2).flatten(0, 1)[:, sent(given, embeds.device)]  # (B·L, K·n, d_text)
+        at, end, layer = places[given].tolist(), self.prompts[0].end, self.base.spec.hidden_layer
+        hidden, pooled = encode_shared(encoder, embeds[0, 0], own.to(embeds.dtype), at, end, layer, self.rows)
         return hidden.unflatten(0, (B, L)), None if pooled is None else pooled.unflatten(0, (B, L))
 
 

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from customcontrast.images.resizing import reduced
+
 
 class EncodesPictures(Protocol):
     """The parts of a base model that encode reference pictures."""
@@ -49,20 +51,12 @@ def preprocess(base: EncodesPictures, pictures: Sequence[Image.Image], side: int
     pictures = [picture.convert("RGB") for picture in pictures]
     size: dict[str, dict[str, int]] = {}
     if side is not None and side < base.image_side:
-        pictures = [_reduced(picture, side) for picture in pictures]
+        pictures = [reduced(picture, side, reducing_gap=None) for picture in pictures]
     elif side is not None and side > base.image_side:
         S = tokens_on_a_side(base, side) * base.image_encoder.config.patch_size
         size = {"size": {"shortest_edge": S}, "crop_size": {"height": S, "width": S}}
     pixels = base.image_processor(images=pictures, return_tensors="pt", **size)["pixel_values"]
     return pixels.to(base.device, base.image_encoder.dtype)
-
-
-def _reduced(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its shorter side at most `side` px; never enlarged."""
-    scale = side / min(picture.size)
-    if scale >= 1:
-        return picture
-    return picture.resize([max(1, round(x * scale)) for x in picture.size], Image.Resampling.LANCZOS)
 
 
 def tokens_on_a_side(base: EncodesPictures, side: int | None = None) -> int:

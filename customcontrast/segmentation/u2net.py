@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cachetools import LRUCache
+from cachetools import LRUCache, cachedmethod
 from PIL import Image, ImageFilter
 
 if TYPE_CHECKING:
@@ -68,17 +68,15 @@ class U2Net:
     def _run(self, image: Image.Image) -> np.ndarray:
         """One pass; a picture that was seen lately (an example, a program's reference) is not looked at again."""
         pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
-        key = hashlib.sha256(pixels.tobytes()).digest()
-        with self._keeping:
-            found = self._seen.get(key)
-        if found is None:
-            found = self._pass(pixels.astype(np.float32))
-            with self._keeping:
-                self._seen[key] = found
-        return found.copy()
+        return self._pass(pixels).copy()
 
-    def _pass(self, values: np.ndarray) -> np.ndarray:
-        session = self._load()
+    @cachedmethod(
+        lambda self: self._seen,
+        key=lambda self, pixels: hashlib.sha256(pixels.tobytes()).digest(),
+        lock=lambda self: self._keeping,
+    )
+    def _pass(self, pixels: np.ndarray) -> np.ndarray:
+        session, values = self._load(), pixels.astype(np.float32)
         values = (values / max(float(values.max()), 1.0) - MEAN) / STD
         name = session.get_inputs()[0].name
         first_output = session.get_outputs()[0].name  # the fused map; the others are its side outputs

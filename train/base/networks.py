@@ -112,19 +112,20 @@ class ClipTrainer(nn.Module):
         logits = self.clip.logit_scale.exp().clamp(max=100) * v @ u.T
         own = torch.arange(len(v), device=v.device)
         contrast = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-        seen, read, finer = [], [], [contrast.new_zeros(())]
+        seen, read, finer = [], [], []
         for name, target in targets.items():
             seen.append(_labelled(self.image_heads[name](vision).float(), target))
             if name in self.text_heads:
                 read.append(_labelled(self.text_heads[name](text).float(), target[paired]))
             finer += [_labelled(h[name](x).float(), target) for h, x in zip(self.patch_heads, patches, strict=True)]
-        attributes = torch.stack(seen).mean() + torch.stack(read).mean() + torch.stack(finer).mean()
+        patched = torch.stack(finer).mean() if finer else contrast.new_zeros(())
+        attributes = torch.stack(seen).mean() + torch.stack(read).mean() + patched
         hits = (logits.argmax(1) == own).float().mean()
         terms = {
             "contrast": contrast,
             "seen": torch.stack(seen).mean(),
             "read": torch.stack(read).mean(),
-            "patches": torch.stack(finer).mean(),
+            "patches": patched,
             "top1": hits,
         }
         return contrast + attributes, {k: x.item() for k, x in terms.items()}

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from customcontrast.conditioning.prompt import without_tags
 from customcontrast.errors import ConfigError, PictureError, SegmentationError
 from customcontrast.images.loading import load_picture
+from customcontrast.images.resizing import reduced
 from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.folder_layout import class_noun, mask_path, pictures_in, read_text, subject_places
 from train.data.references import segmented
@@ -53,14 +54,6 @@ class Frame:
     caption: str
     noun: tuple[int, int]  # span of the class noun in the caption
     original: tuple[int, int] | None = None  # width and height before any resizing, px; None = as it is read
-
-
-def reduced(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its shorter side reduced to `side`, px; a smaller one as it is (never enlarged)."""
-    scale = side / min(picture.size)
-    if scale >= 1:
-        return picture
-    return picture.resize([round(x * scale) for x in picture.size], Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def subject_folders(

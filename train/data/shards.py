@@ -34,9 +34,10 @@ from tqdm import tqdm
 from customcontrast.errors import ConfigError, PictureError, SegmentationError
 from customcontrast.folders import make_folder
 from customcontrast.images.loading import load_picture
+from customcontrast.images.resizing import reduced
 from customcontrast.segmentation import Segmentation, Segmenter
 from train.data.captioning import Captioner
-from train.data.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mask, reduced, square
+from train.data.folder import MAX_SIDE, Frame, caption_of, has_caption, read_mask, square
 from train.data.photos import Listing, Subject, View
 from train.data.references import segmented
 from train.data.samples import Sample

@@ -9,7 +9,6 @@ sets of renders, or a render and its own reading, would give.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +24,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
 from customcontrast.config import RecordConfig
-from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
 from train.common.options import from_options
+from train.evaluation.command import add_toyland_options, write_report
 from train.evaluation.readers import SHIPPED, load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
@@ -134,9 +133,7 @@ def paired_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation paired …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation paired", description=__doc__.split("\n\n")[0])
     given = PairedConfig()
-    parser.add_argument("--base", default=given.base)
-    parser.add_argument("--weights", help="folder of the base; default the shipped one")
-    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
+    add_toyland_options(parser, given)
     parser.add_argument(
         "--readers", type=Path, default=given.readers, help="who finds subjects (train.evaluation.readers)"
     )
@@ -144,7 +141,6 @@ def paired_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
     parser.add_argument("--seed", type=int, default=given.seed)
-    parser.add_argument("--out", type=Path, default=given.out)
     return evaluate_paired(from_options(PairedConfig, parser.parse_args(arguments)))
 
 
@@ -187,11 +183,8 @@ def evaluate_paired(config: PairedConfig) -> str:
         "critic's accuracy": critic(features[0], features[2]),
         "critic's accuracy on two sets of renders": critic(features[1], features[2]),
     }
-    make_folder(config.out, "--out")
-    report = {"scores": scores, "pairs": [asdict(p) for p in pairs]}
-    (config.out / "scores.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in scores.items())])
-    (config.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    write_report(config.out, table, "scores.json", {"scores": scores, "pairs": [asdict(p) for p in pairs]})
     sheet(made, real).save(config.out / "sheet.png")
     return table
 

@@ -11,7 +11,6 @@ to a linear reader an adapter has to find out by itself, or cannot.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel, load_base
-from customcontrast.folders import make_folder
 from customcontrast.specs import BASES
 from train.common.options import from_options
+from train.data.data_config import DataConfig
 from train.data.frozen_features import clip_features
 from train.data.references import crop_size
 from train.data.toyland_source import reference_scene, render_references
+from train.evaluation.command import add_toyland_options, write_report
 from train.toyland import ToySubject, World, sample_subject
 from train.toyland.subjects import BUILD
 
@@ -76,7 +76,9 @@ def looked_at(config: ProbeConfig, base: BaseModel, subjects: Sequence[ToySubjec
     for start in tqdm(range(0, len(subjects), CHUNK), desc="look", unit="chunk"):
         scenes = [reference_scene(rng, world, s) for s in subjects[start : start + CHUNK] for _ in range(VIEWS)]
         seed = config.seed + start if config.photographs else None
-        states, embeddings = clip_features(base, render_references(scenes, 160, crop_size(base), seed=seed))
+        states, embeddings = clip_features(
+            base, render_references(scenes, DataConfig.reference_size, crop_size(base), seed=seed)
+        )
         for layer, hidden in zip(base.image_layers, states, strict=True):
             parts.setdefault(f"layer {layer}", []).append(summary(hidden))
         parts.setdefault("embedding", []).append(embeddings.float())
@@ -116,20 +118,13 @@ def probe_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation probe …`: the table."""
     given = ProbeConfig()
     parser = argparse.ArgumentParser(prog="python -m train.evaluation probe", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", choices=tuple(BASES), default=given.base)
-    parser.add_argument("--weights", help="folder of the base; default the shipped one")
-    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
+    add_toyland_options(parser, given, tuple(BASES))
     parser.add_argument("--count", type=int, default=given.count, help="subjects")
     parser.add_argument("--as-rendered", dest="photographs", action="store_false", help="references without distortion")
     parser.add_argument("--seed", type=int, default=given.seed)
-    parser.add_argument("--out", type=Path, default=given.out)
     config = from_options(ProbeConfig, parser.parse_args(arguments))
     world, rng = World.named(config.world), random.Random(f"probe-subjects-{config.seed}")
     base = load_base(config.base, config.weights)
     subjects = [sample_subject(rng, world) for _ in range(config.count)]
     found = accuracies(looked_at(config, base, subjects), subjects)
-    make_folder(config.out, "--out")
-    table = report(found)
-    (config.out / "accuracies.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (config.out / "table.md").write_text(table + "\n", encoding="utf-8")
-    return table
+    return write_report(config.out, report(found), "accuracies.json", found)

@@ -35,6 +35,7 @@ from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.attribute_reader import SHIPPED, AttributeReader, heldout_scenes, load_reader, read, rendered
+from train.evaluation.command import add_toyland_options
 from train.evaluation.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
 
@@ -127,17 +128,14 @@ def options_parser() -> argparse.ArgumentParser:
     """The command line of `python -m train.evaluation base`."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation base", description=__doc__.split("\n\n")[0])
     given = BaseEvaluationConfig()
-    parser.add_argument("--base", default=given.base, choices=("toyland", "toyland2"))
-    parser.add_argument("--weights", help="folder of the base; default the shipped one")
+    add_toyland_options(parser, given, ("toyland", "toyland2"))
     parser.add_argument(
         "--reader", type=Path, default=given.reader, help="another of train.evaluation.attribute_reader"
     )
     parser.add_argument("--count", type=int, default=given.count, help="prompts")
-    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
     parser.add_argument("--seed", type=int, default=given.seed)
-    parser.add_argument("--out", type=Path, default=given.out)
     return parser
 
 

@@ -11,7 +11,6 @@ already decided by the noisy latents, and training at these timesteps teaches it
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from customcontrast.adapter import Adapter
-from customcontrast.adapter_files import load_adapter
-from customcontrast.base_model import BaseModel, load_base
-from customcontrast.folders import make_folder
+from customcontrast.base_model import BaseModel
+from customcontrast.pipeline import CustomContrast
 from customcontrast.precision import autocast
 from customcontrast.specs import BASES
 from train.adapter.adapter_config import LossConfig
@@ -37,6 +35,7 @@ from train.data.frozen_features import with_features
 from train.data.references import crop_size
 from train.data.samples import Batch, Sample, collate, required
 from train.data.toyland_source import ToylandSource
+from train.evaluation.command import add_toyland_options, write_report
 from train.toyland import World
 
 CONDITIONS = ("own", "another's", "λ = 0", "no S*", "noun alone")
@@ -68,9 +67,7 @@ class TimestepsConfig:
 def held_out(config: TimestepsConfig, base: BaseModel) -> list[Sample]:
     """One sample of each held-out subject."""
     World.named(config.world)  # raises ValueError before anything is rendered
-    data = DataConfig(
-        source="toyland", world=config.world, subjects=config.count, photographs=config.photographs, reference_size=160
-    )
+    data = DataConfig(source="toyland", world=config.world, subjects=config.count, photographs=config.photographs)
     source = ToylandSource(data, base.default_size, crop_size(base), heldout=True)
     subjects = tqdm(range(config.count), desc="render", unit="subject")
     return [source.draw(i, random.Random(f"timesteps-{config.seed}-{i}")) for i in subjects]
@@ -134,26 +131,18 @@ def timesteps_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation timesteps …`: the table."""
     given = TimestepsConfig()
     parser = argparse.ArgumentParser(prog="python -m train.evaluation timesteps", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", choices=tuple(BASES), default=given.base)
-    parser.add_argument("--weights", help="folder of the base; default the shipped one")
+    add_toyland_options(parser, given, tuple(BASES))
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the weights")
-    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument("--count", type=int, default=given.count, help="held-out subjects")
     parser.add_argument("--timesteps", type=int, nargs="+", default=list(given.timesteps), help="0 to 999")
     parser.add_argument("--as-rendered", dest="photographs", action="store_false", help="references without distortion")
     parser.add_argument("--seed", type=int, default=given.seed)
-    parser.add_argument("--out", type=Path, default=given.out)
     config = from_options(TimestepsConfig, parser.parse_args(arguments))
-    base = load_base(config.base, config.weights)
-    make_ready(base, gradient_checkpointing=False)
-    file = config.adapter or Path(config.weights or base.spec.weights) / "adapter.safetensors"
-    adapter = load_adapter(file, base)
+    model = CustomContrast.load(config.base, config.weights, config.adapter)
+    base, adapter = model.base, model.adapter
     if not isinstance(adapter, Adapter):
-        raise ValueError(f"--adapter {file}: it is a published IP-Adapter; give one of ours, which has S* too")
+        raise ValueError(f"--adapter {config.adapter}: give an adapter of ours, which has S*; a published one has none")
+    make_ready(base, gradient_checkpointing=False)
     samples = held_out(config, base)
     found = measure(base, adapter.float().eval(), samples, config.timesteps, config.seed)
-    make_folder(config.out, "--out")
-    table = report(found)
-    (config.out / "errors.json").write_text(json.dumps(found, ensure_ascii=False) + "\n", encoding="utf-8")
-    (config.out / "table.md").write_text(table + "\n", encoding="utf-8")
-    return table
+    return write_report(config.out, report(found), "errors.json", found, indent=None)

@@ -28,6 +28,7 @@ from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from train.common.options import from_options
+from train.evaluation.command import add_toyland_options
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
 from train.evaluation.readers import SHIPPED, Readers, load_readers
 from train.evaluation.tasks import DISTRACTORS, portrait, toy_distractors
@@ -184,14 +185,11 @@ def pairs_command(arguments: Sequence[str]) -> str:
     """`python -m train.evaluation pairs …`: the table."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation pairs", description=__doc__.split("\n\n")[0])
     given = TwoSubjectsConfig()
-    parser.add_argument("--base", default=given.base, choices=("toyland", "toyland2"))
-    parser.add_argument("--weights", help="folder of the base; default the shipped one")
+    add_toyland_options(parser, given, ("toyland", "toyland2"))
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
     parser.add_argument("--limit", type=int, default=given.limit, help="pairs of subjects")
     parser.add_argument("--seeds", type=int, default=given.seeds, help="pictures of each pair")
-    parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument(
         "--readers", type=Path, default=given.readers, help="Toyland's judges (train.evaluation.readers)"
     )
-    parser.add_argument("--out", type=Path, default=given.out)
     return evaluate_pairs(from_options(TwoSubjectsConfig, parser.parse_args(arguments)))
