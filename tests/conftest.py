@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -46,6 +46,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests come first, so that two processes end together (with xdist's own order off)."""
     long = {item.path for item in items if LONG & {mark.name for mark in item.iter_markers()}}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process takes the tests of a file, and one all that need a browser: they share a server and a Chromium."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "browser" if file.startswith("tests/ui/test_page") else file
+
+    return Files(config, log)
 
 
 def pytest_collection_finish() -> None:
@@ -110,7 +123,7 @@ def tiny_xl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tiny_folder: Path) -> BaseModel:
-    """Toyland's classes at toy width: 64 px pictures, 8×8 latents, 7 cross-attention layers, v-prediction."""
+    """Toyland's classes at toy width: 64 px pictures, 8×8 latents, 4 cross-attention layers, v-prediction."""
     from customcontrast.base_model import load_base
 
     return load_base("toyland", weights=tiny_folder, device="cpu")

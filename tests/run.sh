@@ -6,7 +6,11 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3.11}
 command -v "$PYTHON" >/dev/null || PYTHON=python3
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+wanted=$(cat requirements*.txt | sha256sum)
+if [ "$wanted" != "$(cat .venv/installed 2>/dev/null)" ]; then # else pip would need ten seconds to find nothing to do
+  .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+  echo "$wanted" >.venv/installed
+fi
 if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
   as_root=""; [ "$(id -u)" = 0 ] || as_root="sudo"
   $as_root apt-get update -qq && $as_root apt-get install -y -qq chromium >/dev/null
@@ -15,7 +19,11 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 GRADIO_AN
 export REQUIRE_CHROMIUM=1 # a browser test that cannot run is a failure here, not a skip
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
+.venv/bin/mypy & # beside the tests: it has one thread
+types=$!
 coverage=()
 [ -z "${COVERAGE:-}" ] || coverage=(--cov --cov-report=term:skip-covered)
-exec .venv/bin/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 "${coverage[@]}" "$@"
+failed=0
+.venv/bin/python -m pytest tests -q -n 2 --no-loadscope-reorder --durations 15 "${coverage[@]}" "$@" || failed=$?
+wait $types || failed=$?
+exit $failed

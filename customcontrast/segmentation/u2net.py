@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cachetools import LRUCache, cachedmethod
+from cachetools import LRUCache, cached
 from PIL import Image, ImageFilter
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 MIDDLE = 0.45  # median brightness of the picture in the second pass
 GAMMAS = (0.45, 2.2)  # least and largest gamma that brings it there
 KEPT = 32  # maps that are kept, 0.4 MB each
+_SEEN: LRUCache[bytes, np.ndarray] = LRUCache(KEPT)  # all detectors have the same weights, so they share their maps
 
 
 def weights_path() -> Path:
@@ -46,8 +47,6 @@ class U2Net:
         self.threads = threads
         self._session: InferenceSession | None = None
         self._loading = threading.Lock()
-        self._seen: LRUCache[bytes, np.ndarray] = LRUCache(KEPT)
-        self._keeping = threading.Lock()
 
     def probability(self, image: Image.Image, looks: int = 2) -> np.ndarray:
         """Probability of each pixel to belong to the salient object.
@@ -70,11 +69,7 @@ class U2Net:
         pixels = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
         return self._pass(pixels).copy()
 
-    @cachedmethod(
-        lambda self: self._seen,
-        key=lambda self, pixels: hashlib.sha256(pixels.tobytes()).digest(),
-        lock=lambda self: self._keeping,
-    )
+    @cached(_SEEN, key=lambda self, pixels: hashlib.sha256(pixels.tobytes()).digest(), lock=threading.Lock())
     def _pass(self, pixels: np.ndarray) -> np.ndarray:
         session, values = self._load(), pixels.astype(np.float32)
         values = (values / max(float(values.max()), 1.0) - MEAN) / STD

@@ -43,7 +43,7 @@ def test_metadata_says_what_it_is(saved: Path, tiny_base: BaseModel) -> None:
     about = read_metadata(saved)
     assert about["base"] == "toyland" and about["step"] == 1200 and about["format"] == FORMAT
     assert about["ablation"] == {"textual": True, "tv_fusion": True, "sink": True}
-    assert about["config"]["num_layers"] == 7 and isinstance(about["revision"], str)
+    assert about["config"]["num_layers"] == 4 and isinstance(about["revision"], str)
     assert load_adapter(saved, tiny_base).metadata == about
 
 
@@ -63,7 +63,7 @@ BAD: dict[str, tuple[Callable[[dict, dict], object], str]] = {
     "unknown": (lambda w, a: w.update(extra=torch.zeros(1)), "1 unknown weights, the first is 'extra'"),
     "shape": (lambda w, a: w.update({"attention.null_key.2": torch.zeros(3)}), r"shape \(3,\); expected"),
     "base": (lambda w, a: a.update(base="sdxl"), "trained for base 'sdxl', not 'toyland'"),
-    "layers": (lambda w, a: a["config"].update(num_layers=16), "num_layers=16; toyland has 7"),
+    "layers": (lambda w, a: a["config"].update(num_layers=16), "num_layers=16; toyland has 4"),
     "width": (lambda w, a: a["config"].update(image_width=1024), "image_width=1024"),
     "field": (lambda w, a: a["config"].update(colour=1), "no field colour"),
     "format": (lambda w, a: a.update(format="other"), "not a CustomContrast adapter"),

@@ -173,7 +173,7 @@ def test_wrong_sizes_get_a_sentence(tiny_base: BaseModel) -> None:
     with pytest.raises(ValueError, match="contexts for 2"):
         unet_forward(tiny_base, z[:1], t, state)
     config = replace(encoder_config(tiny_base), num_layers=3)
-    with pytest.raises(ValueError, match="7 cross-attention layers"):
+    with pytest.raises(ValueError, match="4 cross-attention layers"):
         SubjectAttention(config, tiny_base.cross_attention_layers)
 
 

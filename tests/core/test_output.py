@@ -67,8 +67,8 @@ def test_tokens_the_prompt_does_not_have(tiny_custom: CustomContrast, tokens: tu
 
 
 def test_wrong_records_get_a_sentence(tiny_custom: CustomContrast) -> None:
-    with pytest.raises(ValueError, match="layers are 0 to 6"):
-        tiny_custom.stream(PROMPT, record=RecordConfig(layers=(7,)))
+    with pytest.raises(ValueError, match="layers are 0 to 3"):
+        tiny_custom.stream(PROMPT, record=RecordConfig(layers=(4,)))
     for layers in ((), (-1,), (0.5,), 3, (True,), ("a",)):
         with pytest.raises(ValueError, match="counted from 0"):
             RecordConfig(layers=layers)
@@ -136,8 +136,8 @@ def test_sources_against_a_plain_loop(tiny_base: BaseModel, fusion: str) -> None
     torch.manual_seed(1)
     f_I, t = torch.randn(1, references * 3 * 10, 32), torch.tensor([30, 700])
     found = token_sources(encoder, f_I, t, references)
-    assert found.shape == (2, 7, 3, references, 9)
-    assert torch.allclose(found.sum(dim=(-2, -1)), torch.ones(2, 7, 3), atol=1e-5)
+    assert found.shape == (2, 4, 3, references, 9)
+    assert torch.allclose(found.sum(dim=(-2, -1)), torch.ones(2, 4, 3), atol=1e-5)
 
     def on_patches(S: torch.Tensor) -> torch.Tensor:
         S = S.view(-1, references, 3, 10).sum(dim=2)[:, :, 1:].flatten(1)
@@ -147,7 +147,7 @@ def test_sources_against_a_plain_loop(tiny_base: BaseModel, fusion: str) -> None
     q_v = encoder.visual_queries(1)[0, 0]
     S_v = on_patches(plain_rollout(encoder.visual_qformer.blocks, f, q_v, own, torch.zeros(6, 60))[:-1])
     f_v = encoder.visual(f_I)[0][0]
-    for b, layer in ((0, 0), (1, 5)):
+    for b, layer in ((0, 0), (1, 3)):
         q_t = encoder.text_queries(t)[b, layer]
         S_t = on_patches(plain_rollout(encoder.text_qformer.blocks, f, q_t, own, torch.zeros(4, 60))[:-1])
         f_t = encoder.text_qformer(f_I, q_t[None, None])[0, 0, :-1]

@@ -57,6 +57,13 @@ def toy(side: int = 96, body: str = "tomato", ground: str = "lightsteelblue") ->
     return small, np.asarray(shape.resize((side, side), Image.Resampling.BOX)) > 127
 
 
+def test_detectors_share_what_they_saw() -> None:
+    picture = toy(body="plum")[0]
+    first, second = (u2net_module.U2Net(threads=1) for _ in range(2))
+    assert np.array_equal(first.probability(picture), second.probability(picture))
+    assert first._session is not None and second._session is None, "the second needs no network"
+
+
 def two_balls() -> tuple[Image.Image, np.ndarray, np.ndarray]:
     """A red ball on the left and a blue one on the right, both plain to see, with their masks."""
     y, x = np.mgrid[:180, :300]

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from customcontrast.segmentation.u2net import U2Net
 from tests.robustness.judge import Judge
 from tests.support.serving import EXAMPLES, tiny_model
 
@@ -54,23 +52,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Image.open(EXAMPLES / "bear.png") as whole:
         whole.convert("RGB").resize((96, 96)).save(path)
     return path
-
-
-@pytest.fixture(autouse=True, scope="session")
-def segmented_once() -> Iterator[None]:
-    """The segmentation network looks at each picture once: it is a function, and most cases give the same picture."""
-    seen: dict[tuple, np.ndarray] = {}
-    run = U2Net._run
-
-    def remembered(self: U2Net, image: Image.Image) -> np.ndarray:
-        key = (image.size, image.tobytes())
-        if key not in seen:
-            seen[key] = run(self, image)
-        return seen[key].copy()
-
-    U2Net._run = remembered
-    yield
-    U2Net._run = run
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

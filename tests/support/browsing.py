@@ -145,10 +145,10 @@ class Visitor:
         """Where these begin, in px from the left."""
         return {round(self.page.locator(one).first.bounding_box()["x"]) for one in selectors}
 
-    def violations(self, state: str) -> list[str]:
-        """What axe-core finds serious on the page as it stands."""
+    def violations(self, state: str, within: str | None = None) -> list[str]:
+        """What axe-core finds serious on the page as it stands, or within one element of it."""
         axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
-        told = axe.Axe().run(self.page, options={"resultTypes": ["violations"]})
+        told = axe.Axe().run(self.page, context=within, options={"resultTypes": ["violations"]})
         found = [wrong for wrong in told.response["violations"] if wrong["impact"] in SERIOUS]
         nodes = [(wrong["id"], node) for wrong in found for node in wrong["nodes"]]
         return [f"{state}: {name}: {node['html'][:160]} {node['failureSummary'][:240]}" for name, node in nodes]
