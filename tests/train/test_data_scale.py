@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -144,7 +145,14 @@ def test_views_are_read_evenly_spaced_ones_first(tmp_path: Path, monkeypatch: py
 
 def test_processes_and_parts_write_the_bytes_of_one(own: Path, packed: Path, tmp_path: Path) -> None:
     subjects, config = photos.list_subjects("folder", own), shards.ShardConfig(subjects=4)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    cv2.GaussianBlur(
+        np.zeros((1500, 1500, 3), np.uint8), (31, 31), 5
+    )  # OpenCV has threads now, which no fork takes along
     shards.write_shards(subjects, tmp_path, ONE, config, progress=False, workers=2, part=(2, 2))
+    assert cv2.getNumThreads() == 2
+    cv2.setNumThreads(threads)
     assert [tar.name for tar in sorted(tmp_path.glob("*.tar"))] == ["shard-00001.tar"]
     assert not (tmp_path / shards.SUMMARY).exists()  # the other part is not there yet
     shards.write_shards(subjects, tmp_path, ONE, config, progress=False, part=(1, 2))

@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -153,7 +154,8 @@ def _packed(packer: _Packer, missing: Sequence[int], workers: int) -> Iterator[i
         yield from map(packer, missing)
         return
     # forked, so that the listing is shared and not copied; what the parent holds of torch has started no thread yet
-    with ProcessPoolExecutor(min(workers, len(missing)), get_context("fork"), _adopt, (packer,)) as pool:
+    processes = ProcessPoolExecutor(min(workers, len(missing)), get_context("fork"), _adopt, (packer,))
+    with _one_opencv_thread(), processes as pool:
         futures = [pool.submit(_pack_one, index) for index in missing]
         try:
             for future in as_completed(futures):
@@ -164,12 +166,22 @@ def _packed(packer: _Packer, missing: Sequence[int], workers: int) -> Iterator[i
             raise
 
 
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """OpenCV's threads stay behind where a process is forked, and a child that ends them waits for ever: none now."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
 _PACKER: list[_Packer] = []  # in a worker process: what it packs with
 
 
 def _adopt(packer: _Packer) -> None:
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     _PACKER[:] = [packer]
 
 
