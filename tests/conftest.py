@@ -43,9 +43,13 @@ LONG = {"slow", "browser", "distributed"}  # markers
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests come first, so that two processes end together (with xdist's own order off)."""
-    long = {item.path for item in items if LONG & {mark.name for mark in item.iter_markers()}}
-    items.sort(key=lambda item: item.path not in long)
+    """What takes longest comes first, so that two processes end together (with xdist's own order off).
+
+    The browser tests are one piece; then files with long tests.
+    """
+    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
+    long = {item.path for item in items if LONG & marks[item]}
+    items.sort(key=lambda item: ("browser" not in marks[item], item.path not in long))
 
 
 @pytest.hookimpl(optionalhook=True)
