@@ -418,7 +418,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         encoded = PromptEmbeds(
             prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
         )
-        given = encoded.check(self.model.base, prompt, subjects, negative_prompt)
+        model = self.model  # once: whether it still holds is asked of all modules
+        given = encoded.check(model.base, prompt, subjects, negative_prompt)
         if given:
             prompt, record = [""] * given, RecordConfig(maps=False)
         prompts = [prompt] if isinstance(prompt, str) else prompt
@@ -436,7 +437,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         callback = self._callback(ends.others, None if own_inputs(callback_on_step_end) else inputs)
         lists, negatives = subject_lists(subjects, P), one_each("negative_prompt", negative_prompt, P)
 
-        streams, model = [], self.model
+        streams = []
         for p in range(P):
             rows = slice(p * N, (p + 1) * N)
             one = model
@@ -445,7 +446,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 one.conditioner = encoded.conditioner(model.base, p)
             stream = one.stream(
                 prompts[p],
-                [self._here(subject) for subject in lists[p]],
+                [self._here(subject, model.base.device) for subject in lists[p]],
                 negative_prompt=negatives[p],
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
@@ -483,8 +484,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
     def _total(self, scheduler: str | None, steps: int | None) -> int:
         """How many timesteps a run has; as many as steps where the scheduler refuses them, which the run then says."""
-        count = steps or self.model.base.default_steps
-        own = make_scheduler(self.model.base.scheduler, scheduler)
+        base = self.model.base
+        count, own = steps or base.default_steps, make_scheduler(base.scheduler, scheduler)
         try:
             own.set_timesteps(count)
         except (ValueError, IndexError, TypeError):
@@ -526,12 +527,12 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
 
         return on_step
 
-    def _here(self, subject: Any) -> Any:
+    def _here(self, subject: Any, device: torch.device) -> Any:
         """A subject that was encoded before the pipeline moved or changed its type, on its device and in its type."""
         if not isinstance(subject, Subject) or self.adapter is None:
             return subject
         dtype = next(self.adapter.parameters()).dtype
-        place = (self._execution_device, dtype)
+        place = (device, dtype)
         tokens = None if subject.image_tokens is None else subject.image_tokens.to(*place)
         return replace(subject, features=subject.features.to(*place), image_tokens=tokens)
 
