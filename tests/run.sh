@@ -15,6 +15,7 @@ if ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then
   as_root=""; [ "$(id -u)" = 0 ] || as_root="sudo"
   $as_root apt-get update -qq && $as_root apt-get install -y -qq chromium >/dev/null
 fi
+unset PYTHONDONTWRITEBYTECODE # where it is set, each of the many processes would compile the sources anew
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False
 export REQUIRE_CHROMIUM=1 # a browser test that cannot run is a failure here, not a skip
 .venv/bin/ruff check .

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MAX_BYTES = 130 * 2**20
+MAX_BYTES = 135 * 2**20  # stored
 
 
 def listed(name: str) -> set[str]:
@@ -30,12 +30,13 @@ def test_requirements_are_those_of_the_package() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the tree, so that no build folder is left behind."""
+    """Built from a copy of the tree, so that no build folder is left behind; stored, as weights hardly shrink."""
     copy, out = tmp_path_factory.mktemp("tree") / "tree", tmp_path_factory.mktemp("wheel")
     copy.mkdir()
     for name in ("customcontrast", "examples", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
         (copy / name).symlink_to(ROOT / name)
     build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", str(out)]
+    build.append("--config-settings=--build-option=--compression=stored")
     run = subprocess.run(build, cwd=copy, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     return next(out.glob("*.whl"))
