@@ -22,6 +22,7 @@ from train.data import adapter_pool
 from train.evaluation import attribute_reader, evaluate, metrics, readers
 from train.evaluation.metrics import (
     CATEGORIES,
+    Backbones,
     Score,
     bootstrap,
     by_category,
@@ -126,7 +127,7 @@ def test_leaks_are_averaged_over_a_picture_and_counted_by_attribute() -> None:
         for i, s in enumerate(made_up(4, 0.3, 0.1))
     ]
     assert [r.leak for r in rows[:2]] == [0.0, 0.5] and made_up(1, 0.3, 0.1)[0].leak is None
-    found = metrics.by_leak(rows)
+    found = metrics.by_attribute(rows, "leaks")
     assert (found["style"].mean, found["style"].count) == (0.5, 20) and found["shape"].mean == 0.0
     assert metrics.summarise(rows)["leaks"].mean == pytest.approx(0.25) and "leaks" not in markdown(
         {"a": made_up(2, 0, 0)}, {}
@@ -183,12 +184,16 @@ def test_edited_references_show_what_no_task_asks_for() -> None:
 
 
 def test_leaks_are_counted_off_the_pictures() -> None:
-    sees = functools.partial(attribute_reader.shows, attribute_reader.load_reader())
+    judges = Backbones(
+        *3 * [torch.Tensor], sees=functools.partial(attribute_reader.shows, attribute_reader.load_reader())
+    )
     cases = toyland_cases(8, World.small(), edited=True)
 
     def leaked(pictures: list[Image.Image]) -> list[float]:
-        rows = zip(cases, pictures, strict=True)
-        found = evaluate.leaks([evaluate.Made(case, case.tasks[3], picture, None) for case, picture in rows], sees)
+        made = [
+            evaluate.Made(case, case.tasks[3], picture, None) for case, picture in zip(cases, pictures, strict=True)
+        ]
+        found = evaluate.seen(made, [m.case.leaks(m.task) for m in made], judges)
         assert all(tuple(row) == INCIDENTAL for row in found)
         return [value for row in found for value in row.values()]
 
@@ -196,8 +201,32 @@ def test_leaks_are_counted_off_the_pictures() -> None:
     free = leaked([ceiling(case, case.tasks[3], 96)[0] for case in cases])  # what was asked for: nothing
     assert set(kept + free) <= {0.0, 1.0}
     assert np.mean(kept) > 0.6 and np.mean(free) < 0.15
-    bare = [evaluate.Made(case, case.tasks[3], case.reference.image, None) for case in toyland_cases(1, World.small())]
-    assert evaluate.leaks(bare, sees) == [None]
+    bare = toyland_cases(1, World.small())[0]
+    made = [evaluate.Made(bare, bare.tasks[3], bare.reference.image, None)]
+    assert evaluate.seen(made, [bare.leaks(bare.tasks[3])], judges) == [None]
+
+
+def test_what_of_a_subject_is_carried_is_read_off_its_pictures() -> None:
+    judges = Backbones(
+        *3 * [torch.Tensor], sees=functools.partial(attribute_reader.shows, attribute_reader.load_reader())
+    )
+    cases = toyland_cases(6, World.small())
+    rows = [(case, task) for case in cases for task in case.tasks]
+    for case, task in rows:
+        wanted = case.carried(task)
+        colors = set() if task.scene.style == "sketch" else {"color_1", "color_2"}
+        assert set(wanted) == {"species", "pattern"} | colors and wanted["species"] == case.toy.species
+    made = [evaluate.Made(case, task, ceiling(case, task, 96)[0], None) for case, task in rows]
+    own = evaluate.seen(made, [case.carried(task) for case, task in rows], judges)
+    others = [case.carried(task) for case, task in rows[5:] + rows[:5]]  # the next subject's
+    wrong = evaluate.seen(made, others, judges)
+
+    def share(found: list[dict[str, float] | None]) -> float:
+        return float(np.mean([value for row in found for value in row.values()]))
+
+    assert share(own) > 0.7 > share(wrong) + 0.2
+    scores = [Score("a", "scene", "", 0, 0, 0, carried={"pattern": value}) for value in (1.0, 0.0)]
+    assert "| a | 0.500 [0.500, 0.500] |" in markdown({"a": scores}, {})
 
 
 def test_folder_cases_take_the_class_from_dreambenchs_list(tmp_path: Path) -> None:

@@ -177,8 +177,8 @@ def read(reader: AttributeReader, images: Tensor, labels: Sequence[Labels]) -> d
     return correct(_logits(reader, images), targets(labels, reader.values))
 
 
-def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> list[float | None]:
-    """For each picture 1.0 where all of {attribute: value} wanted of it is read off it, else 0.0; None for {}.
+def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequence[Labels]) -> list[dict[str, float]]:
+    """For each picture, of {attribute: value} wanted of it, {attribute: 1.0 where it is read off it, else 0.0}.
 
     The pictures are of one size. Raises ValueError for a value that the reader was not taught.
     """
@@ -190,7 +190,7 @@ def shows(reader: AttributeReader, pictures: Sequence[Image.Image], wanted: Sequ
             )
     logits = _logits(reader, torch.stack([TF.pil_to_tensor(picture.convert("RGB")) for picture in pictures]))
     told = {name: [of[i] for i in logits[name].argmax(1)] for name, of in reader.values.items()}
-    return [float(all(told[k][i] == v for k, v in row.items())) if row else None for i, row in enumerate(wanted)]
+    return [{name: float(told[name][i] == value) for name, value in row.items()} for i, row in enumerate(wanted)]
 
 
 # ------------------------------------------------------------------------------------------------- training

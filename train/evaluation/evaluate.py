@@ -5,6 +5,7 @@
     python -m train.evaluation base                (a base from text alone)
     python -m train.evaluation pairs               (two subjects in one picture)
     python -m train.evaluation paired              (a base's pictures against renders of the same scenes)
+    python -m train.evaluation photographs         (photographs drawn by an embedded base: in their colour?)
 
 `adapter` makes one picture per subject and task with the adapter, and again from the text alone (the floor); on
 Toyland it also scores the real render of what was asked (the ceiling). It writes pictures/, scores.json, table.md and
@@ -42,7 +43,6 @@ from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
     Backbones,
-    Edits,
     Score,
     cosine,
     identity_rank,
@@ -52,6 +52,7 @@ from train.evaluation.metrics import (
     toyland_backbones,
 )
 from train.evaluation.paired_renders import paired_command
+from train.evaluation.photographs import photographs_command
 from train.evaluation.probe import probe_command
 from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import (
@@ -111,8 +112,8 @@ class Bench:
         readers = load_readers(config.readers)
         attributes = attribute_reader.load_reader(config.attributes)
         cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
-        edits = functools.partial(attribute_reader.shows, attributes)
-        backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, edits)
+        sees = functools.partial(attribute_reader.shows, attributes)
+        backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, sees)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
             _asked(cases, config.picture_seeds),
@@ -367,8 +368,9 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
     true, found = backbones.identity(references), backbones.identity(subjects)
     di = cosine(true, found)
     others = backbones.identity(distractors) if distractors else None
-    edits = backbones.edits([m.picture for m in made], [m.task.edit for m in made]) if backbones.edits else None
-    leaked = leaks(made, backbones.edits) if backbones.edits else [None] * len(made)
+    edits = seen(made, [m.task.edit for m in made], backbones)
+    leaks = seen(made, [m.case.leaks(m.task) for m in made], backbones)
+    carried = seen(made, [m.case.carried(m.task) for m in made], backbones)
     ir = backbones.reward([m.task.text for m in made], [m.picture for m in made]) if backbones.reward else None
     rows = []
     for i, m in enumerate(made):
@@ -382,21 +384,20 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
             di=float(di[i]),
             rank=rank,
             ir=None if ir is None else float(ir[i]),
-            edit=None if edits is None else edits[i],
-            leaks=leaked[i],
+            edit=float(all(edit.values())) if (edit := edits[i]) else None,
+            leaks=leaks[i],
+            carried=carried[i],
             seed=m.seed,
         )
         rows.append(score)
     return rows
 
 
-def leaks(made: Sequence[Made], sees: Edits) -> list[dict[str, float] | None]:
-    """Which of `Case.leaks` is seen in each picture, {attribute: 1.0 or 0.0}; None where there is nothing to leak."""
-    unasked = [m.case.leaks(m.task) for m in made]
-    rows = [(m.picture, {name: value}) for m, row in zip(made, unasked, strict=True) for name, value in row.items()]
-    told = sees(*zip(*rows, strict=True)) if rows else []
-    seen = iter([value for value in told if value is not None])  # None is said of {} alone, which no row is
-    return [{name: next(seen) for name in row} or None for row in unasked]
+def seen(made: Sequence[Made], wanted: Sequence[dict[str, str]], backbones: Backbones) -> list[dict[str, float] | None]:
+    """What is wanted of each picture, {attribute: 1.0 where it is seen, 0.0 where not}; None where nothing is."""
+    if backbones.sees is None or not any(wanted):
+        return [None] * len(made)
+    return [row or None for row in backbones.sees([m.picture for m in made], wanted)]
 
 
 def grid(cases: Sequence[Case], made: dict[str, list[Made]], rows: int = GRID) -> Image.Image:
@@ -429,6 +430,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], str]] = {
     "base": base_command,
     "pairs": pairs_command,
     "paired": paired_command,
+    "photographs": photographs_command,
     "timesteps": timesteps_command,
     "probe": probe_command,
 }

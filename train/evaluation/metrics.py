@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
 
-Edits = Callable[[Sequence[Image.Image], Sequence[dict[str, str]]], list[float | None]]  # pictures, wanted → Score.edit
+# Pictures, and {attribute: value} wanted of each → {attribute: 1 where it is seen, 0 where not} of each.
+Sees = Callable[[Sequence[Image.Image], Sequence[dict[str, str]]], list[dict[str, float]]]
 CATEGORIES = ("reconstruction", "style", "shape", "scene", "accessorisation")  # the first is R-, the others are E-
 
 
@@ -47,6 +48,7 @@ class Score:
     ir: float | None = None  # ImageReward of prompt and picture, unbounded, about −2 … 2; None = not asked
     edit: float | None = None  # 1 where the picture shows the edit that was asked for, 0 where not; None = not asked
     leaks: dict[str, float] | None = None  # {attribute the reference shows unasked: 1 where it is seen, 0 where not}
+    carried: dict[str, float] | None = None  # {attribute of the subject: 1 where it is seen, 0 where not}
     seed: int = 0  # of the picture's noise
 
     @property
@@ -101,7 +103,7 @@ class Backbones:
     image: Callable[[Sequence[Image.Image]], Tensor]  # pictures → the same space; also CI
     identity: Callable[[Sequence[Image.Image]], Tensor]  # segmented subjects → DI's space
     reward: Callable[[Sequence[str], Sequence[Image.Image]], Tensor] | None = None  # prompts, pictures → IR (N,)
-    edits: Edits | None = None
+    sees: Sees | None = None  # None = nobody reads attributes off pictures
     names: dict[str, str] = field(default_factory=dict)  # {"CT": …, "CI": …, "DI": …}
 
 
@@ -220,25 +222,30 @@ def by_category(scores: Iterable[Score]) -> dict[str, dict[str, Interval]]:
     return table
 
 
-def by_leak(scores: Iterable[Score]) -> dict[str, Interval]:
-    """How often each attribute of the references is seen unasked, {attribute: share}."""
-    rows = [(name, seen, s.subject) for s in scores for name, seen in (s.leaks or {}).items()]
+def by_attribute(scores: Iterable[Score], field: Literal["leaks", "carried"]) -> dict[str, Interval]:
+    """How often each attribute in this field of the scores is seen, {attribute: share}."""
+    rows = [(name, seen, s.subject) for s in scores for name, seen in (getattr(s, field) or {}).items()]
     names = dict.fromkeys(name for name, *_ in rows)
     return {k: bootstrap([v for n, v, _ in rows if n == k], [s for n, _, s in rows if n == k]) for k in names}
 
 
 def markdown(runs: dict[str, list[Score]], names: dict[str, str], notes: Sequence[str] = ()) -> str:
-    """One table over all runs (rows), one per category, one of leaks; mean and interval in every cell."""
+    """One table over all runs (rows), one per category, one of leaks and one of what is carried, in intervals."""
     tables = {run: summarise(scores) for run, scores in runs.items()}
     shown = ("CT", "E-CT", "R-CI", "E-CI", "R-DI", "E-DI", "IR", "edits", "leaks", "retrieval")
     lines = _rows(tables, shown, "run")
     for run, scores in runs.items():
         parts = _rows(by_category(scores), ("CT", "CI", "DI", "edits"), "category")
         lines += ["", f"**{run}, by category**", "", *parts]
-    leaked = {run: found for run, scores in runs.items() if (found := by_leak(scores))}
-    if leaked:
-        parts = _rows(leaked, tuple(dict.fromkeys(name for row in leaked.values() for name in row)), "run")
-        lines += ["", "**leaks, by what the reference shows**", "", *parts]
+    titles: dict[Literal["leaks", "carried"], str] = {
+        "leaks": "leaks, by what the reference shows",
+        "carried": "attributes of the subject that are seen in its pictures",
+    }
+    for which, title in titles.items():
+        seen = {run: found for run, scores in runs.items() if (found := by_attribute(scores, which))}
+        if seen:
+            parts = _rows(seen, tuple(dict.fromkeys(name for row in seen.values() for name in row)), "run")
+            lines += ["", f"**{title}**", "", *parts]
     lines += ["", *(f"- {metric}: {name}" for metric, name in names.items())]
     lines += [f"- {note}" for note in notes]
     lines += ["- in brackets: 95 % bootstrap interval over subjects"]
@@ -271,16 +278,16 @@ def to_json(runs: dict[str, list[Score]], names: dict[str, str], about: dict[str
 
 
 def toyland_backbones(
-    base: BaseModel, weights: Path, identity: Callable[[Sequence[Image.Image]], Tensor], edits: Edits | None = None
+    base: BaseModel, weights: Path, identity: Callable[[Sequence[Image.Image]], Tensor], sees: Sees | None = None
 ) -> Backbones:
-    """The embedded base's own CLIP, `identity` of `train.evaluation.readers` in DINO's place, and who sees edits.
+    """The embedded base's own CLIP, `identity` of `train.evaluation.readers` in DINO's place, and who sees attributes.
 
     weights: the base's folder; its clip_head.safetensors holds the text projection that the pipeline does not need.
     Raises FileNotFoundError without it.
     """
     spaces = toyland_spaces(base, weights)
     names = {"CT": "Toyland's CLIP", "CI": "Toyland's CLIP, segmented", "DI": "identity reader, segmented"}
-    return Backbones(spaces.text, spaces.image, identity, edits=edits, names=names)
+    return Backbones(spaces.text, spaces.image, identity, sees=sees, names=names)
 
 
 def toyland_spaces(base: BaseModel, weights: Path) -> ClipSpaces:

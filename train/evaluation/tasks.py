@@ -22,7 +22,7 @@ from PIL import Image
 
 from customcontrast.segmentation import Segmentation
 from train.data.toyland_source import reference_scene, render_references
-from train.evaluation.attribute_reader import COLORLESS
+from train.evaluation.attribute_reader import COLORLESS, COLORS
 from train.evaluation.metrics import CATEGORIES
 from train.toyland import (
     Placement,
@@ -52,6 +52,7 @@ EDITS: dict[str, tuple[str, ...]] = {  # prompts for real pictures; {} = the cla
     "scene": ("a {} on the beach", "a {} in the snow", "a {} in the jungle", "a {} on a city street"),
     "accessorisation": ("a {} wearing a red hat", "a {} wearing a rainbow scarf", "a {} wearing sunglasses"),
 }
+CARRIED = ("species", "color_1", "color_2", "pattern")  # what of a subject its pictures should show
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,14 @@ class Case:
             return {}
         wanted = labels_of(task.scene)
         return {name: value for name, value in self.incidental.items() if value != wanted[name]}
+
+    def carried(self, task: Task) -> dict[str, str]:
+        """What of the subject a picture of the task should show, {attribute of CARRIED: value}; {} without a scene."""
+        if task.scene is None:
+            return {}
+        shown = labels_of(task.scene)
+        hidden = COLORS if shown["style"] in COLORLESS else ()
+        return {name: shown[name] for name in CARRIED if name not in hidden}
 
 
 def labels_of(scene: ToyScene) -> dict[str, str]:

@@ -1,0 +1,168 @@
+"""Photographs drawn by an embedded base, each as the kind that is nearest to it: are they in its colour?
+
+    python -m train.evaluation photographs --base toyland2 --folder /path/to/dreambench
+
+One picture of each subject is cut out; its kind is its class noun where the base draws that, else what the base's CLIP
+sees. It is drawn in three places. Colour is that of the largest of a few clusters in L*a*b*, in the cut-out and in what
+the mask reader finds in the picture. Beside the differences stand those to the other subjects' photographs: what a
+picture of nobody would have.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.cluster import KMeans
+from tqdm import tqdm
+
+from customcontrast.base_model import BaseModel
+from customcontrast.config import RecordConfig
+from customcontrast.pipeline import CustomContrast
+from customcontrast.sampling import side_by_side
+from customcontrast.specs import BASES
+from train.common.options import from_options
+from train.evaluation.command import write_report
+from train.evaluation.metrics import bootstrap, cosine, toyland_spaces
+from train.evaluation.paired_renders import to_lab
+from train.evaluation.readers import SHIPPED, load_readers
+from train.evaluation.tasks import Case, folder_cases
+from train.toyland.captions import article
+
+PLACES = ("on a plain background", "on the beach", "in the snow")
+NEAR = 15.0  # ΔE (CIE 1976) up to which a colour counts as the photograph's
+CLUSTERS = 4  # colours that a subject is taken to have
+PIXELS = 4000  # of a subject that are clustered
+
+
+@dataclass(frozen=True)
+class PhotographsConfig:
+    """How photographs are drawn and judged. A field is the option of its name, and its default the option's."""
+
+    folder: Path  # a sub-folder for each subject
+    base: str = "toyland2"  # an embedded one: it has kinds, and CLIP's head beside its weights
+    weights: str | None = None  # folder of the base; None = the shipped one
+    adapter: Path | None = None  # adapter file; None = the one beside the base's weights
+    readers: Path = SHIPPED  # who finds subjects in pictures (`train.evaluation.readers`)
+    limit: int | None = None  # subjects; None = all
+    steps: int | None = None  # denoising steps; None = the base's own
+    seed: int = 0  # of the pictures' noise
+    out: Path = Path("runs/photographs")  # folder of the report
+
+    def __post_init__(self) -> None:
+        if not BASES[self.base].kinds:
+            raise ValueError(f"--base {self.base}: it names no kinds to draw a photograph as; give toyland or toyland2")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit {self.limit}: give 1 subject or more")
+
+
+def dominant_color(picture: Image.Image, mask: np.ndarray) -> np.ndarray:
+    """Centre of the largest cluster of colours inside the mask (H, W) of a picture of its size: (3,), L*a*b*.
+
+    The same for the same picture. An empty mask stands for the whole picture.
+    """
+    pixels = np.asarray(picture.convert("RGB"))[mask if mask.any() else slice(None)].reshape(-1, 3)
+    pixels = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), PIXELS)).astype(int)]
+    lab = to_lab(pixels / 255)
+    count = min(CLUSTERS, len(np.unique(pixels, axis=0)))
+    found = KMeans(count, n_init=3, random_state=0).fit(lab)
+    return found.cluster_centers_[np.bincount(found.labels_).argmax()]
+
+
+def nearest_kind(base: BaseModel, weights: Path, cases: Sequence[Case]) -> list[str]:
+    """The kind that each is drawn as: its noun where the base draws that, else what the base's CLIP sees in it."""
+    spaces, kinds = toyland_spaces(base, weights), base.spec.kinds
+    text = spaces.text([f"a photo of {article(kind)}" for kind in kinds])
+    image = spaces.image([case.reference.on_plain() for case in cases])
+    seen = [cosine(row.expand_as(text), text).argmax() for row in image]
+    return [case.noun if case.noun in kinds else kinds[k] for case, k in zip(cases, seen, strict=True)]
+
+
+def differences(own: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ΔE of drawn subjects (N, P, 3) to their photographs (N, 3), and to the others in the mean: two (N, P)."""
+    apart = np.linalg.norm(drawn[:, :, None] - own, axis=-1)  # (N, P, N)
+    others = np.where(np.eye(len(own), dtype=bool)[:, None], np.nan, apart)
+    return np.diagonal(apart, axis1=0, axis2=2).T, np.nanmean(others, -1)
+
+
+def evaluate_photographs(config: PhotographsConfig) -> str:
+    """Make the pictures, measure them, write table.md, scores.json and sheet.png; returns the table.
+
+    Raises ValueError where there is no adapter, no subject, or fewer than two of them.
+    """
+    custom = CustomContrast.load(config.base, config.weights, config.adapter)
+    if custom.adapter is None:
+        raise ValueError(f"there is no adapter beside {config.weights}; give one with --adapter FILE")
+    cases = folder_cases(config.folder, config.limit)
+    if len(cases) < 2:
+        raise ValueError(f"--folder {config.folder} holds {len(cases)} subject; give 2 or more, to compare them")
+    kinds = nearest_kind(custom.base, Path(config.weights or custom.base.spec.weights), cases)
+    readers, record, rows, own, drawn = load_readers(config.readers), RecordConfig(maps=False), [], [], []
+    for case, kind in zip(tqdm(cases, desc="photographs", unit="subject"), kinds, strict=True):
+        subject = custom.subject(case.reference, kind)
+        made = [
+            custom.generate(
+                f"{article(f'<{kind}>')} {place}",
+                [subject], seed=config.seed, num_inference_steps=config.steps, record=record,
+            ).images[0]
+            for place in PLACES
+        ]  # fmt: skip
+        own.append(dominant_color(case.reference.image, case.reference.mask))
+        drawn.append([dominant_color(picture, readers.segment(picture).mask) for picture in made])
+        rows.append((case, kind, made))
+    mine, others = differences(np.array(own), np.array(drawn))
+    names = [case.subject for case, *_ in rows]
+    near, far = (
+        bootstrap((d <= NEAR).astype(float).ravel().tolist(), np.repeat(names, len(PLACES)).tolist())
+        for d in (mine, others)
+    )
+    lines = [
+        "| | the photograph's | another photograph's, in the mean |",
+        "|---|---|---|",
+        f"| dominant colour within ΔE {NEAR:.0f} | {near} | {far} |",
+        f"| ΔE, median | {np.median(mine):.1f} | {np.median(others):.1f} |",
+        "",
+        f"- {len(cases)} photographs, {len(PLACES)} pictures each, seed {config.seed}",
+        "- in brackets: 95 % bootstrap interval over subjects",
+        f"- {', '.join(f'{case.subject}: {kind}' for case, kind, _ in rows)}",
+    ]
+    scores = [
+        {"subject": case.subject, "kind": kind, "difference": d.tolist(), "others": o.tolist()}
+        for (case, kind, _), d, o in zip(rows, mine, others, strict=True)
+    ]
+    table = write_report(config.out, "\n".join(lines), "scores.json", scores)
+    sheet([(case.reference.on_plain(), *made) for case, _, made in rows]).save(config.out / "sheet.png")
+    return table
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], side: int = 160, columns: int = 2) -> Image.Image:
+    """Each photograph beside its pictures, two subjects to a row."""
+    strips = [side_by_side([picture.resize((side, side)) for picture in row]) for row in rows]
+    width, height = strips[0].size
+    page = Image.new("RGB", (columns * (width + 8) - 8, (height + 4) * -(-len(strips) // columns)), "white")
+    for i, strip in enumerate(strips):
+        page.paste(strip, (i % columns * (width + 8), i // columns * (height + 4)))
+    return page
+
+
+def photographs_command(arguments: Sequence[str]) -> str:
+    """`python -m train.evaluation photographs …`: the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluation photographs", description=__doc__.split("\n\n")[0]
+    )
+    given = PhotographsConfig(Path())
+    embedded = [name for name, spec in BASES.items() if spec.kinds]
+    parser.add_argument("--folder", type=Path, required=True, help="a sub-folder with pictures for each subject")
+    parser.add_argument("--base", default=given.base, choices=embedded)
+    parser.add_argument("--weights", help="folder of the base; default the shipped one")
+    parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
+    parser.add_argument("--readers", type=Path, default=given.readers, help="who finds subjects in pictures")
+    parser.add_argument("--limit", type=int, help="subjects; default all")
+    parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
+    parser.add_argument("--seed", type=int, default=given.seed)
+    parser.add_argument("--out", type=Path, default=given.out)
+    return evaluate_photographs(from_options(PhotographsConfig, parser.parse_args(arguments)))
