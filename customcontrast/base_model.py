@@ -52,6 +52,7 @@ class BaseModel:
     default_size: int  # px, side of the square it was trained on
     default_steps: int  # denoising steps
     default_guidance: float  # classifier-free guidance scale
+    default_guidance_end: float  # share of the steps after which there is no guidance
     dtype: torch.dtype
     device: torch.device
     vocabulary: frozenset[str] | None = None  # words the base was trained on; None = no list
@@ -214,6 +215,7 @@ def load_base(
         default_size=unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1),
         default_steps=spec.steps,
         default_guidance=spec.guidance,
+        default_guidance_end=spec.guidance_end,
         dtype=dtype,
         device=device,
         vocabulary=_vocabulary(Path(source)),

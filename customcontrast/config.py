@@ -289,17 +289,17 @@ class GenerationConfig:
     clip_skip: int = 0  # layers of the text encoders that are left out at their end
     subject_start: float = 0.0  # λ is 0 in the steps before this share of them, as diffusers' control_guidance_start
     subject_end: float = 1.0  # … and in those after this share; the masks and S* stay as they are
-    guidance_end: float = 1.0  # after this share of the steps there is no classifier-free guidance: half the work
+    guidance_end: float | None = None  # after this share of the steps there is no guidance, which halves their work
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
             object.__setattr__(self, "generator", tuple(self.generator))
-        for name in ("guidance_scale", "subject_scale", "guidance_rescale"):
+        for name in ("guidance_scale", "subject_scale", "guidance_rescale", "guidance_end"):
             if getattr(self, name) is not None or name == "guidance_rescale":
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, whole_number(getattr(self, name)))
-        for name in ("subject_start", "subject_end", "guidance_end"):
+        for name in ("subject_start", "subject_end"):
             object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:
@@ -353,6 +353,7 @@ class ResolvedConfig(GenerationConfig):
     num_inference_steps: int = 1
     guidance_scale: float = 1.0
     subject_scale: float = 1.0
+    guidance_end: float = 1.0
     height: int = 8
     width: int = 8
 

@@ -22,6 +22,9 @@ POSES = ("standing", "sitting", "walking", "waving")
 MAX_SUBJECTS = 2
 
 
+FACING = 40.0  # degrees to either side up to which a subject shows its face; drawn layouts stay within
+
+
 LAYOUT_CHANNELS = 13  # elevation; light (3); box of each of two subjects; sin, cos, sin 2 of the azimuth; four poses
 
 
@@ -126,7 +129,7 @@ class LayoutPrior:
         return found
 
     def draw(self, prompt: str, seed: int, places: Sequence[Box | None] = (), aspect: float = 1.0) -> Layout | None:
-        """A layout for the subjects that `prompt` names; None where it names none.
+        """A layout for the subjects that `prompt` names, facing the camera; None where it names none.
 
         seed: decides it. places: of each named subject, a box (left, top, right, bottom; 0..1) that it is to stand in,
         or None. aspect: width / height of the picture.
@@ -139,6 +142,7 @@ class LayoutPrior:
         for k, (kind, shape, pose) in enumerate(named):
             rows = [row for row in self.kinds[kind] if row[6] == shape] or self.kinds[kind]
             rows = [row for row in rows if pose is None or row[5] == pose] or rows
+            rows = [row for row in rows if abs(row[4]) <= FACING] or rows
             left, top, right, bottom, azimuth, own_pose, _ = rng.choice(rows)
             place = places[k] if k < len(places) else None
             if place is None:

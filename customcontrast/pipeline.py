@@ -260,7 +260,7 @@ class CustomContrast:
         clip_skip: int | None = None,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
-        guidance_end: float = 1.0,
+        guidance_end: float | None = None,
     ) -> Iterator[Step | Result]:
         """Generate pictures step by step: yields a `Step` after each denoising step and the `Result` last.
 

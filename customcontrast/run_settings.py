@@ -27,6 +27,7 @@ def resolve(
     own: dict[str, Any] = {
         "num_inference_steps": base.default_steps,
         "guidance_scale": base.default_guidance,
+        "guidance_end": base.default_guidance_end,
         "subject_scale": default_scale,
         "height": base.default_size,
         "width": base.default_size,
@@ -102,7 +103,7 @@ def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
         raise ConfigError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
 
 
-RARE = ("guidance_rescale", "clip_skip", "subject_start", "subject_end", "guidance_end")
+RARE = ("guidance_rescale", "clip_skip", "subject_start", "subject_end")
 """Settings that a recipe names only where they are not their defaults."""
 
 
@@ -144,6 +145,7 @@ def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any
             "negative_prompt": config.negative_prompt,
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
+            "guidance_end": config.guidance_end,
             "subject_scale": config.subject_scale,
             "seed": config.seed if config.generator is None and config.latents is None else None,
             "height": config.height,

@@ -324,6 +324,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
             default_size=size,
             default_steps=spec.steps,
             default_guidance=spec.guidance,
+            default_guidance_end=spec.guidance_end,
             dtype=self.unet.dtype,
             device=torch.device(self._execution_device),
             **shared,
@@ -392,7 +393,7 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         clip_skip: int | None = None,
         subject_start: float = 0.0,
         subject_end: float = 1.0,
-        guidance_end: float = 1.0,
+        guidance_end: float | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
@@ -467,7 +468,9 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 clip_skip=clip_skip,
                 subject_start=subject_start,
                 subject_end=min(subject_end, ends.subject_end),
-                guidance_end=min(guidance_end, ends.guidance_end),
+                guidance_end=min(
+                    model.base.default_guidance_end if guidance_end is None else guidance_end, ends.guidance_end
+                ),
             )
             streams.append(stream)
         try:

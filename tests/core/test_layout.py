@@ -108,6 +108,13 @@ def test_a_drawn_layout_is_the_seeds_and_stays_in_the_picture() -> None:
     assert {prior.draw("a bear sitting", seed).subjects[0].pose for seed in range(20)} == {"sitting"}
 
 
+def test_a_drawn_subject_faces_the_camera_where_any_did() -> None:
+    rows = [[0.3, 0.2, 0.7, 0.9, azimuth, "standing", "normal"] for azimuth in (-170.0, -60, -40, 0, 25, 90)]
+    both = LayoutPrior({"bear": "bear", "cat": "cat"}, {"bear": rows, "cat": rows[:2]}, {"": "normal"})
+    assert {both.draw("a bear", seed).subjects[0].azimuth for seed in range(60)} == {-40, 0, 25}
+    assert {both.draw("a cat", seed).subjects[0].azimuth for seed in range(60)} == {-170, -60}
+
+
 def test_a_subject_keeps_its_shape_in_the_place_it_is_given() -> None:
     prior, place = LayoutPrior.from_dict(PRIOR), (0.0, 0.5, 1.0, 1.0)
     for seed in range(10):

@@ -194,6 +194,9 @@ def test_evaluating(judge: Callable, weights: Path, tmp_path: Path) -> None:
         case.refused(name.replace("-", "."), call, given)
     for words, names in (([], "command"), (["x"], "command"), (["adapter", "--nonsense"], "--nonsense")):
         case.refused(names, call, words)
+    for words, names in (([], "--folder"), (["--folder=/nowhere"], "folder"), (["--base=sd15"], "--base"),
+                         (["--limit=0"], "--limit"), (["--steps=x"], "--steps")):  # fmt: skip
+        case.refused(names, call, ["photographs", f"--weights={weights}", out, *(words and ["--folder=/tmp"]), *words])
     call = command(atlas.main)
     for words, names in (([], "--adapter"), (["--adapter=/nowhere"], "--adapter"),
                          (["--adapter=a=/nowhere"], "load_adapter"), (["--adapter=a=b", "--base=sd99"], "--base"),

@@ -19,7 +19,7 @@ from customcontrast.segmentation import Segmentation
 from tests.support.tiny_models import random_adapter
 from train.adapter.adapter_config import DataConfig
 from train.data import adapter_pool
-from train.evaluation import attribute_reader, evaluate, metrics, readers
+from train.evaluation import attribute_reader, command, evaluate, metrics, readers
 from train.evaluation.metrics import (
     CATEGORIES,
     Backbones,
@@ -281,6 +281,16 @@ def test_the_shipped_readers_are_as_good_as_their_file_says() -> None:
     for name, value in judge.quality.items():
         assert found[name] == pytest.approx(value, abs=0.05)
     assert found["identity_among_50"] > 0.9 and found["mask_iou"] > 0.85
+
+
+def test_each_base_is_judged_by_its_worlds_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "WEIGHTS", tmp_path)
+    (tmp_path / "toyland2").mkdir()
+    assert command.judge("toyland2", command.READERS) == tmp_path / "toyland" / "readers.safetensors"
+    (tmp_path / "toyland2" / "readers.safetensors").touch()
+    assert command.judge("toyland2", command.READERS) == tmp_path / "toyland2" / "readers.safetensors"
+    assert command.judge("toyland2", command.ATTRIBUTES) == tmp_path / "toyland" / "attributes.safetensors"
+    assert command.judge("sd15", command.READERS) == tmp_path / "toyland" / "readers.safetensors"
 
 
 def test_readers_may_learn_from_a_pool(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_the_command(
     assert "--limit 0" in capsys.readouterr().err
 
 
-def test_a_base_without_kinds_cannot_draw_a_photograph() -> None:
+def test_a_base_without_kinds_and_a_folder_that_is_none_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names no kinds"):
-        photographs.PhotographsConfig(Path("x"), base="sd15")
+        photographs.PhotographsConfig(tmp_path, base="sd15")
+    with pytest.raises(ValueError, match="there is no such folder"):
+        photographs.PhotographsConfig(tmp_path / "nowhere")

@@ -270,6 +270,7 @@ print([thread.is_alive() for thread in threads])
 """
 
 
+@pytest.mark.slow
 def test_who_asks_before_the_model_is_there_imports_nothing_beside_its_loader():
     """Two threads that import diffusers at once find it half made."""
     command = [sys.executable, "-c", EARLY]

@@ -180,6 +180,7 @@ def base_model(
         default_size=side,
         default_steps=spec.steps,
         default_guidance=spec.guidance,
+        default_guidance_end=spec.guidance_end,
         dtype=dtype,
         device=torch.device("cpu" if torch.device(device).type == "meta" else device),
         zero_empty_prompt=spec.pooled,

@@ -29,16 +29,16 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from customcontrast.precision import autocast
-from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.base.networks import label_values
 from train.base.pool import read_shard, shard_paths
 from train.common.options import world_of
 from train.data.adapter_pool import read_records
+from train.evaluation.command import ATTRIBUTES, judge
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 
 DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
-SHIPPED = WEIGHTS / "toyland" / "attributes.safetensors"  # the one that judges where no other is named
+SHIPPED = judge("toyland", ATTRIBUTES)  # the one that judges where no other is named
 BATCH = 64  # pictures in a step
 SIDE = 96  # px that the first network looks at
 COLORLESS = ("sketch",)  # styles that show no colours

@@ -1,4 +1,4 @@
-"""What the commands of `python -m train.evaluation` share: options of a base on Toyland, and the files of a report."""
+"""What the commands of `python -m train.evaluation` share: options of a base, its judges, the files of a report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from customcontrast.folders import make_folder
+from customcontrast.specs import WEIGHTS
+
+READERS = "readers.safetensors"  # who finds subjects and knows them again (`train.evaluation.readers`)
+ATTRIBUTES = "attributes.safetensors"  # who reads attributes off pictures (`train.evaluation.attribute_reader`)
 
 
 class OnToyland(Protocol):
@@ -22,6 +26,12 @@ class OnToyland(Protocol):
 
     @property
     def out(self) -> Path: ...
+
+
+def judge(base: str, name: str) -> Path:
+    """The judge that comes with the package for this base: READERS or ATTRIBUTES of its world, or of Toyland's."""
+    own = WEIGHTS / base / name
+    return own if own.is_file() else WEIGHTS / "toyland" / name
 
 
 def add_toyland_options(

@@ -39,6 +39,7 @@ from customcontrast.subject import WholePicture
 from customcontrast.visualize.drawing import label
 from train.common.options import from_options
 from train.evaluation import attribute_reader
+from train.evaluation.command import ATTRIBUTES, READERS, judge
 from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
@@ -109,8 +110,8 @@ class Bench:
         if config.prompts:
             raise ValueError("--prompts needs --benchmark FOLDER: Toyland's prompts come with renders of what they ask")
         edited = config.references == "edited"
-        readers = load_readers(config.readers)
-        attributes = attribute_reader.load_reader(config.attributes)
+        readers = load_readers(config.readers or judge(config.base, READERS))
+        attributes = attribute_reader.load_reader(config.attributes or judge(config.base, ATTRIBUTES))
         cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
         sees = functools.partial(attribute_reader.shows, attributes)
         backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, sees)
@@ -177,13 +178,14 @@ def adapter_command(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("--world", default=given.world, help="part of Toyland: small, demo or full")
     parser.add_argument(
-        "--readers", type=Path, default=given.readers, help="Toyland's judges (train.evaluation.readers)"
+        "--readers",
+        type=Path,
+        help="Toyland's judges (train.evaluation.readers); default those of the base's world",
     )
     parser.add_argument(
         "--attributes",
         type=Path,
-        default=given.attributes,
-        help="who sees edits (train.evaluation.attribute_reader)",
+        help="who sees edits (train.evaluation.attribute_reader); default that of the base's world",
     )
     parser.add_argument("--clip", default=given.clip, help=f"CT and CI of real pictures; default {given.clip}")
     parser.add_argument("--dino", default=given.dino, help=f"DI of real pictures; default {given.dino}")
@@ -196,6 +198,7 @@ def adapter_command(arguments: Sequence[str]) -> str:
     )
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
+    parser.add_argument("--guidance-end", type=float, help="share of the steps with guidance")
     parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="lambda of Eq. 3")
     parser.add_argument("--seed", type=int, default=given.seed)
     parser.add_argument(
@@ -269,7 +272,9 @@ def pictures(
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
     for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
         scale = config.subject_scale if with_subject else 0
-        settings: tuple[object, ...] = (config.steps, config.guidance, scale, seed)
+        own = (custom.base.default_steps, custom.base.default_guidance, custom.base.default_guidance_end)
+        asked = zip((config.steps, config.guidance, config.guidance_end), own, strict=True)
+        settings: tuple[object, ...] = (*(b if a is None else a for a, b in asked), scale, seed)
         if with_subject and strictness(config):
             settings = (*settings, config.whole_references, config.location_masks)
         shown = case.key if with_subject else case.subject
@@ -283,6 +288,7 @@ def pictures(
                 subjects,
                 num_inference_steps=config.steps,
                 guidance_scale=config.guidance,
+                guidance_end=config.guidance_end,
                 subject_scale=config.subject_scale,
                 seed=seed,
                 record=RecordConfig(maps=False),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from customcontrast.config import GenerationConfig
-from train.evaluation import attribute_reader, readers
 from train.evaluation.metrics import CLIP, DINO
 
 
@@ -27,14 +26,15 @@ class EvaluationConfig:
     whole_references: bool = False  # a method is shown the whole picture, as IP-Adapter's authors do, not the cut-out
     location_masks: bool = True  # False = subjects are not located (section 3.4), as in published IP-Adapters
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
-    readers: Path = readers.SHIPPED  # Toyland's judges (`train.evaluation.readers`)
-    attributes: Path = attribute_reader.SHIPPED  # who sees edits (`train.evaluation.attribute_reader`)
+    readers: Path | None = None  # Toyland's judges (`train.evaluation.readers`); None = those of the base's world
+    attributes: Path | None = None  # who sees edits (`train.evaluation.attribute_reader`); None = the same
     clip: str = CLIP  # CT and CI of real pictures: hub id or folder
     dino: str = DINO  # DI of real pictures: hub id or folder
     reward: str | None = None  # IR of real pictures: ImageReward-v1.0 or a checkpoint file; None = not requested
     grounding: tuple[str, ...] = ()  # a Grounding DINO and a SAM that find subjects in real pictures; () = Segmenter
     steps: int | None = None  # denoising steps; None = the base's own
     guidance: float | None = None  # guidance scale; None = the base's own
+    guidance_end: float | None = None  # share of the steps after which there is no guidance; None = the base's own
     subject_scale: float = 1.0  # λ of Eq. 3
     seed: int = 0  # of the benchmark and, without `seeds`, of every picture's noise
     seeds: tuple[int, ...] = ()  # several pictures of each prompt, one a seed; () = `seed` alone
@@ -45,7 +45,9 @@ class EvaluationConfig:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: give 1 subject or more")
         for seed in self.picture_seeds:  # raises before anything is loaded
-            GenerationConfig("", "", self.steps, self.guidance, self.subject_scale, seed)
+            GenerationConfig(
+                "", "", self.steps, self.guidance, self.subject_scale, seed, guidance_end=self.guidance_end
+            )
         if len(self.grounding) not in (0, 2):
             raise ValueError(f"--grounding {' '.join(self.grounding)}: give a Grounding DINO and a SAM, or neither")
 

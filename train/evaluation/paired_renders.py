@@ -27,8 +27,8 @@ from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
 from train.common.options import from_options
-from train.evaluation.command import add_toyland_options, write_report
-from train.evaluation.readers import SHIPPED, load_readers
+from train.evaluation.command import READERS, add_toyland_options, judge, write_report
+from train.evaluation.readers import load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
 
@@ -44,10 +44,11 @@ class PairedConfig:
     base: str = "toyland2"  # one that takes layouts
     weights: str | None = None  # folder of the base; None = the shipped one
     world: str = "demo"  # part of Toyland: a classmethod of train.toyland.World
-    readers: Path = SHIPPED  # who finds subjects (`train.evaluation.readers`)
+    readers: Path | None = None  # who finds subjects (`train.evaluation.readers`); None = those of the base's world
     count: int = 300  # scenes
     steps: int | None = None  # denoising steps; None = the base's own
     guidance: float | None = None  # guidance scale; None = the base's own
+    guidance_end: float | None = None  # share of the steps after which there is none; None = the base's own
     seed: int = 0  # of the scenes; picture i has the noise of seed + i
     out: Path = Path("runs/paired")  # folder of the report
 
@@ -134,12 +135,11 @@ def paired_command(arguments: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(prog="python -m train.evaluation paired", description=__doc__.split("\n\n")[0])
     given = PairedConfig()
     add_toyland_options(parser, given)
-    parser.add_argument(
-        "--readers", type=Path, default=given.readers, help="who finds subjects (train.evaluation.readers)"
-    )
+    parser.add_argument("--readers", type=Path, help="who finds subjects (train.evaluation.readers)")
     parser.add_argument("--count", type=int, default=given.count, help="scenes")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
+    parser.add_argument("--guidance-end", type=float, help="share of the steps with guidance")
     parser.add_argument("--seed", type=int, default=given.seed)
     return evaluate_paired(from_options(PairedConfig, parser.parse_args(arguments)))
 
@@ -152,7 +152,7 @@ def evaluate_paired(config: PairedConfig) -> str:
     custom = CustomContrast.load(config.base, config.weights)
     if not custom.base.layout_channels:
         raise ValueError(f"--base {config.base}: it takes no layout, so its pictures cannot be paired with renders")
-    readers, side = load_readers(config.readers), custom.base.default_size
+    readers, side = load_readers(config.readers or judge(config.base, READERS)), custom.base.default_size
     scenes = heldout(World.named(config.world), config.seed, config.count)
     pairs, made, real = [], [], []
     for i, scene in enumerate(tqdm(scenes, desc="pairs", unit="scene")):
@@ -161,7 +161,8 @@ def evaluate_paired(config: PairedConfig) -> str:
         real.append(Image.fromarray(rendered.images[0].permute(1, 2, 0).numpy()))
         result = custom.generate(
             prompt, (), layout=layout_of(scene, rendered.masks[0]), seed=config.seed + i,
-            num_inference_steps=config.steps, guidance_scale=config.guidance, record=RecordConfig(maps=False),
+            num_inference_steps=config.steps, guidance_scale=config.guidance,
+            guidance_end=config.guidance_end, record=RecordConfig(maps=False),
         )  # fmt: skip
         made.append(result.images[0])
         found, read = (readers.segment(picture).mask for picture in (made[-1], real[-1]))

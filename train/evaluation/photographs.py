@@ -26,10 +26,10 @@ from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
 from customcontrast.specs import BASES
 from train.common.options import from_options
-from train.evaluation.command import write_report
+from train.evaluation.command import READERS, judge, write_report
 from train.evaluation.metrics import bootstrap, cosine, toyland_spaces
 from train.evaluation.paired_renders import to_lab
-from train.evaluation.readers import SHIPPED, load_readers
+from train.evaluation.readers import load_readers
 from train.evaluation.tasks import Case, folder_cases
 from train.toyland.captions import article
 
@@ -47,7 +47,9 @@ class PhotographsConfig:
     base: str = "toyland2"  # an embedded one: it has kinds, and CLIP's head beside its weights
     weights: str | None = None  # folder of the base; None = the shipped one
     adapter: Path | None = None  # adapter file; None = the one beside the base's weights
-    readers: Path = SHIPPED  # who finds subjects in pictures (`train.evaluation.readers`)
+    readers: Path | None = (
+        None  # who finds subjects in pictures (`train.evaluation.readers`); None = those of the base's world
+    )
     limit: int | None = None  # subjects; None = all
     steps: int | None = None  # denoising steps; None = the base's own
     seed: int = 0  # of the pictures' noise
@@ -58,6 +60,8 @@ class PhotographsConfig:
             raise ValueError(f"--base {self.base}: it names no kinds to draw a photograph as; give toyland or toyland2")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: give 1 subject or more")
+        if not self.folder.is_dir():
+            raise ValueError(f"--folder {self.folder}: there is no such folder; give one with a sub-folder per subject")
 
 
 def dominant_color(picture: Image.Image, mask: np.ndarray) -> np.ndarray:
@@ -101,7 +105,13 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
     if len(cases) < 2:
         raise ValueError(f"--folder {config.folder} holds {len(cases)} subject; give 2 or more, to compare them")
     kinds = nearest_kind(custom.base, Path(config.weights or custom.base.spec.weights), cases)
-    readers, record, rows, own, drawn = load_readers(config.readers), RecordConfig(maps=False), [], [], []
+    readers, record, rows, own, drawn = (
+        load_readers(config.readers or judge(config.base, READERS)),
+        RecordConfig(maps=False),
+        [],
+        [],
+        [],
+    )
     for case, kind in zip(tqdm(cases, desc="photographs", unit="subject"), kinds, strict=True):
         subject = custom.subject(case.reference, kind)
         made = [
@@ -154,13 +164,13 @@ def photographs_command(arguments: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluation photographs", description=__doc__.split("\n\n")[0]
     )
-    given = PhotographsConfig(Path())
+    given = PhotographsConfig(Path())  # the working folder
     embedded = [name for name, spec in BASES.items() if spec.kinds]
     parser.add_argument("--folder", type=Path, required=True, help="a sub-folder with pictures for each subject")
     parser.add_argument("--base", default=given.base, choices=embedded)
     parser.add_argument("--weights", help="folder of the base; default the shipped one")
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
-    parser.add_argument("--readers", type=Path, default=given.readers, help="who finds subjects in pictures")
+    parser.add_argument("--readers", type=Path, help="who finds subjects in pictures")
     parser.add_argument("--limit", type=int, help="subjects; default all")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--seed", type=int, default=given.seed)

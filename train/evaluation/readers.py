@@ -35,18 +35,18 @@ from tqdm import tqdm
 
 from customcontrast.precision import autocast
 from customcontrast.segmentation import Segmentation
-from customcontrast.specs import WEIGHTS
 from customcontrast.tensor_files import write_tensors
 from train.common.options import world_of
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene
 from train.evaluation.attribute_reader import moved, norm_layer
+from train.evaluation.command import READERS, judge
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
 
 IDENTITY_SIDE, MASK_SIDE = 64, 96  # px the readers see
 DEFAULT = Path("runs/readers/toyland.safetensors")  # where new ones go
-SHIPPED = WEIGHTS / "toyland" / "readers.safetensors"  # the ones that judge where no others are named
+SHIPPED = judge("toyland", READERS)  # the ones that judge where no others are named
 
 
 def _block(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential:

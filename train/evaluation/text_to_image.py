@@ -34,8 +34,8 @@ from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
-from train.evaluation.attribute_reader import SHIPPED, AttributeReader, heldout_scenes, load_reader, read, rendered
-from train.evaluation.command import add_toyland_options
+from train.evaluation.attribute_reader import AttributeReader, heldout_scenes, load_reader, read, rendered
+from train.evaluation.command import ATTRIBUTES, add_toyland_options, judge
 from train.evaluation.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
 
@@ -102,7 +102,7 @@ class BaseEvaluationConfig:
 
     base: str = "toyland"  # toyland or toyland2
     weights: str | None = None  # folder of the base; None = the shipped one
-    reader: Path = SHIPPED  # file of train.evaluation.attribute_reader
+    reader: Path | None = None  # file of train.evaluation.attribute_reader; None = that of the base's world
     count: int = 500  # prompts
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
     steps: int | None = None  # denoising steps; None = the base's own
@@ -129,9 +129,7 @@ def options_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train.evaluation base", description=__doc__.split("\n\n")[0])
     given = BaseEvaluationConfig()
     add_toyland_options(parser, given, ("toyland", "toyland2"))
-    parser.add_argument(
-        "--reader", type=Path, default=given.reader, help="another of train.evaluation.attribute_reader"
-    )
+    parser.add_argument("--reader", type=Path, help="another of train.evaluation.attribute_reader")
     parser.add_argument("--count", type=int, default=given.count, help="prompts")
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
@@ -143,7 +141,7 @@ def evaluate_base(config: BaseEvaluationConfig) -> str:
     """Make the pictures, score them, write table.md, scores.json and sheet.png; returns the table."""
     base = CustomContrast.load(config.base, config.weights).base
     custom = CustomContrast(base)
-    reader = load_reader(config.reader)
+    reader = load_reader(config.reader or judge(config.base, ATTRIBUTES))
     scenes = heldout_scenes(World.named(config.world), f"base evaluation {config.seed}", config.count)
     prompts = [describe(scene).text for scene in scenes]
     folder = config.out / "pictures"

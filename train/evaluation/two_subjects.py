@@ -28,9 +28,9 @@ from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from train.common.options import from_options
-from train.evaluation.command import add_toyland_options
+from train.evaluation.command import READERS, add_toyland_options, judge
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
-from train.evaluation.readers import SHIPPED, Readers, load_readers
+from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import DISTRACTORS, portrait, toy_distractors
 from train.toyland import World, describe, render, sample_scene, sample_subject
 
@@ -49,7 +49,7 @@ class TwoSubjectsConfig:
     limit: int = 20  # pairs of subjects, 1 or more
     seeds: int = 2  # pictures of each pair, 1 or more
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
-    readers: Path = SHIPPED  # Toyland's judges (`train.evaluation.readers`)
+    readers: Path | None = None  # Toyland's judges (`train.evaluation.readers`); None = those of the base's world
     out: Path = Path("runs/pairs")  # folder of the report
 
 
@@ -132,7 +132,7 @@ def evaluate_pairs(config: TwoSubjectsConfig) -> str:
     custom = CustomContrast.load(config.base, config.weights, config.adapter)
     if custom.adapter is None:
         raise ValueError(f"there is no adapter beside {config.weights}; give one with --adapter FILE")
-    readers, world = load_readers(config.readers), World.named(config.world)
+    readers, world = load_readers(config.readers or judge(config.base, READERS)), World.named(config.world)
     pairs = toyland_pairs(config.limit, world, custom.base.default_size)
     made = {name: list(pictures(custom, pairs, apart, config.seeds)) for name, apart in RUNS.items()}
     found: dict[str, list[Sequence[Segmentation]]] = {}
@@ -189,7 +189,5 @@ def pairs_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--adapter", type=Path, help="adapter file; default the one beside the base's weights")
     parser.add_argument("--limit", type=int, default=given.limit, help="pairs of subjects")
     parser.add_argument("--seeds", type=int, default=given.seeds, help="pictures of each pair")
-    parser.add_argument(
-        "--readers", type=Path, default=given.readers, help="Toyland's judges (train.evaluation.readers)"
-    )
+    parser.add_argument("--readers", type=Path, help="Toyland's judges (train.evaluation.readers)")
     return evaluate_pairs(from_options(TwoSubjectsConfig, parser.parse_args(arguments)))

@@ -65,8 +65,8 @@ class ExperimentConfig:
     benchmark: str = EvaluationConfig.benchmark
     limit: int = 20  # subjects of the benchmark
     references: str = EvaluationConfig.references
-    readers: Path = EvaluationConfig.readers
-    attributes: Path = EvaluationConfig.attributes
+    readers: Path | None = None  # None = those of the base's world
+    attributes: Path | None = None
     clip: str = EvaluationConfig.clip
     dino: str = EvaluationConfig.dino
     minutes: float | None = None  # of this session; None = no limit
@@ -231,8 +231,8 @@ def add_common(parser: argparse.ArgumentParser, given: ExperimentConfig) -> None
     parser.add_argument("--benchmark", default=given.benchmark)
     parser.add_argument("--limit", type=int, default=given.limit, help="subjects of the benchmark")
     evaluate.add_references(parser, given.references)
-    parser.add_argument("--readers", type=Path, default=given.readers)
-    parser.add_argument("--attributes", type=Path, default=given.attributes)
+    parser.add_argument("--readers", type=Path)
+    parser.add_argument("--attributes", type=Path)
     parser.add_argument("--clip", default=given.clip)
     parser.add_argument("--dino", default=given.dino)
     parser.add_argument("--out", type=Path, default=given.out)
