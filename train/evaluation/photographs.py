@@ -47,9 +47,7 @@ class PhotographsConfig:
     base: str = "toyland2"  # an embedded one: it has kinds, and CLIP's head beside its weights
     weights: str | None = None  # folder of the base; None = the shipped one
     adapter: Path | None = None  # adapter file; None = the one beside the base's weights
-    readers: Path | None = (
-        None  # who finds subjects in pictures (`train.evaluation.readers`); None = those of the base's world
-    )
+    readers: Path | None = None  # who finds subjects (`train.evaluation.readers`); None = those of the base's world
     limit: int | None = None  # subjects; None = all
     steps: int | None = None  # denoising steps; None = the base's own
     seed: int = 0  # of the pictures' noise
@@ -87,10 +85,10 @@ def nearest_kind(base: BaseModel, weights: Path, cases: Sequence[Case]) -> list[
 
 
 def differences(own: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ΔE of drawn subjects (N, P, 3) to their photographs (N, 3), and to the others in the mean: two (N, P)."""
+    """ΔE of drawn subjects (N, P, 3) to their photographs (N, 3), and to the others: (N, P) and (N, P, N − 1)."""
     apart = np.linalg.norm(drawn[:, :, None] - own, axis=-1)  # (N, P, N)
-    others = np.where(np.eye(len(own), dtype=bool)[:, None], np.nan, apart)
-    return np.diagonal(apart, axis1=0, axis2=2).T, np.nanmean(others, -1)
+    others = [np.delete(apart[n], n, axis=-1) for n in range(len(own))]
+    return np.diagonal(apart, axis1=0, axis2=2).T, np.stack(others)
 
 
 def evaluate_photographs(config: PhotographsConfig) -> str:
@@ -105,13 +103,9 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
     if len(cases) < 2:
         raise ValueError(f"--folder {config.folder} holds {len(cases)} subject; give 2 or more, to compare them")
     kinds = nearest_kind(custom.base, Path(config.weights or custom.base.spec.weights), cases)
-    readers, record, rows, own, drawn = (
-        load_readers(config.readers or judge(config.base, READERS)),
-        RecordConfig(maps=False),
-        [],
-        [],
-        [],
-    )
+    readers, record = load_readers(config.readers or judge(config.base, READERS)), RecordConfig(maps=False)
+    rows: list[tuple[Case, str, list[Image.Image]]] = []
+    own, drawn = [], []
     for case, kind in zip(tqdm(cases, desc="photographs", unit="subject"), kinds, strict=True):
         subject = custom.subject(case.reference, kind)
         made = [
@@ -125,13 +119,11 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
         drawn.append([dominant_color(picture, readers.segment(picture).mask) for picture in made])
         rows.append((case, kind, made))
     mine, others = differences(np.array(own), np.array(drawn))
-    names = [case.subject for case, *_ in rows]
-    near, far = (
-        bootstrap((d <= NEAR).astype(float).ravel().tolist(), np.repeat(names, len(PLACES)).tolist())
-        for d in (mine, others)
-    )
+    whose = np.repeat([case.subject for case, *_ in rows], len(PLACES)).tolist()
+    shares = ((mine <= NEAR).astype(float), (others <= NEAR).mean(-1))
+    near, far = (bootstrap(share.ravel().tolist(), whose) for share in shares)
     lines = [
-        "| | the photograph's | another photograph's, in the mean |",
+        "| | to its photograph | to those of the others |",
         "|---|---|---|",
         f"| dominant colour within ΔE {NEAR:.0f} | {near} | {far} |",
         f"| ΔE, median | {np.median(mine):.1f} | {np.median(others):.1f} |",
@@ -141,7 +133,7 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
         f"- {', '.join(f'{case.subject}: {kind}' for case, kind, _ in rows)}",
     ]
     scores = [
-        {"subject": case.subject, "kind": kind, "difference": d.tolist(), "others": o.tolist()}
+        {"subject": case.subject, "kind": kind, "difference": d.tolist(), "others": o.tolist()}  # (P,), (P, N - 1)
         for (case, kind, _), d, o in zip(rows, mine, others, strict=True)
     ]
     table = write_report(config.out, "\n".join(lines), "scores.json", scores)
