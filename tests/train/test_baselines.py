@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,10 @@ def test_fine_tuning_learns_one_subject_and_leaves_the_base_alone(
     picture = finetune.generate(subject, "a <bear> on the beach", steps=2)
     assert picture.size == (any_base.default_size,) * 2
     assert finetune.generate(subject, "a <bear> on the beach", steps=2).tobytes() == picture.tobytes()
+    ended = replace(subject, base=replace(subject.base, default_guidance_end=0.0))  # guidance ends as in the pipeline
+    unguided = finetune.generate(subject, "a <bear> on the beach", steps=2, guidance=1.0)
+    assert finetune.generate(ended, "a <bear> on the beach", steps=2).tobytes() == unguided.tobytes()
+    assert unguided.tobytes() != picture.tobytes()
 
 
 def test_textual_inversion_lowers_its_loss(tiny_base: BaseModel, reference: Segmentation) -> None:

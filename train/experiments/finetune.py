@@ -22,6 +22,7 @@ from customcontrast.attention import install_processors, unet_forward
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.prompt import TokenizedPrompt
 from customcontrast.conditioning.text_context import TextContext, encode_contexts, encode_prompt, subject_state
+from customcontrast.multi_subject import silent_timesteps
 from customcontrast.sampling import make_scheduler, starting_noise, step_options, to_pictures
 from customcontrast.segmentation import Segmentation
 from train.adapter import losses
@@ -152,10 +153,12 @@ def generate(
     z = starting_noise(generators, base.latent_channels, (side, side), base.device, base.dtype)
     z = z * scheduler.init_noise_sigma
     options = step_options(scheduler, generators)
+    unguided = silent_timesteps(scheduler.timesteps, 0.0, base.default_guidance_end)
     state = subject_state(base, context, [prompt], size=(side, side), unconditional=empty)
     for t in scheduler.timesteps:
         without, with_prompt = unet_forward(base, scheduler.scale_model_input(torch.cat([z, z]), t), t, state).chunk(2)
-        z = scheduler.step(without + guidance * (with_prompt - without), t, z, **options).prev_sample
+        scale = 1.0 if t.item() in unguided else guidance
+        z = scheduler.step(without + scale * (with_prompt - without), t, z, **options).prev_sample
     return to_pictures(base.decode(z))[0]
 
 
