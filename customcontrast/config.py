@@ -294,12 +294,12 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
             object.__setattr__(self, "generator", tuple(self.generator))
-        for name in ("guidance_scale", "subject_scale", "guidance_rescale", "guidance_end"):
-            if getattr(self, name) is not None or name == "guidance_rescale":
+        for name in ("guidance_scale", "subject_scale", "guidance_end"):
+            if getattr(self, name) is not None:
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
             object.__setattr__(self, name, whole_number(getattr(self, name)))
-        for name in ("subject_start", "subject_end"):
+        for name in ("guidance_rescale", "subject_start", "subject_end"):
             object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for wrong, sentence in self._complaints():
             if wrong:

@@ -183,10 +183,14 @@ def test_edited_references_show_what_no_task_asks_for() -> None:
     assert "style" not in edited[0].leaks(again)  # what the picture should show does not leak
 
 
-def test_leaks_are_counted_off_the_pictures() -> None:
-    judges = Backbones(
-        *3 * [torch.Tensor], sees=functools.partial(attribute_reader.shows, attribute_reader.load_reader())
-    )
+@pytest.fixture(scope="module")
+def judges() -> Backbones:
+    """Of attributes alone."""
+    sees = functools.partial(attribute_reader.shows, attribute_reader.load_reader())
+    return Backbones(*3 * [torch.Tensor], sees=sees)
+
+
+def test_leaks_are_counted_off_the_pictures(judges: Backbones) -> None:
     cases = toyland_cases(8, World.small(), edited=True)
 
     def leaked(pictures: list[Image.Image]) -> list[float]:
@@ -206,10 +210,7 @@ def test_leaks_are_counted_off_the_pictures() -> None:
     assert evaluate.seen(made, [bare.leaks(bare.tasks[3])], judges) == [None]
 
 
-def test_what_of_a_subject_is_carried_is_read_off_its_pictures() -> None:
-    judges = Backbones(
-        *3 * [torch.Tensor], sees=functools.partial(attribute_reader.shows, attribute_reader.load_reader())
-    )
+def test_what_of_a_subject_is_carried_is_read_off_its_pictures(judges: Backbones) -> None:
     cases = toyland_cases(6, World.small())
     rows = [(case, task) for case in cases for task in case.tasks]
     for case, task in rows:

@@ -38,7 +38,6 @@ from train.evaluation.command import ATTRIBUTES, judge
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
 
 DEFAULT = Path("runs/readers/attributes.safetensors")  # where a new one goes
-SHIPPED = judge("toyland", ATTRIBUTES)  # the one that judges where no other is named
 BATCH = 64  # pictures in a step
 SIDE = 96  # px that the first network looks at
 COLORLESS = ("sketch",)  # styles that show no colours
@@ -352,8 +351,9 @@ def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
     write_tensors({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
 
 
-def load_reader(path: Path = SHIPPED) -> AttributeReader:
-    """Read it back. Raises FileNotFoundError with the command that makes it."""
+def load_reader(path: Path | None = None, base: str = "toyland") -> AttributeReader:
+    """Read it back; None = that of the base's world. Raises FileNotFoundError with the command that makes it."""
+    path = path or judge(base, ATTRIBUTES)
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no reader in {path}; make it with `python -m train.evaluation.attribute_reader`"

@@ -1,4 +1,4 @@
-"""What the commands of `python -m train.evaluation` share: options of a base, its judges, the files of a report."""
+"""What the commands of `python -m train.evaluation` share: options of a base, its adapter, its judges, a report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import argparse
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from customcontrast.folders import make_folder
 from customcontrast.specs import WEIGHTS
+
+if TYPE_CHECKING:
+    from customcontrast.pipeline import CustomContrast
 
 READERS = "readers.safetensors"  # who finds subjects and knows them again (`train.evaluation.readers`)
 ATTRIBUTES = "attributes.safetensors"  # who reads attributes off pictures (`train.evaluation.attribute_reader`)
@@ -32,6 +35,16 @@ def judge(base: str, name: str) -> Path:
     """The judge that comes with the package for this base: READERS or ATTRIBUTES of its world, or of Toyland's."""
     own = WEIGHTS / base / name
     return own if own.is_file() else WEIGHTS / "toyland" / name
+
+
+def with_adapter(base: str, weights: str | None, adapter: Path | None) -> CustomContrast:
+    """The base with this adapter, or the one beside its weights. Raises ValueError where there is none."""
+    from customcontrast.pipeline import CustomContrast  # judges are trained without it
+
+    custom = CustomContrast.load(base, weights, adapter)
+    if custom.adapter is None:
+        raise ValueError(f"there is no adapter beside the weights of {base!r}; pass --adapter FILE")
+    return custom
 
 
 def add_toyland_options(

@@ -39,7 +39,7 @@ from customcontrast.subject import WholePicture
 from customcontrast.visualize.drawing import label
 from train.common.options import from_options
 from train.evaluation import attribute_reader
-from train.evaluation.command import ATTRIBUTES, READERS, judge
+from train.evaluation.command import with_adapter
 from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
@@ -110,8 +110,8 @@ class Bench:
         if config.prompts:
             raise ValueError("--prompts needs --benchmark FOLDER: Toyland's prompts come with renders of what they ask")
         edited = config.references == "edited"
-        readers = load_readers(config.readers or judge(config.base, READERS))
-        attributes = attribute_reader.load_reader(config.attributes or judge(config.base, ATTRIBUTES))
+        readers = load_readers(config.readers, config.base)
+        attributes = attribute_reader.load_reader(config.attributes, config.base)
         cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
         sees = functools.partial(attribute_reader.shows, attributes)
         backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, sees)
@@ -224,9 +224,7 @@ def add_references(parser: argparse.ArgumentParser, default: str) -> None:
 
 def evaluate_adapter(config: EvaluationConfig) -> str:
     """Make the pictures, score them, write the report; returns its Markdown."""
-    custom = CustomContrast.load(config.base, config.weights, config.adapter)
-    if custom.adapter is None:
-        raise ValueError(f"there is no adapter beside the weights of {config.base!r}; pass --adapter FILE")
+    custom = with_adapter(config.base, config.weights, config.adapter)
     bench = Bench.of(custom.base, config)
     out, cases, find = config.out, bench.cases, bench.find
     floor = config.floor or out / "pictures" / "text"
@@ -245,6 +243,7 @@ def evaluate_adapter(config: EvaluationConfig) -> str:
         for portion in batched(rows, PORTION):  # thousands of pictures do not lie in memory at once
             runs[name] += score(portion, backbones, bench.distractors)
             made[name] += portion[: max(0, shown - len(made[name]))]
+    assert custom.adapter is not None  # `with_adapter` saw to it
     metadata = custom.adapter.metadata
     about = {key: metadata[key] for key in ("step", "revision", "ablation") if key in metadata} | how_shown(config)
     about["notes"] = notes = [*notes, *strictness(config)]
@@ -269,12 +268,13 @@ def pictures(
     """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
     make_folder(folder, "--out")
     weights = (digest(config.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
+    own = (custom.base.default_steps, custom.base.default_guidance, custom.base.default_guidance_end)
+    asked = zip((config.steps, config.guidance, config.guidance_end), own, strict=True)
+    sampling = tuple(b if a is None else a for a, b in asked)
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
     for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
         scale = config.subject_scale if with_subject else 0
-        own = (custom.base.default_steps, custom.base.default_guidance, custom.base.default_guidance_end)
-        asked = zip((config.steps, config.guidance, config.guidance_end), own, strict=True)
-        settings: tuple[object, ...] = (*(b if a is None else a for a, b in asked), scale, seed)
+        settings: tuple[object, ...] = (*sampling, scale, seed)
         if with_subject and strictness(config):
             settings = (*settings, config.whole_references, config.location_masks)
         shown = case.key if with_subject else case.subject

@@ -27,7 +27,7 @@ from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
 from train.common.options import from_options
-from train.evaluation.command import READERS, add_toyland_options, judge, write_report
+from train.evaluation.command import add_toyland_options, write_report
 from train.evaluation.readers import load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
@@ -152,7 +152,7 @@ def evaluate_paired(config: PairedConfig) -> str:
     custom = CustomContrast.load(config.base, config.weights)
     if not custom.base.layout_channels:
         raise ValueError(f"--base {config.base}: it takes no layout, so its pictures cannot be paired with renders")
-    readers, side = load_readers(config.readers or judge(config.base, READERS)), custom.base.default_size
+    readers, side = load_readers(config.readers, config.base), custom.base.default_size
     scenes = heldout(World.named(config.world), config.seed, config.count)
     pairs, made, real = [], [], []
     for i, scene in enumerate(tqdm(scenes, desc="pairs", unit="scene")):

@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
-from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
 from customcontrast.specs import BASES
 from train.common.options import from_options
-from train.evaluation.command import READERS, judge, write_report
+from train.evaluation.command import with_adapter, write_report
 from train.evaluation.metrics import bootstrap, cosine, toyland_spaces
 from train.evaluation.paired_renders import to_lab
 from train.evaluation.readers import load_readers
@@ -96,14 +95,12 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
 
     Raises ValueError where there is no adapter, no subject, or fewer than two of them.
     """
-    custom = CustomContrast.load(config.base, config.weights, config.adapter)
-    if custom.adapter is None:
-        raise ValueError(f"there is no adapter beside {config.weights}; give one with --adapter FILE")
+    custom = with_adapter(config.base, config.weights, config.adapter)
     cases = folder_cases(config.folder, config.limit)
     if len(cases) < 2:
         raise ValueError(f"--folder {config.folder} holds {len(cases)} subject; give 2 or more, to compare them")
     kinds = nearest_kind(custom.base, Path(config.weights or custom.base.spec.weights), cases)
-    readers, record = load_readers(config.readers or judge(config.base, READERS)), RecordConfig(maps=False)
+    readers, record = load_readers(config.readers, config.base), RecordConfig(maps=False)
     rows: list[tuple[Case, str, list[Image.Image]]] = []
     own, drawn = [], []
     for case, kind in zip(tqdm(cases, desc="photographs", unit="subject"), kinds, strict=True):

@@ -46,7 +46,6 @@ from train.toyland.subjects import EARS, EYES, SIZES, TAILS
 
 IDENTITY_SIDE, MASK_SIDE = 64, 96  # px the readers see
 DEFAULT = Path("runs/readers/toyland.safetensors")  # where new ones go
-SHIPPED = judge("toyland", READERS)  # the ones that judge where no others are named
 
 
 def _block(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential:
@@ -358,8 +357,9 @@ def save_readers(readers: Readers, path: Path, world: str) -> None:
     write_tensors(weights, path, metadata=about)
 
 
-def load_readers(path: Path = SHIPPED) -> Readers:
-    """Read them back. Raises FileNotFoundError with the command that makes them."""
+def load_readers(path: Path | None = None, base: str = "toyland") -> Readers:
+    """Read them back; None = those of the base's world. Raises FileNotFoundError with the command that makes them."""
+    path = path or judge(base, READERS)
     if not path.is_file():
         raise FileNotFoundError(
             f"there are no readers in {path}; make them with `python -m train.evaluation.readers --minutes 8`"

@@ -35,7 +35,7 @@ from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.attribute_reader import AttributeReader, heldout_scenes, load_reader, read, rendered
-from train.evaluation.command import ATTRIBUTES, add_toyland_options, judge
+from train.evaluation.command import add_toyland_options
 from train.evaluation.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
 
@@ -141,7 +141,7 @@ def evaluate_base(config: BaseEvaluationConfig) -> str:
     """Make the pictures, score them, write table.md, scores.json and sheet.png; returns the table."""
     base = CustomContrast.load(config.base, config.weights).base
     custom = CustomContrast(base)
-    reader = load_reader(config.reader or judge(config.base, ATTRIBUTES))
+    reader = load_reader(config.reader, config.base)
     scenes = heldout_scenes(World.named(config.world), f"base evaluation {config.seed}", config.count)
     prompts = [describe(scene).text for scene in scenes]
     folder = config.out / "pictures"

@@ -28,7 +28,7 @@ from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from train.common.options import from_options
-from train.evaluation.command import READERS, add_toyland_options, judge
+from train.evaluation.command import add_toyland_options, with_adapter
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
 from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import DISTRACTORS, portrait, toy_distractors
@@ -129,10 +129,8 @@ def evaluate_pairs(config: TwoSubjectsConfig) -> str:
     """Make the pictures, read them, write table.md, scores.json and grid.png; returns the table."""
     if config.limit < 1 or config.seeds < 1:
         raise ValueError(f"--limit {config.limit} --seeds {config.seeds}: give 1 pair and 1 seed or more")
-    custom = CustomContrast.load(config.base, config.weights, config.adapter)
-    if custom.adapter is None:
-        raise ValueError(f"there is no adapter beside {config.weights}; give one with --adapter FILE")
-    readers, world = load_readers(config.readers or judge(config.base, READERS)), World.named(config.world)
+    custom = with_adapter(config.base, config.weights, config.adapter)
+    readers, world = load_readers(config.readers, config.base), World.named(config.world)
     pairs = toyland_pairs(config.limit, world, custom.base.default_size)
     made = {name: list(pictures(custom, pairs, apart, config.seeds)) for name, apart in RUNS.items()}
     found: dict[str, list[Sequence[Segmentation]]] = {}
