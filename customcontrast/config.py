@@ -235,6 +235,8 @@ LIMITS: dict[str, Limit] = {
     "subject_start": Limit(0, 1, 0, 1),  # shares of the steps between which the visual branch acts
     "subject_end": Limit(0, 1, 0, 1),
     "guidance_end": Limit(0, 1, 0, 1),  # share of the steps after which there is no classifier-free guidance
+    "subject_guidance_scale": Limit(-1000, 1000, 0, 30),
+    "subject_guidance_end": Limit(0, 1, 0, 1),  # share of the steps in which guidance is on the subjects
     "strength": Limit(-1000, 1000, 0, 3),
     "seed": Limit(0, 2**62, 0, 2**31 - 1, whole=True),
     "num_images": Limit(1, 64, 1, 4, whole=True),
@@ -290,11 +292,17 @@ class GenerationConfig:
     subject_start: float = 0.0  # λ is 0 in the steps before this share of them, as diffusers' control_guidance_start
     subject_end: float = 1.0  # … and in those after this share; the masks and S* stay as they are
     guidance_end: float | None = None  # after this share of the steps there is no guidance, which halves their work
+    # In the first steps, where colours and shapes are decided, guidance may be away from the same prompt without the
+    # subjects (no S*, λ = 0) in place of the empty prompt: it then holds to the subjects, at the same work, and acts in
+    # their location masks alone once there are some (without any, everywhere).
+    subject_guidance_scale: float | None = None  # of that guidance
+    subject_guidance_end: float | None = None  # share of the steps in which it holds; 0 = none
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
             object.__setattr__(self, "generator", tuple(self.generator))
-        for name in ("guidance_scale", "subject_scale", "guidance_end"):
+        optional = ("guidance_scale", "subject_scale", "guidance_end", "subject_guidance_scale", "subject_guidance_end")
+        for name in optional:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, checked_number(name, getattr(self, name)))
         for name in ("num_inference_steps", "seed", "num_images", "preview_every", "height", "width", "clip_skip"):
@@ -354,6 +362,8 @@ class ResolvedConfig(GenerationConfig):
     guidance_scale: float = 1.0
     subject_scale: float = 1.0
     guidance_end: float = 1.0
+    subject_guidance_scale: float = 1.0
+    subject_guidance_end: float = 0.0
     height: int = 8
     width: int = 8
 

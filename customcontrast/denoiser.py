@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from customcontrast.attention import MapRecorder, unet_forward
-from customcontrast.attention.maps import Size
+from customcontrast.attention.maps import Size, resize
 from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditions
@@ -94,8 +94,10 @@ class JointDenoiser:
     everywhere: tuple[SubjectBranch, ...] = ()  # style and layout pictures
     silent: frozenset[float] = frozenset()  # timesteps at which λ is 0
     unguided: frozenset[float] = frozenset()  # timesteps without classifier-free guidance
-    projected: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # see SubjectState, of guided steps
-    projected_alone: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # … and of unguided ones
+    plain: TextContext | None = None  # the prompt without its subjects; None = no guidance on them
+    on_subjects: frozenset[float] = frozenset()  # timesteps at which guidance is away from `plain`
+    located: Sequence[bool] = ()  # whether each subject gets a location mask, in which alone guidance on it acts
+    projected: dict[str, dict[int, tuple[Tensor, Tensor]]] = field(default_factory=dict)  # of each kind of `guidance`
 
     @property
     def prompt(self) -> TokenizedPrompt:
@@ -106,12 +108,32 @@ class JointDenoiser:
         """The masks (N, K, h, w) as they are shown: these."""
         return masks
 
+    def guidance(self, noisy: NoisyLatents) -> tuple[str, TextContext | None, float | Tensor]:
+        """What guidance is away from in this step: its kind, its text (None = there is no guidance), the scale.
+
+        Guidance on subjects acts in the union of their masks, and not before there are any: away from the same prompt
+        the rest of the picture would lose what the prompt says of it. Its scale is (N, 1, h, w) then, 1 elsewhere.
+        """
+        t = noisy.t.item()
+        if t in self.unguided or self.unconditional is None:
+            return "none", None, 1.0
+        masked = noisy.masked or [False] * len(self.located)
+        found = all(on or not wanted for on, wanted in zip(masked, self.located, strict=True))
+        if t not in self.on_subjects or self.plain is None or not found:
+            return "all", self.unconditional, self.config.guidance_scale
+        scale = self.config.subject_guidance_scale
+        if noisy.masks is None or not all(masked):
+            return "subjects", self.plain, scale
+        size = (noisy.z.shape[-2], noisy.z.shape[-1])
+        union = resize(noisy.masks.float(), size).amax(dim=1, keepdim=True).to(noisy.z.dtype)
+        return "subjects", self.plain, 1 + (scale - 1) * union
+
     def predict(self, noisy: NoisyLatents) -> tuple[Tensor, MapRecorder | None]:
         """The guided prediction for z, (N, C, h, w), and its maps; see `Denoiser.predict`."""
         z, t = noisy.z, noisy.t
         recorder = None if noisy.request is None else noisy.request.recorder()
         context, outputs = self.conditions.at(t.item())
-        without = None if t.item() in self.unguided else self.unconditional
+        kind, without, scale = self.guidance(noisy)
         guided = without is not None
         state = subject_state(
             self.base,
@@ -129,7 +151,7 @@ class JointDenoiser:
             location=self.config.location,
             recorder=recorder,
             steady=self.conditions.steady,
-            projected=self.projected if guided else self.projected_alone,
+            projected=self.projected.setdefault(kind, {}),
         )
         z_in = noisy.scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)
         layout = None if self.layout is None else self.layout.repeat(1 + guided, 1, 1, 1)
@@ -137,5 +159,5 @@ class JointDenoiser:
         if not guided:
             return prediction, recorder
         unprompted, with_prompt = prediction.chunk(2)
-        mixed = unprompted + self.config.guidance_scale * (with_prompt - unprompted)
+        mixed = unprompted + scale * (with_prompt - unprompted)
         return rescaled(mixed, with_prompt, self.config.guidance_rescale), recorder

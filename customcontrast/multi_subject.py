@@ -179,13 +179,29 @@ def make_denoiser(
     everywhere = conditioner.everywhere(pictures)
     silent = silent_timesteps(timesteps, config.subject_start, config.subject_end)
     unguided = silent_timesteps(timesteps, 0.0, config.guidance_end)
+    on_subjects = frozenset(timesteps.tolist()) - silent_timesteps(timesteps, 0.0, config.subject_guidance_end)
 
     def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> JointDenoiser:
         conditions = conditioner.conditions(prompt, some, timesteps, config.clip_skip)
         without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
-        where = layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None
-        strengths, scales = [config.subject_scale * s.strength for s in some], [s.layer_scales for s in some]
-        return JointDenoiser(base, config, conditions, without, strengths, where, scales, everywhere, silent, unguided)
+        plain = None
+        if guided and some and on_subjects:
+            plain = conditioner.without_subjects(prompt, some, conditions, config.clip_skip)
+        return JointDenoiser(
+            base,
+            config,
+            conditions,
+            unconditional=without,
+            strengths=[config.subject_scale * subject.strength for subject in some],
+            layout=layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None,
+            layer_scales=[subject.layer_scales for subject in some],
+            everywhere=everywhere,
+            silent=silent,
+            unguided=unguided,
+            plain=plain,
+            on_subjects=on_subjects,
+            located=[s.placement.drawn or (config.location.enabled and s.placement.location) for s in some],
+        )
 
     if not config.location.apart or len(subjects) < 2:
         return one(config.prompt, subjects, layouts)

@@ -261,6 +261,8 @@ class CustomContrast:
         subject_start: float = 0.0,
         subject_end: float = 1.0,
         guidance_end: float | None = None,
+        subject_guidance_scale: float | None = None,
+        subject_guidance_end: float | None = None,
     ) -> Iterator[Step | Result]:
         """Generate pictures step by step: yields a `Step` after each denoising step and the `Result` last.
 
@@ -286,6 +288,11 @@ class CustomContrast:
         subject_start, subject_end: shares of the steps, 0 to 1, between which λ holds; it is 0 before and after (S* and
             the masks stay).
         guidance_end: share of the steps after which there is no classifier-free guidance, which halves their work.
+        subject_guidance_scale, subject_guidance_end: in this share of the steps, the first ones, guidance is away from
+            the same prompt without the subjects (no S*, λ = 0) in place of the empty or negative prompt, with this
+            scale: the picture holds more to its subjects, at the same work. It acts inside their location masks, from
+            the step on in which there are some; everywhere without them. It is a part of classifier-free guidance,
+            which guidance_scale and guidance_end turn off in whole.
         Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
         config = GenerationConfig(
@@ -312,6 +319,8 @@ class CustomContrast:
             subject_start=subject_start,
             subject_end=subject_end,
             guidance_end=guidance_end,
+            subject_guidance_scale=subject_guidance_scale,
+            subject_guidance_end=subject_guidance_end,
         )
         return self.run(config, subjects)
 

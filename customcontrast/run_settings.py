@@ -24,10 +24,14 @@ def resolve(
 
     default_scale: the adapter's own λ. Raises ConfigError naming the argument, what came and what is taken.
     """
+    guidance = base.default_guidance if config.guidance_scale is None else config.guidance_scale
+    on_subjects = base.spec.subject_guidance
     own: dict[str, Any] = {
         "num_inference_steps": base.default_steps,
-        "guidance_scale": base.default_guidance,
+        "guidance_scale": guidance,
         "guidance_end": base.default_guidance_end,
+        "subject_guidance_scale": guidance if on_subjects is None else on_subjects,
+        "subject_guidance_end": base.spec.subject_guidance_end,
         "subject_scale": default_scale,
         "height": base.default_size,
         "width": base.default_size,
@@ -146,6 +150,8 @@ def recipe(config: ResolvedConfig, subjects: Sequence[Subject]) -> dict[str, Any
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
             "guidance_end": config.guidance_end,
+            "subject_guidance_scale": config.subject_guidance_scale,
+            "subject_guidance_end": config.subject_guidance_end,
             "subject_scale": config.subject_scale,
             "seed": config.seed if config.generator is None and config.latents is None else None,
             "height": config.height,

@@ -35,6 +35,8 @@ class BaseSpec:
     image_encoder: str | None = None  # hub id of the CLIP image encoder where the weights bring none
     embedded: bool = False  # its weights come with the package
     guidance_end: float = 1.0  # share of the steps after which there is no guidance
+    subject_guidance: float | None = None  # default scale of the guidance on subjects; None = that of all guidance
+    subject_guidance_end: float = 0.0  # default share of the steps with it
     kinds: tuple[str, ...] = ()  # what an embedded base can draw: one noun each; () = anything
 
     @property
@@ -62,8 +64,9 @@ def _embedded(
     steps: int,
     guidance: float,
     guidance_end: float = 1.0,
+    subject_guidance: tuple[float | None, float] = (None, 0.0),
 ) -> BaseSpec:
-    """A base whose weights come with the package."""
+    """A base whose weights come with the package. subject_guidance: its scale and its end."""
     return BaseSpec(
         name,
         title,
@@ -76,6 +79,8 @@ def _embedded(
         encoder={"width": 192, "heads": 6},
         embedded=True,
         guidance_end=guidance_end,
+        subject_guidance=subject_guidance[0],
+        subject_guidance_end=subject_guidance[1],
         kinds=kinds,
     )
 
@@ -99,6 +104,7 @@ BASES: dict[str, BaseSpec] = {
             steps=12,  # as good as 20 against renders of the same scenes, see docs/toyland2.md
             guidance=2.5,  # nearer to references and renders than 4 is, see docs/toyland2.md
             guidance_end=0.75,  # as good as to the end, there too
+            subject_guidance=(4.0, 0.34),  # more like the subject, as obedient: there too
         ),
         BaseSpec(
             "sd15",

@@ -64,7 +64,7 @@ def request_of(example: Example, service: Service) -> Request:
     return check(
         Request(
             example.prompt, tuple(subjects), steps=spec.steps, guidance=spec.guidance, seed=example.seed,
-            base=service.config.base, apart=True,
+            base=service.config.base, apart=True, subject_guidance_end=spec.subject_guidance_end,
         )
     )  # fmt: skip
 

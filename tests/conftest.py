@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import shutil
 import ssl
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from customcontrast.base_model import BaseModel
     from customcontrast.pipeline import CustomContrast
+
+os.environ.setdefault("MKL_CBWR", "AUTO")  # else a product's last bits depend on where in memory its factors lie
 
 gc.disable()  # until all is imported: a tenth of the time of torch's and gradio's imports
 

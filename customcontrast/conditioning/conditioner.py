@@ -153,6 +153,13 @@ class Conditioner:
             return replace(context, hidden=torch.zeros_like(context.hidden), pooled=torch.zeros_like(context.pooled))
         return context
 
+    def without_subjects(
+        self, prompt: str | ParsedPrompt, subjects: Sequence[Subject], conditions: Conditions, clip_skip: int = 0
+    ) -> TextContext:
+        """The prompt of `conditions` as if there were no subjects: their nouns stay, without S*."""
+        plain = encode_prompt(self.base, prompt, [subject.noun for subject in subjects])
+        return self._text(plain, conditions.encoders or self.fingerprint(), clip_skip)
+
     def everywhere(self, pictures: Sequence[Subject]) -> tuple[SubjectBranch, ...]:
         """Branches of style and layout pictures: their own λ in each layer, the same at every timestep."""
         outputs = [self._outputs(picture, ()) for picture in pictures]

@@ -394,6 +394,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
         subject_start: float = 0.0,
         subject_end: float = 1.0,
         guidance_end: float | None = None,
+        subject_guidance_scale: float | None = None,
+        subject_guidance_end: float | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
@@ -402,8 +404,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
     ) -> CustomContrastOutput | tuple[Any, list[Result]]:
         """Generate N = len(prompt) · num_images_per_prompt pictures, prompt by prompt.
 
-        prompt, subjects, height … scheduler, layout, guidance_rescale … guidance_end: as in `CustomContrast.stream`;
-        None = the base's own. Several prompts share the subjects, or each has a list of its own.
+        prompt, subjects, height … scheduler, layout, guidance_rescale … subject_guidance_end: as in
+        `CustomContrast.stream`; None = the base's own. Several prompts share the subjects, or each has its own list.
         generator: one for all pictures, or N. seed: in its place, picture i then uses seed + i; neither = a new seed
         from PyTorch's global generator. latents: starting noise (N, C, h, w) of unit variance.
         record: which maps are returned; `RecordConfig(maps=False)` is the fastest.
@@ -471,6 +473,8 @@ class CustomContrastPipeline(DiffusionPipeline, StableDiffusionLoraLoaderMixin):
                 guidance_end=min(
                     model.base.default_guidance_end if guidance_end is None else guidance_end, ends.guidance_end
                 ),
+                subject_guidance_scale=subject_guidance_scale,
+                subject_guidance_end=subject_guidance_end,
             )
             streams.append(stream)
         try:

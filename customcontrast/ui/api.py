@@ -67,6 +67,7 @@ class Endpoints:
         inputs |= {"subject_end": Number(1.0, label="subject_end")}
         inputs |= {"reference_resolution": Number(None, label="reference_resolution", precision=0)}
         inputs |= {"style_role": gr.Textbox(STYLE, label="style_role")}
+        inputs |= {"subject_guidance_end": Number(None, label="subject_guidance_end")}
         return inputs
 
     def segment(self, image: str | None, points: list[list[int]] | None = None) -> tuple[Any, Any, dict[str, Any]]:
@@ -113,6 +114,7 @@ class Endpoints:
         subject_end: float = 1.0,
         reference_resolution: int | None = None,
         style_role: str = STYLE,
+        subject_guidance_end: float | None = None,
     ) -> tuple[Any, ...]:
         """Make new pictures of the subjects.
 
@@ -149,6 +151,8 @@ class Endpoints:
             reference_resolution: side in px at which the references are seen, 16 to twice that of the image encoder;
                 none for its own. Less leaves details out; more shows it more than it was trained with.
             style_role: what is taken from the picture `style`: style, or layout (its composition).
+            subject_guidance_end: share of the steps, from the first, in which guidance is on the subjects instead of
+                the words, 0 to 1; none for the model's own.
 
         Returns:
             PNG files that carry their recipe, the strip of location masks, and the recipe.
@@ -159,7 +163,7 @@ class Endpoints:
                 "subject_scale": subject_scale, "seed": seed, "pictures": pictures, "location_masks": location_masks,
                 "base": base or None, "size": size, "scheduler": scheduler, "text_tokens": text_tokens, "apart": apart,
                 "elevation": read_camera(camera), "subject_start": subject_start, "subject_end": subject_end,
-                "reference_resolution": reference_resolution,
+                "reference_resolution": reference_resolution, "subject_guidance_end": subject_guidance_end,
             }  # fmt: skip
             subjects = (references or (), nouns, per_subject, places, strengths, turns, poses)
             call = ProgramCall(*subjects, settings, style, style_strength, style_role)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.callbacks import (
     IPAdapterScaleCutoffCallback,
@@ -22,8 +23,10 @@ from customcontrast.conditioning.text_context import encode_contexts, encode_pro
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import ConfigError
 from customcontrast.integrations.diffusers_pipeline import CustomContrastPipeline
+from customcontrast.output import Result
 from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import rescaled
+from customcontrast.subject import Subject
 
 PROMPT = "a bear on the beach"
 FAST: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 6.0, "height": 64, "width": 64}
@@ -266,10 +269,75 @@ def test_guidance_ends(tiny_custom: CustomContrast, cutout: Callable) -> None:
     assert torch.equal(late[1], on[1]) and not torch.allclose(late[2], on[2], atol=1e-3)
 
 
+def test_guidance_on_subjects_is_away_from_the_prompt_without_them(
+    any_custom: CustomContrast, cutout: Callable
+) -> None:
+    """The same prompt as a negative prompt does that in every step."""
+    everywhere = LocationConfig(enabled=False)
+    options = FAST | {"seed": 3, "output_type": "latent", "subject_scale": 1.3, "location": everywhere}
+    subject = any_custom.subject(cutout(), "bear")
+    draw = lambda **more: any_custom.generate("a bear S* on the beach", subject, **options | more).images  # noqa: E731
+    wanted = draw(guidance_scale=5.0, negative_prompt="a bear on the beach")
+    found = draw(guidance_scale=2.0, subject_guidance_scale=5.0, subject_guidance_end=1.0)
+    assert torch.allclose(found, wanted, atol=1e-4) and not torch.allclose(found, draw(), atol=1e-3)
+    assert torch.equal(draw(guidance_scale=5.0, subject_guidance_end=1.0), found)  # without a scale of its own
+    for off in ({"guidance_scale": 1.0}, {"guidance_end": 0.0}):
+        assert torch.equal(draw(subject_guidance_end=1.0, **off), draw(**off))
+    alone = any_custom.generate("a bear on the beach", subject_guidance_end=1.0, **options).images
+    assert torch.equal(alone, any_custom.generate("a bear on the beach", **options).images)
+
+
+def test_guidance_on_subjects_comes_first(tiny_custom: CustomContrast, cutout: Callable) -> None:
+    """Up to its share of the steps, and then guidance is as ever; in passes of their own too."""
+    pair = [tiny_custom.subject(cutout(seed), noun) for seed, noun in enumerate(("bear", "cat"))]
+
+    def latents(apart: bool, **options: Any) -> list[torch.Tensor]:
+        kept: list[torch.Tensor] = []
+
+        def keep(step: int, t: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, bool]:
+            kept.append(z.clone())
+            return z, True
+
+        more = {"on_step": keep, "location": LocationConfig(apart=apart), "subject_guidance_scale": 5.0}
+        about = tiny_custom.generate("a bear and a cat", pair, seed=1, **FAST | more | options).recipe
+        assert about["subject_guidance_scale"] == 5.0
+        assert about["subject_guidance_end"] == options.get("subject_guidance_end", 0.0)
+        return kept
+
+    for apart in (False, True):
+        off, part, whole = latents(apart), *(latents(apart, subject_guidance_end=share) for share in (0.67, 1.0))
+        assert torch.equal(part[0], off[0])  # there are no location masks yet
+        assert torch.equal(part[1], whole[1]) and not torch.allclose(part[1], off[1], atol=1e-3)
+        assert not torch.allclose(part[2], whole[2], atol=1e-3)
+
+
+def test_guidance_on_a_subject_acts_where_it_is(tiny_custom: CustomContrast, cutout: Callable) -> None:
+    """p + (1 + (w − 1) M)(s − p) in the place that was drawn for it: linear in w, and s outside of the mask M."""
+    subject = tiny_custom.subject(cutout(), "bear").placed(box=(0, 0, 0.5, 1))
+    options = FAST | {"seed": 1, "output_type": "latent", "on_step": lambda step, t, z: (z, False)}  # one step
+
+    def first(subject: Subject, scale: float) -> Result:
+        more = {"subject_guidance_scale": scale, "subject_guidance_end": 1.0}
+        return tiny_custom.generate("a bear", subject, **options | more)
+
+    unguided, doubled, more = (first(subject, scale) for scale in (1.0, 2.0, 4.0))
+    M = torch.from_numpy(unguided.location_masks[0, 0]).float()[None]
+    M = F.interpolate(M, unguided.images.shape[-2:], mode="bilinear", antialias=True)
+    once, thrice = doubled.images - unguided.images, more.images - unguided.images
+    assert torch.allclose(thrice, 3 * once, atol=1e-4) and float(once.abs().mean()) > 1e-3
+    outside = (M == 0).expand_as(once)
+    assert outside.any() and float(once[outside].abs().max()) == 0.0
+    free = subject.placed(location=False)  # it may be anywhere, and so may its guidance
+    anywhere = first(free, 2.0).images - first(free, 1.0).images
+    assert float(anywhere[outside].abs().mean()) > 1e-3
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"guidance_end": 1.5},
+        {"subject_guidance_end": -0.5},
+        {"subject_guidance_scale": "much"},
         {"guidance_end": "late"},
         {"subject_start": -0.1},
         {"subject_end": 2},

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
+from customcontrast.base_model import load_base
 from train.evaluation import paired_renders, readers
+from train.evaluation.evaluate import base_digest
 from train.toyland import World
 
 
@@ -45,6 +47,16 @@ def test_the_critic_tells_only_what_can_be_told() -> None:
     assert 0.4 < paired_renders.critic(a, b) < 0.6 and paired_renders.critic(a, c) > 0.95
 
 
+def test_the_critic_of_pixels_sees_what_is_smudged() -> None:
+    """The same noise told apart from another's is a coin's throw; smoothed, it is told."""
+    rng = np.random.default_rng(2)
+    noise = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)) for _ in range(240)]
+    smooth = [picture.filter(ImageFilter.GaussianBlur(1)) for picture in noise[:80]]
+    few = {"steps": 40, "batch": 16}
+    assert paired_renders.pixel_critic(smooth, noise[80:160], **few) > 0.95
+    assert 0.3 < paired_renders.pixel_critic(noise[80:160], noise[160:], **few) < 0.7
+
+
 def test_scenes_are_held_out_and_the_seeds() -> None:
     from train.toyland import is_heldout
 
@@ -63,6 +75,15 @@ def test_the_command_writes_scores_table_and_sheet(exported_demo: Path, tmp_path
     assert report["scores"]["ΔE by pixel, median"] > 0
     sheet = Image.open(tmp_path / "out" / "sheet.png")
     assert sheet.size == (8 * 32, 6 * 32)
+
+
+def test_pictures_of_other_layouts_are_made_anew(exported_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation finds its pictures again by what made them; the prior is a part of it."""
+    base = load_base("toyland2", exported_demo, "cpu")
+    before = base_digest(base)
+    assert before == base_digest(base)
+    monkeypatch.setattr("customcontrast.layout.FACING", 5)
+    assert before != base_digest(base)
 
 
 def test_a_base_without_layout_cannot_be_paired(tiny_folder: Path) -> None:

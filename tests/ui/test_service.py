@@ -147,6 +147,16 @@ def test_an_old_recipe_has_no_place(bear: CutOut):
         request_from(settings, [[bear.current]])
 
 
+def test_guidance_on_the_subject_is_in_the_recipe(bear: CutOut):
+    """A recipe from before it says nothing of it, and its picture was made without."""
+    settings = {"prompt": "a bear", "subjects": [{"noun": "bear"}]}
+    for given, taken in ({}, 0.0), ({"subject_guidance_end": None}, None), ({"subject_guidance_end": 0.25}, 0.25):
+        request = request_from(settings | given, [[bear.current]])
+        assert request.subject_guidance_end == taken == request.to_config().subject_guidance_end
+    with pytest.raises(RequestError, match=r"end of the guidance on subjects is 3; it must be a number from 0 to 1"):
+        request_from(settings | {"subject_guidance_end": 3}, [[bear.current]])
+
+
 def test_two_box_clicks_make_a_box(shared: Service, bear: CutOut):
     one = shared.cutouts.clicked(bear, [(200, 180, BOX)])
     assert one.box is None and np.array_equal(one.mask, bear.mask)

@@ -28,11 +28,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
-from customcontrast.config import LocationConfig, RecordConfig
+from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig
 from customcontrast.errors import BaseModelError, CheckpointError, SegmentationError
 from customcontrast.folders import make_folder
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
+from customcontrast.run_settings import resolve
 from customcontrast.segmentation import Segmentation, Segmenter
 from customcontrast.specs import BASES
 from customcontrast.subject import WholePicture
@@ -199,6 +200,8 @@ def adapter_command(arguments: Sequence[str]) -> str:
     parser.add_argument("--steps", type=int, help="denoising steps; default the base's own")
     parser.add_argument("--guidance", type=float, help="guidance scale; default the base's own")
     parser.add_argument("--guidance-end", type=float, help="share of the steps with guidance")
+    parser.add_argument("--subject-guidance", type=float, help="scale of the guidance on subjects")
+    parser.add_argument("--subject-guidance-end", type=float, help="share of the steps, from the first, with it")
     parser.add_argument("--subject-scale", type=float, default=given.subject_scale, help="lambda of Eq. 3")
     parser.add_argument("--seed", type=int, default=given.seed)
     parser.add_argument(
@@ -268,13 +271,15 @@ def pictures(
     """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
     make_folder(folder, "--out")
     weights = (digest(config.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
-    own = (custom.base.default_steps, custom.base.default_guidance, custom.base.default_guidance_end)
-    asked = zip((config.steps, config.guidance, config.guidance_end), own, strict=True)
-    sampling = tuple(b if a is None else a for a, b in asked)
+    drawn = resolve(custom.base, GenerationConfig("", **config.sampling), ())
+    sampling = (drawn.num_inference_steps, drawn.guidance_scale, drawn.guidance_end)
+    on_subjects = (drawn.subject_guidance_scale, drawn.subject_guidance_end)
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
     for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
         scale = config.subject_scale if with_subject else 0
         settings: tuple[object, ...] = (*sampling, scale, seed)
+        if with_subject and drawn.subject_guidance_end:
+            settings = (*settings, on_subjects)
         if with_subject and strictness(config):
             settings = (*settings, config.whole_references, config.location_masks)
         shown = case.key if with_subject else case.subject
@@ -286,13 +291,10 @@ def pictures(
             result = custom.generate(
                 task.prompt if with_subject else task.text,
                 subjects,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance,
-                guidance_end=config.guidance_end,
-                subject_scale=config.subject_scale,
                 seed=seed,
                 record=RecordConfig(maps=False),
                 location=LocationConfig(enabled=config.location_masks),
+                **config.sampling,
             )
             result.images[0].save(path)
         picture = load_picture(path)
@@ -317,8 +319,11 @@ def batched(rows: Iterator[Made], count: int) -> Iterator[list[Made]]:
 
 
 def base_digest(base: BaseModel) -> str:
-    """The UNet's last layer and the scheduler in a few letters: another base or sampler makes other pictures."""
+    """UNet (its last layer), scheduler and drawn layouts in a few letters: with others, pictures are others."""
     total = hashlib.sha256(repr(sampler(base)).encode())
+    if base.layout_prior is not None:
+        drawn = [base.layout_prior.draw(f"a {kind}", seed=0) for kind in base.layout_prior.kinds]
+        total.update(repr(drawn).encode())
     total.update(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes())
     return total.hexdigest()[:12]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from customcontrast.config import GenerationConfig
 from train.evaluation.metrics import CLIP, DINO
@@ -35,6 +36,8 @@ class EvaluationConfig:
     steps: int | None = None  # denoising steps; None = the base's own
     guidance: float | None = None  # guidance scale; None = the base's own
     guidance_end: float | None = None  # share of the steps after which there is no guidance; None = the base's own
+    subject_guidance: float | None = None  # scale of the guidance on subjects; None = the base's own
+    subject_guidance_end: float | None = None  # share of the steps with it; None = the base's own
     subject_scale: float = 1.0  # λ of Eq. 3
     seed: int = 0  # of the benchmark and, without `seeds`, of every picture's noise
     seeds: tuple[int, ...] = ()  # several pictures of each prompt, one a seed; () = `seed` alone
@@ -45,11 +48,21 @@ class EvaluationConfig:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"--limit {self.limit}: give 1 subject or more")
         for seed in self.picture_seeds:  # raises before anything is loaded
-            GenerationConfig(
-                "", "", self.steps, self.guidance, self.subject_scale, seed, guidance_end=self.guidance_end
-            )
+            GenerationConfig("", seed=seed, **self.sampling)
         if len(self.grounding) not in (0, 2):
             raise ValueError(f"--grounding {' '.join(self.grounding)}: give a Grounding DINO and a SAM, or neither")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How pictures are drawn, as `CustomContrast.generate` takes it."""
+        return {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "guidance_end": self.guidance_end,
+            "subject_guidance_scale": self.subject_guidance,
+            "subject_guidance_end": self.subject_guidance_end,
+            "subject_scale": self.subject_scale,
+        }
 
     @property
     def picture_seeds(self) -> list[int]:

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from tqdm import tqdm
 
@@ -114,6 +116,54 @@ def critic(generated: np.ndarray, rendered: np.ndarray) -> float:
     return float(model.score(scale.transform(x[test]), y[test]))
 
 
+class PixelCritic(nn.Sequential):
+    """Convolutions that see 31 px at a time; a picture (B, 3, H, W) is judged by the mean over its places, (B,)."""
+
+    def __init__(self, width: int = 32) -> None:
+        layers: list[nn.Module] = []
+        for inputs in (3, width, width, width):
+            layers += [nn.Conv2d(inputs, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
+        super().__init__(*layers, nn.Conv2d(width, 1, 1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Above 0 where a picture looks rendered."""
+        return super().forward(pictures).mean(dim=(1, 2, 3))
+
+
+def pixel_critic(
+    generated: Sequence[Image.Image], rendered: Sequence[Image.Image], steps: int | None = None, batch: int = 32
+) -> float:
+    """As `critic`, on the pixels: what a small network learns of surfaces, edges and noise.
+
+    steps: how long it learns; None = two for each picture, 400 at most.
+    """
+    several = [*generated, *rendered]
+    steps = steps or min(400, 2 * len(several))
+    x = (
+        torch.stack([torch.from_numpy(np.array(p.convert("RGB"))).permute(2, 0, 1) for p in several]).float() / 127.5
+        - 1
+    )
+    y = torch.tensor([0.0] * len(generated) + [1.0] * len(rendered))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
+    learn, test = order[: len(x) // 2], order[len(x) // 2 :]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = PixelCritic()
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+        for _ in range(steps):
+            rows = learn[torch.randint(len(learn), (batch,))]
+            pixels = x[rows].flip(-1) if torch.rand(()) < 0.5 else x[rows]
+            loss = F.binary_cross_entropy_with_logits(model(pixels), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        found = torch.cat([model(x[rows]) for rows in test.split(64)])
+    return float(((found > 0) == (y[test] > 0)).float().mean())
+
+
 def heldout(world: World, seed: int, count: int) -> list[ToyScene]:
     """Scenes of one held-out subject each, as the world draws them."""
     rng = random.Random(f"paired-{seed}")
@@ -183,6 +233,8 @@ def evaluate_paired(config: PairedConfig) -> str:
         "Fréchet distance of two sets of renders": frechet(features[1], features[2]),
         "critic's accuracy": critic(features[0], features[2]),
         "critic's accuracy on two sets of renders": critic(features[1], features[2]),
+        "critic of pixels, its accuracy": pixel_critic(made, other),
+        "the same on two sets of renders": pixel_critic(real, other),
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v:.3f} |" for k, v in scores.items())])
     write_report(config.out, table, "scores.json", {"scores": scores, "pairs": [asdict(p) for p in pairs]})

@@ -80,6 +80,7 @@ class GenerationForm:
     subject_scale: float | None = None
     subject_start: float = 0.0
     subject_end: float = 1.0
+    subject_guidance_end: float | None = None
     seed: int = 0
     pictures: int = 1
     location_masks: bool = True
@@ -120,6 +121,7 @@ SETTINGS = (  # fields of a Request that have a control of the same name
     "subject_scale",
     "subject_start",
     "subject_end",
+    "subject_guidance_end",
     "seed",
     "pictures",
     "location_masks",

@@ -67,6 +67,7 @@ class PromptPanel:
         self.service.models.start(base)
         spec = BASES[base]
         defaults = {"steps": spec.steps, "guidance": spec.guidance, "scheduler": ""}
+        defaults |= {"subject_guidance_end": spec.subject_guidance_end}
         return {
             **defaults,
             "subject_scale": self.service.models.default_scale(base),

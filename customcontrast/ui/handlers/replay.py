@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from customcontrast.errors import RecipeError
+from customcontrast.specs import BASES
 from customcontrast.ui.handlers.forms import SETTINGS, SubjectForm
 from customcontrast.ui.handlers.messages import Changes, Set, note
 from customcontrast.ui.handlers.prompt_panel import PromptPanel
@@ -84,6 +85,7 @@ class Replay:
             values |= self.prompt.base_changes(request.base)
         base = values.get("base")  # None: the one on the page, which is the server's in a recipe without a base
         values.setdefault("subject_scale", self.service.models.default_scale(base))
+        values.setdefault("subject_guidance_end", BASES[base or self.service.config.base].subject_guidance_end)
         filled = self.subjects.filled([SubjectForm.of(subject) for subject in request.subjects])
         if request.style is not None and not self.service.models.has_ip_adapter(base):
             status += note(LEFT_OUT, "warn")

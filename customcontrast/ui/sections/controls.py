@@ -145,6 +145,7 @@ class SettingsSection:
     steps: gr.Slider
     subject_start: gr.Slider
     subject_end: gr.Slider
+    subject_guidance_end: gr.Slider
     size: gr.Dropdown
     scheduler: gr.Dropdown
     resolution: gr.Dropdown

@@ -52,6 +52,10 @@ def build(handlers: Handlers) -> SettingsSection:
                                    min_width=240)
             subject_end = slider("subject_end", 1, 0.05, label="Image guidance until", elem_id="guidance-until",
                                  info="Share of the steps: earlier, the words finish the picture.", min_width=240)
+        subject_guidance_end = slider("subject_guidance_end", spec.subject_guidance_end, 0.05, elem_id="subject-first",
+                                      label="Hold to the subject until",
+                                      info="Share of the steps: up to it, guidance is towards your subject rather than "
+                                           "the words. More is more like it, and obeys a little less.")
         size = gr.Dropdown(handlers.prompt.sizes(models.config.base), value="", label="Size", allow_custom_value=True,
                            info="Width × height in pixels; others may be typed.", elem_id="size")
         schedulers = [("the model's own", ""), *((one.title, key) for key, one in SCHEDULERS.items())]
@@ -76,9 +80,9 @@ def build(handlers: Handlers) -> SettingsSection:
     return SettingsSection(
         seed=seed, dice=dice, reuse=reuse, guidance=guidance, subject_scale=subject_scale, pictures=pictures, view=view,
         camera=camera, negative_prompt=negative_prompt, steps=steps, subject_start=subject_start,
-        subject_end=subject_end, size=size, scheduler=scheduler, resolution=resolution,
-        location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base, base_note=base_note,
-        memory=memory,
+        subject_end=subject_end, subject_guidance_end=subject_guidance_end, size=size, scheduler=scheduler,
+        resolution=resolution, location_masks=location_masks, text_tokens=text_tokens, apart=apart, base=base,
+        base_note=base_note, memory=memory,
     )
 
 
@@ -87,7 +91,7 @@ def wire(wire: Wire, handlers: Handlers, sections: Sections) -> None:
     section, panel = sections.settings, handlers.prompt
     wire.on(section.dice.click, panel.new_seed, {}, {"seed": section.seed}, queue=False, **QUIET)
     wire.on(section.reuse.click, panel.reuse_seed, {"run": sections.results.run}, {"seed": section.seed}, **QUIET)
-    names = ("base", "steps", "guidance", "subject_scale", "scheduler", "size", "resolution",
+    names = ("base", "steps", "guidance", "subject_scale", "subject_guidance_end", "scheduler", "size", "resolution",
              "base_note")
     changed = {name: getattr(section, name) for name in names}
     wire.on(section.base.input, panel.choose_base, {"base": section.base}, {**changed, **sections.by_base}, **QUIET)

@@ -84,6 +84,7 @@ class Request:
     contrast: bool = True  # False = the adapter that was trained without CSCL and MACL, to compare with
     subject_start: float = 0.0  # λ holds from this share of the steps …
     subject_end: float = 1.0  # … to this one
+    subject_guidance_end: float | None = None  # share of the steps, the first, in which guidance is on the subjects
     elevation: float | None = None  # degrees of the camera above the ground; None = any (bases with layout)
     reference_resolution: int | None = None  # px at which references are seen; None = the image encoder's own
     style: StyleRequest | None = None  # (SD-1.5 and SDXL with an IP-Adapter)
@@ -123,6 +124,7 @@ class Request:
             subject_scale=self.subject_scale,
             subject_start=self.subject_start,
             subject_end=self.subject_end,
+            subject_guidance_end=self.subject_guidance_end,
             seed=self.seed,
             width=width,
             height=height,
@@ -163,6 +165,7 @@ def request_from(settings: dict[str, Any], references: Sequence[Sequence[Segment
             raise RequestError("This recipe has several style pictures; one is taken.")
         style = _style_of(*styles[0]) if styles else None
         names = {f.name for f in dataclasses.fields(Request)} - {"subjects", "style"}
+        settings = {"subject_guidance_end": 0.0} | settings  # of a recipe older than this setting
         request = Request(subjects=subjects, style=style, **{k: v for k, v in settings.items() if k in names})
         return check(request)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -205,6 +208,9 @@ def check(request: Request) -> Request:
         subject_scale=_public("subject scale", "subject_scale", request.subject_scale, True),
         subject_start=start,
         subject_end=end,
+        subject_guidance_end=_public(
+            "end of the guidance on subjects", "subject_guidance_end", request.subject_guidance_end, True
+        ),
         seed=_public("seed", "seed", request.seed),
         pictures=_public("number of pictures", "num_images", request.pictures),
         size="{}x{}".format(*size) if (size := read_size(request.size)) else "",
