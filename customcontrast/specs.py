@@ -104,7 +104,7 @@ BASES: dict[str, BaseSpec] = {
             steps=12,  # as good as 20 against renders of the same scenes, see docs/toyland2.md
             guidance=2.5,  # nearer to references and renders than 4 is, see docs/toyland2.md
             guidance_end=0.75,  # as good as to the end, there too
-            subject_guidance=(4.0, 0.34),  # more like the subject, as obedient: there too
+            subject_guidance=(4.0, 0.35),  # more like the subject, as obedient: there too
         ),
         BaseSpec(
             "sd15",
