@@ -31,7 +31,8 @@ def test_a_view_is_chosen_drawn_and_turned_around(browser: sync_api.Browser, url
     """On a dark phone, then at a desktop's width: the controls are there from the start."""
     visitor = Visitor(browser, url, 390, 900, color_scheme="dark")
     page = visitor.page
-    assert page.locator("#view-1").is_visible() and page.locator("#turntable").is_visible()
+    for control in ("#view-1", "#turntable"):  # the page builds itself piece by piece
+        page.wait_for_selector(control, state="visible")
     assert "bears" in page.inner_text("#about") and "Stable Diffusion" in page.inner_text("#about")
     visitor.drop_untyped(1, heic_of("bear", tmp_path))
     visitor.cutout()

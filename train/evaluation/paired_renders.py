@@ -35,6 +35,7 @@ from train.toyland import ToyScene, World, describe, render, sample_scene, sampl
 from train.toyland.layouts import layout_of
 
 SHOWN = 24  # pairs on the sheet
+CROP = 96  # px of a picture that the critic of pixels learns from at once
 _WHITE = (0.95047, 1.0, 1.08883)  # D65
 _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 
@@ -133,7 +134,7 @@ class PixelCritic(nn.Sequential):
 def pixel_critic(
     generated: Sequence[Image.Image], rendered: Sequence[Image.Image], steps: int | None = None, batch: int = 32
 ) -> float:
-    """As `critic`, on the pixels: what a small network learns of surfaces, edges and noise.
+    """As `critic`, on pixels less the mean of their neighbours: what a small network learns of edges and surfaces.
 
     steps: how long it learns; None = two for each picture, 400 at most.
     """
@@ -143,9 +144,11 @@ def pixel_critic(
         torch.stack([torch.from_numpy(np.array(p.convert("RGB"))).permute(2, 0, 1) for p in several]).float() / 127.5
         - 1
     )
+    x = 4 * (x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1))  # else it sees colours and learns nothing
     y = torch.tensor([0.0] * len(generated) + [1.0] * len(rendered))
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
     learn, test = order[: len(x) // 2], order[len(x) // 2 :]
+    side = min(CROP, *x.shape[-2:])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = PixelCritic()
@@ -153,7 +156,8 @@ def pixel_critic(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(steps):
             rows = learn[torch.randint(len(learn), (batch,))]
-            pixels = x[rows].flip(-1) if torch.rand(()) < 0.5 else x[rows]
+            top, left = (int(torch.randint(length - side + 1, ())) for length in x.shape[-2:])
+            pixels = x[rows, :, top : top + side, left : left + side]
             loss = F.binary_cross_entropy_with_logits(model(pixels), y[rows])
             optimizer.zero_grad()
             loss.backward()
