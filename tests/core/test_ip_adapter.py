@@ -329,6 +329,16 @@ def test_without_guidance_there_is_no_unconditional_half(models: dict, cutout: C
     assert found.isfinite().all() and gap(found, run(model, (), z, guidance_scale=1.0).images) > 0.1
 
 
+def test_guidance_on_a_subject_is_away_from_the_text_with_no_picture(models: dict, cutout: Callable) -> None:
+    """As the same text as a negative prompt, whose half sees the picture of nothing too."""
+    model = models["toyland", "plus"]
+    subject, z = model.subject(cutout(), "bear"), noise(model.base)
+    options = {"location": LocationConfig(enabled=False), "guidance_scale": 3.0}
+    found = run(model, subject, z, subject_guidance_end=1.0, **options).images
+    assert gap(found, run(model, subject, z, negative_prompt=PROMPT, **options).images) < 1e-4
+    assert gap(found, run(model, subject, z, **options).images) > 5e-3
+
+
 def test_two_subjects_each_in_its_place(models: dict, cutout: Callable) -> None:
     """Drawn side by side: places matter, the order of the list does not."""
     model = models["toyland", "plus"]
