@@ -32,6 +32,17 @@ PROMPT = "a bear on the beach"
 FAST: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 6.0, "height": 64, "width": 64}
 
 
+def watched() -> tuple[list[torch.Tensor], Callable]:
+    """A list and what fills it, as `on_step`: the latents after each step."""
+    kept: list[torch.Tensor] = []
+
+    def keep(step: int, t: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        kept.append(z.clone())
+        return z, True
+
+    return kept, keep
+
+
 @pytest.fixture(scope="module")
 def stock(tiny_folder: Path, tiny_xl_folder: Path) -> Callable[..., torch.Tensor]:
     def draw(base: BaseModel, prepare: Callable = lambda pipe: None, **options: Any) -> torch.Tensor:
@@ -192,12 +203,7 @@ def test_the_visual_branch_acts_in_its_steps_alone(tiny_custom: CustomContrast, 
     pair = [tiny_custom.subject(cutout(seed), noun) for seed, noun in enumerate(("bear", "cat"))]
 
     def latents(apart: bool = False, **options: Any) -> list[torch.Tensor]:
-        seen: list[torch.Tensor] = []
-
-        def keep(step: int, t: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, bool]:
-            seen.append(z.clone())
-            return z, True
-
+        seen, keep = watched()
         run = {"num_inference_steps": 4, "on_step": keep, "output_type": "latent", "record": RecordConfig(maps=False)}
         location = LocationConfig(apart=apart)
         about = tiny_custom.generate("a bear and a cat", pair, location=location, **run | options).recipe
@@ -257,8 +263,7 @@ def test_guidance_ends(tiny_custom: CustomContrast, cutout: Callable) -> None:
     subjects = [tiny_custom.subject(cutout(k), noun) for k, noun in enumerate(("bear", "cat"))]
 
     def latents(**options: Any) -> list[torch.Tensor]:
-        kept: list[torch.Tensor] = []
-        keep = lambda step, t, z: (kept.append(z) or z, True)  # noqa: E731
+        kept, keep = watched()
         apart = LocationConfig(apart=True)
         tiny_custom.generate("a bear and a cat", subjects, seed=1, on_step=keep, location=apart, **(FAST | options))
         return kept
@@ -292,12 +297,7 @@ def test_guidance_on_subjects_comes_first(tiny_custom: CustomContrast, cutout: C
     pair = [tiny_custom.subject(cutout(seed), noun) for seed, noun in enumerate(("bear", "cat"))]
 
     def latents(apart: bool, **options: Any) -> list[torch.Tensor]:
-        kept: list[torch.Tensor] = []
-
-        def keep(step: int, t: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, bool]:
-            kept.append(z.clone())
-            return z, True
-
+        kept, keep = watched()
         more = {"on_step": keep, "location": LocationConfig(apart=apart), "subject_guidance_scale": 5.0}
         about = tiny_custom.generate("a bear and a cat", pair, seed=1, **FAST | more | options).recipe
         assert about["subject_guidance_scale"] == 5.0

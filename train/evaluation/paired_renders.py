@@ -28,6 +28,7 @@ from tqdm import tqdm
 from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
 from customcontrast.sampling import side_by_side
+from train.base.networks import scaled
 from train.common.options import from_options
 from train.evaluation.command import add_toyland_options, write_report
 from train.evaluation.readers import load_readers
@@ -106,12 +107,17 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(sa + sb - 2 * np.real(mixed)))
 
 
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many a critic learns on, and which it is tested on."""
+    order = np.random.default_rng(0).permutation(count)
+    return order[: count // 2], order[count // 2 :]
+
+
 def critic(generated: np.ndarray, rendered: np.ndarray) -> float:
     """Accuracy, on the other half, of a linear critic that learned on one half which features (N, d) are rendered."""
     x = np.concatenate([generated, rendered])
     y = np.repeat([0, 1], [len(generated), len(rendered)])
-    order = np.random.default_rng(0).permutation(len(x))
-    learn, test = order[: len(x) // 2], order[len(x) // 2 :]
+    learn, test = halves(len(x))
     scale = StandardScaler().fit(x[learn])
     model = LogisticRegression(max_iter=2000, C=0.1).fit(scale.transform(x[learn]), y[learn])
     return float(model.score(scale.transform(x[test]), y[test]))
@@ -140,14 +146,10 @@ def pixel_critic(
     """
     several = [*generated, *rendered]
     steps = steps or min(400, 2 * len(several))
-    x = (
-        torch.stack([torch.from_numpy(np.array(p.convert("RGB"))).permute(2, 0, 1) for p in several]).float() / 127.5
-        - 1
-    )
+    x = scaled(torch.stack([torch.from_numpy(np.array(p.convert("RGB"))).permute(2, 0, 1) for p in several]))
     x = 4 * (x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1))  # else it sees colours and learns nothing
     y = torch.tensor([0.0] * len(generated) + [1.0] * len(rendered))
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
-    learn, test = order[: len(x) // 2], order[len(x) // 2 :]
+    learn, test = (torch.from_numpy(half) for half in halves(len(x)))
     side = min(CROP, *x.shape[-2:])
     with torch.random.fork_rng():
         torch.manual_seed(0)

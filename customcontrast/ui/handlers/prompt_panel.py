@@ -66,10 +66,11 @@ class PromptPanel:
             return {"base": self.service.config.base, "base_note": notice(self.service.models.missing(base))}
         self.service.models.start(base)
         spec = BASES[base]
-        defaults = {"steps": spec.steps, "guidance": spec.guidance, "scheduler": ""}
-        defaults |= {"subject_guidance_end": spec.subject_guidance_end}
         return {
-            **defaults,
+            "steps": spec.steps,
+            "guidance": spec.guidance,
+            "subject_guidance_end": spec.subject_guidance_end,
+            "scheduler": "",
             "subject_scale": self.service.models.default_scale(base),
             "size": Set(choices=self.sizes(base), value=""),
             "resolution": Set(choices=self.resolutions(base), value=""),
