@@ -137,6 +137,15 @@ def tiny_base(tiny_folder: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="session")
+def laid_out(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    """The tiny Toyland with layout channels at its UNet's input, a prior, and no padding in its texts."""
+    from customcontrast.base_model import load_base
+    from tests.support.tiny_models import save_tiny_layouts
+
+    return load_base("toyland", weights=written(save_tiny_layouts, tmp_path_factory.mktemp("layout")), device="cpu")
+
+
+@pytest.fixture(scope="session")
 def tiny_xl_base(tiny_xl_folder: Path) -> BaseModel:
     """SDXL's classes at toy width: two text encoders, ε-prediction, f = 4."""
     from customcontrast.base_model import load_base

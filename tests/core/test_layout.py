@@ -14,25 +14,17 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from customcontrast import CustomContrast, CustomContrastPipeline
-from customcontrast.base_model import FACTS, BaseModel, load_base
+from customcontrast.base_model import BaseModel, load_base
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import BaseModelError
 from customcontrast.layout import LAYOUT_CHANNELS, NUMBERS, Layout, LayoutPrior, SubjectLayout
 from customcontrast.layout_channels import channels, layout_channels, mirrored_rows
 from customcontrast.segmentation import Segmentation
-from tests.support.tiny_models import random_adapter, save_tiny_toyland
+from tests.support.tiny_models import PRIOR, random_adapter, save_tiny_toyland
 
 LEFT = SubjectLayout((0.05, 0.2, 0.45, 0.9), 30.0, "waving")
 RIGHT = SubjectLayout((0.5, 0.25, 0.95, 0.85), -100.0, "sitting")
 TWO = Layout((LEFT, RIGHT), 20.0, (-40.0, 50.0))
-PRIOR = {
-    "nouns": {"bear": "bear", "teddy": "bear", "cat": "cat"},
-    "kinds": {
-        "bear": [[0.2, 0.1, 0.7, 0.9, 10.0, "standing", "normal"], [0.3, 0.2, 0.8, 0.9, -20.0, "sitting", "normal"]],
-        "cat": [[0.2, 0.2, 0.6, 0.9, 5.0, "standing", "normal"], [0.2, 0.1, 0.5, 0.9, 5.0, "standing", "tall"]],
-    },
-    "shapes": {"tall": "tall"},
-}
 
 
 def test_a_box_covers_its_share_of_every_cell() -> None:
@@ -124,21 +116,6 @@ def test_a_subject_keeps_its_shape_in_the_place_it_is_given() -> None:
 
 
 # -------------------------------------------------------------------------------------- a base that takes them
-
-
-@pytest.fixture(scope="module")
-def laid_out(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
-    """The tiny Toyland with layout channels at its UNet's input, a prior, and no padding in its texts."""
-    folder = tmp_path_factory.mktemp("layout") / "toyland"
-    save_tiny_toyland(folder)
-    config = UNet2DConditionModel.load_config(folder / "unet")
-    shutil.rmtree(folder / "unet")
-    torch.manual_seed(3)
-    unet = UNet2DConditionModel.from_config(config, in_channels=8 + LAYOUT_CHANNELS)
-    unet.conv_in.weight.data *= 2
-    unet.save_pretrained(folder / "unet")
-    (folder / FACTS).write_text(json.dumps({"masks_padding": True, "layout": PRIOR}))
-    return load_base("toyland", weights=folder, device="cpu")
 
 
 @pytest.fixture(scope="module")

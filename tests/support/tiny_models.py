@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -26,13 +27,22 @@ from transformers import (
 )
 
 from customcontrast.adapter import Adapter
-from customcontrast.base_model import BaseModel
+from customcontrast.base_model import FACTS, BaseModel
 from customcontrast.building import alone
+from customcontrast.layout import LAYOUT_CHANNELS
 from train.common.true_models import word_tokens
 
 LENGTH = 32  # tokens of the tiny text encoders
 WORDS = "a an the photo of bear cat robot bird car on in at beach forest city red blue green wearing hat scarf and with"
 ENCODER = {"width": 32, "heads": 2, "depth": 2, "visual_queries": 5, "text_queries": 3, "fourier_bands": 3}
+PRIOR = {
+    "nouns": {"bear": "bear", "teddy": "bear", "cat": "cat"},
+    "kinds": {
+        "bear": [[0.2, 0.1, 0.7, 0.9, 10.0, "standing", "normal"], [0.3, 0.2, 0.8, 0.9, -20.0, "sitting", "normal"]],
+        "cat": [[0.2, 0.2, 0.6, 0.9, 5.0, "standing", "normal"], [0.2, 0.1, 0.5, 0.9, 5.0, "standing", "tall"]],
+    },
+    "shapes": {"tall": "tall"},
+}
 
 
 def make_tokenizer(pad: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -123,6 +133,19 @@ def save_tiny_toyland(folder: Path, prediction: str = "v_prediction") -> None:
     scheduler = DDIMScheduler(prediction_type=prediction, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     _save_pipeline(folder, tokenizer, unet, 8, scheduler)
     (folder / "vocabulary.json").write_text(json.dumps(WORDS.split()))
+
+
+@alone
+def save_tiny_layouts(folder: Path) -> None:
+    """The tiny Toyland with layout channels at its UNet's input, a prior, and no padding in its texts."""
+    save_tiny_toyland(folder)
+    config = UNet2DConditionModel.load_config(folder / "unet")
+    shutil.rmtree(folder / "unet")
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel.from_config(config, in_channels=8 + LAYOUT_CHANNELS)
+    unet.conv_in.weight.data *= 2
+    unet.save_pretrained(folder / "unet")
+    (folder / FACTS).write_text(json.dumps({"masks_padding": True, "layout": PRIOR}))
 
 
 @alone

@@ -84,7 +84,7 @@ def prompts_of(base: BaseModel, batch: Batch, placeholder_tokens: int) -> list[T
     rows = zip(batch.captions, batch.nouns, batch.drop_text.tolist(), no_token.tolist(), strict=True)
     for caption, (start, end), no_text, no_subject in rows:
         if no_text or no_subject:
-            prompts.append(_without_subject(base, "" if no_text else caption, placeholder_tokens))
+            prompts.append(without_subject(base, "" if no_text else caption, placeholder_tokens))
             continue
         noun = caption[start:end]
         marked = f"{caption[:start]}<{noun}>{caption[end:]}"
@@ -92,7 +92,7 @@ def prompts_of(base: BaseModel, batch: Batch, placeholder_tokens: int) -> list[T
     return prompts
 
 
-def _without_subject(base: BaseModel, text: str, placeholder_tokens: int) -> TokenizedPrompt:
+def without_subject(base: BaseModel, text: str, placeholder_tokens: int) -> TokenizedPrompt:
     """A prompt of a batch of one-subject prompts that has no S*: all its positions are −1."""
     prompt = encode_prompt(base, text)
     absent = torch.full((1, placeholder_tokens), -1, dtype=torch.long)

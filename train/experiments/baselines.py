@@ -9,6 +9,7 @@ Encoders, trained by `train.adapter.train` on the same data for --steps:
 Fine-tuned on each subject's reference picture for --subject-steps (`train.experiments.finetune`):
     textual-inversion   the embeddings of S*
     dreambooth-lora     low-rank updates of the UNet's attention
+    custom-diffusion    S* and the keys and values of the cross-attention, beside the base's own pictures of the class
 
 Trains and makes only what is missing, and writes table.md and scores.json.
 """
@@ -55,7 +56,7 @@ ENCODERS: dict[str, Method] = {
     "ip-adapter-plus": Method({"textual": False, "tv_fusion": False, "sink": False}, PLAIN),
     "elite": Method({"tv_fusion": False}, PLAIN | {"visual": False}, subject_scale=0.0),
 }
-RATES = {"textual-inversion": 5e-3, "dreambooth-lora": 1e-3}
+RATES = {"textual-inversion": 5e-3, "dreambooth-lora": 1e-3, "custom-diffusion": 3e-4}
 
 
 @dataclass(frozen=True)
