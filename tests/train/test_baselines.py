@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.text_context import encode_contexts, encode_prompt
@@ -120,7 +121,7 @@ def test_custom_diffusion_shows_the_class_without_the_subject(tiny_base: BaseMod
     pictures = finetune.class_pictures(tiny_base, "bear", 4, seed=0)
     assert pictures.shape == (4, 3, tiny_base.default_size, tiny_base.default_size) and pictures.dtype == torch.uint8
     drawn = CustomContrast(tiny_base).generate("a bear", num_images=4, seed=0).images
-    assert torch.equal(pictures, finetune.stacked(drawn))
+    assert torch.equal(pictures, torch.stack([pil_to_tensor(picture) for picture in drawn]))
     tokens = finetune.first_tokens(tiny_base, "bear", 2, torch.Generator().manual_seed(0))
     rows = [encode_prompt(tiny_base, "a <bear>", ["bear"], 2), without_subject(tiny_base, "a bear", 2)]
     marked, plain = FineTuned(tiny_base, tokens, "bear", (), []).context(rows).hidden

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel
@@ -150,9 +151,8 @@ class Validation:
         reference = case.reference.on_plain()
         if self.spaces is None:
             side = reference.width
-            pixels = [np.asarray(image.convert("RGB").resize((side, side))) for image in (reference, *images)]
-            batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-            embedded = clip_features(self.base, batch)[1].float().cpu()
+            pixels = [pil_to_tensor(image.convert("RGB").resize((side, side))) for image in (reference, *images)]
+            embedded = clip_features(self.base, torch.stack(pixels))[1].float().cpu()
             return {"CI": cosine(embedded[1:], embedded[:1].expand(len(images), -1))}
         seen = self.spaces.image([reference, *images])
         return {

@@ -42,7 +42,6 @@ from train.base.networks import (
     make_unet,
     make_vae,
     noise_weight,
-    scaled,
     text_mask,
     tokenize,
 )
@@ -50,6 +49,7 @@ from train.base.pictures import phrasings
 from train.base.stage import Stage, checkpoint_step
 from train.base.tokenizer import load
 from train.common.log import append_line
+from train.data.frozen_features import to_pixels
 
 PART = 15 * 2**20  # bytes of one file that comes back
 TOKENS = 40  # prompts are truncated to so many tokens
@@ -157,7 +157,7 @@ class Store:
         return len(fresh)
 
     def _take(self, shard: dict[str, Tensor]) -> None:
-        x = scaled(shard["images"].to(self.device))
+        x = to_pixels(shard["images"].to(self.device))
         if not self.held:
             held = min(HELD, len(x) // 2)
             self.held = {k: v[:held] for k, v in shard.items()}

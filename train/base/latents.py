@@ -16,8 +16,8 @@ from train.base.base_config import PretrainConfig
 from train.base.networks import (
     export_stage,
     make_vae,
-    scaled,
 )
+from train.data.frozen_features import to_pixels
 
 
 def latents_path(shard: Path) -> Path:
@@ -30,7 +30,7 @@ def encode_shard(vae: PatchAutoencoder, shard: Path, device: str, mirror: bool, 
     """Write a shard's latents, (N, 1 or 2, C, h, w) float16: the mean, unscaled; plain, and mirrored if requested."""
     images, out = pool.read_shard(shard).images, []
     for part in images.split(batch):
-        x = scaled(part.to(device))
+        x = to_pixels(part.to(device))
         with autocast(device):
             views = [vae.encode(v).latent_dist.mean.half().cpu() for v in ((x, x.flip(-1)) if mirror else (x,))]
         out.append(torch.stack(views, 1))

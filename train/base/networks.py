@@ -31,11 +31,6 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def scaled(images: Tensor) -> Tensor:
-    """uint8 pictures (…) as float32 in -1..1."""
-    return images.float() / 127.5 - 1
-
-
 def clip_pixels(images: Tensor, side: int | None = None) -> Tensor:
     """uint8 (B,3,H,W) to CLIP's normalised pixels, (B,3,side,side); side None: as they are."""
     if side is not None and images.shape[-1] != side:

@@ -11,10 +11,10 @@ from train.base.base_config import PretrainConfig
 from train.base.networks import (
     export_stage,
     make_vae,
-    scaled,
 )
 from train.base.pictures import FIRST_SHARDS, Pictures
 from train.base.stage import Stage
+from train.data.frozen_features import to_pixels
 
 
 def train_vae(config: PretrainConfig, run: Path, device: str, minutes: float | None, limit: int | None) -> bool:
@@ -26,7 +26,7 @@ def train_vae(config: PretrainConfig, run: Path, device: str, minutes: float | N
     model = make_vae(config)
     if not (run / "vae.safetensors").exists():
         model.start_from_components(
-            scaled(Pictures(run / "pool", limit=FIRST_SHARDS).images[:2000]), config.vae.evenness
+            to_pixels(Pictures(run / "pool", limit=FIRST_SHARDS).images[:2000]), config.vae.evenness
         )
     stage = Stage("vae", model.to(device), config.vae_stage, run, seed=2, device=device)
     return _run_vae(stage, config, run, minutes, limit)
@@ -48,7 +48,7 @@ def _run_vae(
 
     def loss_at(step: int, g: torch.Generator) -> tuple[Tensor, dict]:
         rows = torch.randint(len(data), (stage.config.batch,), generator=g)
-        x = scaled(data.images[rows].to(device))
+        x = to_pixels(data.images[rows].to(device))
         loud = config.vae.grain * torch.randn(1, generator=g).abs().item()
         with autocast(device):
             z = model.encode(x).latent_dist.mode()

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from customcontrast.conditioning.prompt import without_tags
@@ -197,7 +198,7 @@ class FolderSource:
             self.skipped.append(f"{path.name} of {place.name}: the subject covers {area:.0%} of the picture")
             return None
         caption, noun = caption_of(path, class_noun(place))
-        image = torch.from_numpy(np.array(found.image.convert("RGB"))).permute(2, 0, 1)
+        image = pil_to_tensor(found.image.convert("RGB"))
         reference = segmented(image, torch.from_numpy(found.mask.copy()), self.crop)
         with Image.open(path) as header:
             original = header.size if header.getexif().get(ORIENTATION, 1) < 5 else header.size[::-1]
@@ -250,11 +251,11 @@ def square(frame: Frame, size: int, rng: random.Random) -> tuple[Tensor, Tensor,
     x = _offset(int(columns[0]), int(columns[-1]) + 1, side, w, rng)
     y = _offset(int(rows[0]), int(rows[-1]) + 1, side, h, rng)
     box = (x, y, x + side, y + side)
-    pixels = np.array(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
+    pixels = pil_to_tensor(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
     inside = np.array(mask.resize((size, size), Image.Resampling.BILINEAR, box=box)) > 127
     width, height = frame.original or (w, h)
     origin = torch.tensor([height, width, round(y * size / side), round(x * size / side)])
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(inside)[None], origin
+    return pixels, torch.from_numpy(inside)[None], origin
 
 
 def _offset(low: int, high: int, side: int, whole: int, rng: random.Random) -> int:

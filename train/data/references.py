@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from customcontrast.segmentation import Segmentation
 
@@ -25,4 +24,4 @@ def segmented(image: Tensor, mask: Tensor, crop: int) -> Tensor:
     """Picture uint8 (3, H, W) and mask bool (H, W) → R, uint8 (3, crop, crop), by the crop used at inference."""
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     plain = Segmentation(image=picture, mask=mask.numpy(), score=1.0, method="exact").on_plain(size=crop)
-    return torch.from_numpy(np.array(plain.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return pil_to_tensor(plain.convert("RGB"))

@@ -30,6 +30,7 @@ import torch
 import webdataset
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from customcontrast.errors import ConfigError, PictureError, SegmentationError
@@ -468,7 +469,7 @@ class ShardSource:
     def reference(self, index: int, view: int, count: int, rng: random.Random) -> Tensor:
         """R of one view, uint8 (3, C, C); of a subject of one view mirrored and turned, as `rng` says."""
         data, mask = self._view(index, view)
-        pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
+        pixels = pil_to_tensor(Image.open(io.BytesIO(data)).convert("RGB"))
         cut = segmented(pixels, torch.from_numpy(mask.copy()), self.crop)
         return turned(cut, rng) if count == 1 else cut
 
@@ -498,7 +499,7 @@ def turned(cut: Tensor, rng: random.Random, degrees: float = 20.0) -> Tensor:
     plain.paste(small, ((side - small.width) // 2,) * 2)
     angle = rng.uniform(-degrees, degrees)
     plain = plain.rotate(angle, Image.Resampling.BICUBIC, fillcolor="white")
-    return torch.from_numpy(np.array(plain)).permute(2, 0, 1).contiguous()
+    return pil_to_tensor(plain)
 
 
 def skipped_views(folder: Path) -> Iterator[dict[str, str]]:

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter
@@ -124,7 +125,7 @@ def from_folder(folder: Path, subjects: int, views: int, crop: int) -> tuple[Ten
             cut = [segment(paths[name], segmenter).on_plain(size=crop).convert("RGB") for name in shared]
         except (PictureError, SegmentationError):
             continue
-        rows.append(torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in cut]))
+        rows.append(torch.stack([pil_to_tensor(picture) for picture in cut]))
         found.append(place.name)
     if len(found) < 2 or len(shared) < 2:
         raise ValueError(

@@ -23,13 +23,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
+from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
-from customcontrast.sampling import side_by_side
-from train.base.networks import scaled
+from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
+from train.data.frozen_features import to_pixels
 from train.evaluation.command import add_toyland_options, write_report
 from train.evaluation.readers import load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
@@ -146,7 +147,7 @@ def pixel_critic(
     """
     several = [*generated, *rendered]
     steps = steps or min(400, 2 * len(several))
-    x = scaled(torch.stack([torch.from_numpy(np.array(p.convert("RGB"))).permute(2, 0, 1) for p in several]))
+    x = to_pixels(torch.stack([pil_to_tensor(p.convert("RGB")) for p in several]))
     x = 4 * (x - F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1))  # else it sees colours and learns nothing
     y = torch.tensor([0.0] * len(generated) + [1.0] * len(rendered))
     learn, test = (torch.from_numpy(half) for half in halves(len(x)))
@@ -250,10 +251,6 @@ def evaluate_paired(config: PairedConfig) -> str:
 
 def sheet(made: Sequence[Image.Image], real: Sequence[Image.Image], columns: int = 8) -> Image.Image:
     """Rows of pictures, each above its renders."""
-    rows = []
-    for start in range(0, min(SHOWN, len(made)), columns):
-        rows += [side_by_side(list(pictures[start : start + columns])) for pictures in (made, real)]
-    page = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    for i, row in enumerate(rows):
-        page.paste(row, (0, i * row.height))
-    return page
+    shown = min(SHOWN, len(made))
+    rows = [list(run[i : min(i + columns, shown)]) for i in range(0, shown, columns) for run in (made, real)]
+    return contact_sheet([picture for row in rows for picture in row], columns=min(columns, shown), tile=made[0].width)

@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
-from customcontrast.sampling import side_by_side
 from customcontrast.specs import BASES
+from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.command import with_adapter, write_report
 from train.evaluation.metrics import bootstrap, cosine, toyland_spaces
@@ -134,18 +134,15 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
         for (case, kind, _), d, o in zip(rows, mine, others, strict=True)
     ]
     table = write_report(config.out, "\n".join(lines), "scores.json", scores)
-    sheet([(case.reference.on_plain(), *made) for case, _, made in rows]).save(config.out / "sheet.png")
+    sheet(rows).save(config.out / "sheet.png")
     return table
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], side: int = 160, columns: int = 2) -> Image.Image:
-    """Each photograph beside its pictures, two subjects to a row."""
-    strips = [side_by_side([picture.resize((side, side)) for picture in row]) for row in rows]
-    width, height = strips[0].size
-    page = Image.new("RGB", (columns * (width + 8) - 8, (height + 4) * -(-len(strips) // columns)), "white")
-    for i, strip in enumerate(strips):
-        page.paste(strip, (i % columns * (width + 8), i // columns * (height + 4)))
-    return page
+def sheet(cases: Sequence[tuple[Case, str, list[Image.Image]]]) -> Image.Image:
+    """Each photograph beside its pictures, two subjects to a row; said is what it was drawn as."""
+    pictures = [picture for case, _, made in cases for picture in (case.reference.on_plain(), *made)]
+    captions = [text for case, kind, _ in cases for text in (f"{case.subject}, as a {kind}", *PLACES)]
+    return contact_sheet(pictures, captions, columns=2 * (1 + len(PLACES)), tile=160)
 
 
 def photographs_command(arguments: Sequence[str]) -> str:

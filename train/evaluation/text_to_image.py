@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.kid import KernelInceptionDistance
+from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
@@ -148,7 +149,7 @@ def evaluate_base(config: BaseEvaluationConfig) -> str:
     made = pictures(custom, prompts, folder, config, "prompts")
     sheet = pictures(custom, SHEET, folder, config, "contact sheet")
     real = rendered(scenes, base.default_size)
-    generated = torch.stack([pixels(picture) for picture in made])
+    generated = torch.stack([pil_to_tensor(picture.convert("RGB")) for picture in made])
 
     rows = attribute_rows(reader, generated, real, scenes)
     rows.append(clip_row(base, Path(config.weights or base.spec.weights), prompts, made, real))
@@ -211,11 +212,6 @@ def draw(custom: CustomContrast, prompt: str, seed: int, config: BaseEvaluationC
         record=RecordConfig(maps=False),
     )  # fmt: skip
     return result.images[0]
-
-
-def pixels(picture: Image.Image) -> Tensor:
-    """(3, H, W) uint8."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
 
 
 def other_renders(config: BaseEvaluationConfig, side: int) -> Tensor:

@@ -27,6 +27,7 @@ from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.folders import make_folder
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
+from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.command import add_toyland_options, with_adapter
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
@@ -168,15 +169,11 @@ def percent(x: Interval) -> str:
 
 def sheet(pairs: Sequence[Pair], made: dict[str, list[Image.Image]], rows: int = 8) -> Image.Image:
     """Both references, then a picture of each run, for the first pairs: two to a row."""
-    shown = min(rows, len(pairs))
-    page = Image.new("RGB", (CELL * (2 + len(made)) * 2 + 12, CELL * -(-shown // 2)), "white")
-    for i in range(shown):
-        x, y = (i % 2) * (CELL * (2 + len(made)) + 12), (i // 2) * CELL
-        row = [r.on_plain(size=CELL) for r in pairs[i].references]
-        row += [run[i].resize((CELL, CELL), Image.Resampling.BICUBIC) for run in made.values()]
-        for k, picture in enumerate(row):
-            page.paste(picture, (x + CELL * k, y))
-    return page
+    pictures, captions = [], []
+    for i, pair in enumerate(pairs[:rows]):
+        pictures += [*(r.on_plain(size=CELL) for r in pair.references), *(run[i] for run in made.values())]
+        captions += [*pair.nouns, *made]
+    return contact_sheet(pictures, captions, columns=2 * (2 + len(made)), tile=CELL)
 
 
 def pairs_command(arguments: Sequence[str]) -> str:

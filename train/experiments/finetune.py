@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
 from customcontrast.attention import install_processors, unet_forward
 from customcontrast.base_model import BaseModel
@@ -154,18 +154,13 @@ def with_free_keys_and_values(unet: nn.Module) -> nn.Module:
 def class_pictures(base: BaseModel, noun: str, count: int, seed: int) -> Tensor:
     """What the base draws of "a noun" from text alone, uint8 (count, 3, side, side)."""
     drawn = CustomContrast(base).generate(f"a {noun}", num_images=count, seed=seed).images
-    return stacked(drawn)
+    return torch.stack([pil_to_tensor(picture) for picture in drawn])
 
 
 def pictures_of(reference: Segmentation, side: int) -> Tensor:
     """What there is to learn from: the whole picture and the subject on white, uint8 (2, 3, side, side)."""
     shown = [reference.image.convert("RGB"), reference.on_plain().convert("RGB")]
-    return stacked([p.resize((side, side), Image.Resampling.BICUBIC) for p in shown])
-
-
-def stacked(pictures: Sequence[Image.Image]) -> Tensor:
-    """Pictures of one size as uint8 (B, 3, H, W)."""
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).contiguous()
+    return torch.stack([pil_to_tensor(p.resize((side, side), Image.Resampling.BICUBIC)) for p in shown])
 
 
 @torch.no_grad()
