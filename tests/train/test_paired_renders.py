@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from customcontrast.base_model import load_base
 from train.evaluation import paired_renders, readers
-from train.evaluation.evaluate import base_digest
+from train.evaluation.drawings import base_digest
 from train.toyland import World
 
 

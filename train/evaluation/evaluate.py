@@ -16,31 +16,28 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
-from customcontrast.config import GenerationConfig, LocationConfig, RecordConfig
+from customcontrast.config import LocationConfig
 from customcontrast.errors import BaseModelError, CheckpointError, SegmentationError
-from customcontrast.folders import make_folder
-from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
-from customcontrast.run_settings import resolve
 from customcontrast.segmentation import Segmentation, Segmenter
 from customcontrast.specs import BASES
-from customcontrast.subject import WholePicture
+from customcontrast.subject import Segmented, WholePicture
 from customcontrast.visualize.drawing import label
 from train.common.options import from_options
 from train.evaluation import attribute_reader
 from train.evaluation.command import with_adapter
+from train.evaluation.drawings import Drawing, Source, drawn
 from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
@@ -67,7 +64,7 @@ from train.evaluation.tasks import (
     toy_distractors,
     toyland_cases,
 )
-from train.evaluation.text_to_image import base_command, sampler
+from train.evaluation.text_to_image import base_command
 from train.evaluation.timesteps import timesteps_command
 from train.evaluation.two_subjects import pairs_command
 from train.toyland import World
@@ -269,35 +266,21 @@ def pictures(
     with_subject: bool,
 ) -> Iterator[Made]:
     """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
-    make_folder(folder, "--out")
-    weights = (digest(config.adapter or "", custom) if with_subject else "") + base_digest(custom.base)
-    drawn = resolve(custom.base, GenerationConfig("", **config.sampling), ())
-    sampling = (drawn.num_inference_steps, drawn.guidance_scale, drawn.guidance_end)
-    on_subjects = (drawn.subject_guidance_scale, drawn.subject_guidance_end)
+    location = LocationConfig(enabled=config.location_masks)
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
-    for seed, case, task in tqdm(rows, desc="with the subject" if with_subject else "from text alone", unit="picture"):
-        scale = config.subject_scale if with_subject else 0
-        settings: tuple[object, ...] = (*sampling, scale, seed)
-        if with_subject and drawn.subject_guidance_end:
-            settings = (*settings, on_subjects)
-        if with_subject and strictness(config):
-            settings = (*settings, config.whole_references, config.location_masks)
-        shown = case.key if with_subject else case.subject
-        key = hashlib.sha256(repr((settings, weights, task.prompt, shown)).encode()).hexdigest()[:10]
-        path = folder / f"{case.subject}-{task.category}-{key}.png"
-        if not path.exists():
-            shown_as = WholePicture(case.reference.image) if config.whole_references else case.reference
-            subjects = [custom.subject(shown_as, case.noun)] if with_subject else []
-            result = custom.generate(
-                task.prompt if with_subject else task.text,
-                subjects,
-                seed=seed,
-                record=RecordConfig(maps=False),
-                location=LocationConfig(enabled=config.location_masks),
-                **config.sampling,
-            )
-            result.images[0].save(path)
-        picture = load_picture(path)
+    drawings = []
+    for seed, case, task in rows:
+        name, prompt = f"{case.subject}-{task.category}", task.prompt
+        options: dict[str, Any] = {"location": location, **config.sampling}
+        reference = WholePicture(case.reference.image) if config.whole_references else case.reference
+        shown: tuple[tuple[Segmented, str], ...] = ((reference, case.noun),)
+        if not with_subject:  # runs that differ in what a subject does share these
+            prompt, shown = task.text, ()
+            options = {key: value for key, value in config.sampling.items() if not key.startswith("subject")}
+        drawings.append(Drawing(name, prompt, seed, shown, options))
+    source = Source(config.base, config.weights, config.adapter)
+    label = "with the subject" if with_subject else "from text alone"
+    for (seed, case, task), picture in zip(rows, drawn(custom, source, drawings, folder, label), strict=True):
         yield Made(case, task, picture, find(picture, case.noun), seed)
 
 
@@ -316,25 +299,6 @@ def batched(rows: Iterator[Made], count: int) -> Iterator[list[Made]]:
     """The rows, `count` at a time."""
     while portion := list(itertools.islice(rows, count)):
         yield portion
-
-
-def base_digest(base: BaseModel) -> str:
-    """UNet (its last layer), scheduler and drawn layouts in a few letters: with others, pictures are others."""
-    total = hashlib.sha256(repr(sampler(base)).encode())
-    if base.layout_prior is not None:
-        drawn = [base.layout_prior.draw(f"a {kind}", seed=0) for kind in base.layout_prior.kinds]
-        total.update(repr(drawn).encode())
-    total.update(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes())
-    return total.hexdigest()[:12]
-
-
-def digest(path: object, custom: CustomContrast) -> str:
-    """The adapter's weights in a few letters."""
-    total = hashlib.sha256(repr(path).encode())
-    weights = {} if custom.adapter is None else custom.adapter.state_dict()
-    for name, tensor in sorted(weights.items()):
-        total.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return total.hexdigest()[:12]
 
 
 def finder(readers: Readers | None, grounding: Sequence[str] = (), device: torch.device | str = "cpu") -> Find:

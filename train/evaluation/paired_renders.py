@@ -26,12 +26,12 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
-from customcontrast.config import RecordConfig
 from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.data.frozen_features import to_pixels
 from train.evaluation.command import add_toyland_options, write_report
+from train.evaluation.drawings import Drawing, Source, drawn
 from train.evaluation.readers import load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
@@ -211,19 +211,22 @@ def evaluate_paired(config: PairedConfig) -> str:
         raise ValueError(f"--base {config.base}: it takes no layout, so its pictures cannot be paired with renders")
     readers, side = load_readers(config.readers, config.base), custom.base.default_size
     scenes = heldout(World.named(config.world), config.seed, config.count)
-    pairs, made, real = [], [], []
-    for i, scene in enumerate(tqdm(scenes, desc="pairs", unit="scene")):
-        rendered = render([scene], side)
-        prompt, mask = describe(scene).text, rendered.masks[0, 0].numpy()
-        real.append(Image.fromarray(rendered.images[0].permute(1, 2, 0).numpy()))
-        result = custom.generate(
-            prompt, (), layout=layout_of(scene, rendered.masks[0]), seed=config.seed + i,
-            num_inference_steps=config.steps, guidance_scale=config.guidance,
-            guidance_end=config.guidance_end, record=RecordConfig(maps=False),
-        )  # fmt: skip
-        made.append(result.images[0])
-        found, read = (readers.segment(picture).mask for picture in (made[-1], real[-1]))
-        pairs.append(compare(prompt, np.asarray(made[-1]), np.asarray(real[-1]), found, read, mask))
+    rendered = [render([scene], side) for scene in tqdm(scenes, desc="renders", unit="scene")]
+    real = [Image.fromarray(r.images[0].permute(1, 2, 0).numpy()) for r in rendered]
+    settings = {
+        "num_inference_steps": config.steps, "guidance_scale": config.guidance, "guidance_end": config.guidance_end,
+    }  # fmt: skip
+    drawings = [
+        Drawing("scene", describe(scene).text, config.seed + i, (), {"layout": layout_of(scene, r.masks[0])} | settings)
+        for i, (scene, r) in enumerate(zip(scenes, rendered, strict=True))
+    ]
+    source = Source(config.base, config.weights)
+    made = list(drawn(custom, source, drawings, config.out / "pictures", "pairs"))
+    pairs = []
+    for drawing, picture, truth, r in zip(drawings, made, real, rendered, strict=True):
+        found, read = (readers.segment(p).mask for p in (picture, truth))
+        arrays = np.asarray(picture), np.asarray(truth)
+        pairs.append(compare(drawing.prompt, *arrays, found, read, r.masks[0, 0].numpy()))
     other = [
         Image.fromarray(render([scene], side).images[0].permute(1, 2, 0).numpy())
         for scene in heldout(World.named(config.world), config.seed + 1, config.count)

@@ -18,14 +18,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from sklearn.cluster import KMeans
-from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
-from customcontrast.config import RecordConfig
 from customcontrast.specs import BASES
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.command import with_adapter, write_report
+from train.evaluation.drawings import Drawing, Source, drawn
 from train.evaluation.metrics import bootstrap, cosine, toyland_spaces
 from train.evaluation.paired_renders import to_lab
 from train.evaluation.readers import load_readers
@@ -100,22 +99,18 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
     if len(cases) < 2:
         raise ValueError(f"--folder {config.folder} holds {len(cases)} subject; give 2 or more, to compare them")
     kinds = nearest_kind(custom.base, Path(config.weights or custom.base.spec.weights), cases)
-    readers, record = load_readers(config.readers, config.base), RecordConfig(maps=False)
-    rows: list[tuple[Case, str, list[Image.Image]]] = []
-    own, drawn = [], []
-    for case, kind in zip(tqdm(cases, desc="photographs", unit="subject"), kinds, strict=True):
-        subject = custom.subject(case.reference, kind)
-        made = [
-            custom.generate(
-                f"{article(f'<{kind}>')} {place}",
-                [subject], seed=config.seed, num_inference_steps=config.steps, record=record,
-            ).images[0]
-            for place in PLACES
-        ]  # fmt: skip
-        own.append(dominant_color(case.reference.image, case.reference.mask))
-        drawn.append([dominant_color(picture, readers.segment(picture).mask) for picture in made])
-        rows.append((case, kind, made))
-    mine, others = differences(np.array(own), np.array(drawn))
+    readers, options = load_readers(config.readers, config.base), {"num_inference_steps": config.steps}
+    drawings = [
+        Drawing(case.subject, f"{article(f'<{kind}>')} {place}", config.seed, ((case.reference, kind),), options)
+        for case, kind in zip(cases, kinds, strict=True)
+        for place in PLACES
+    ]
+    source = Source(config.base, config.weights, config.adapter)
+    pictures = drawn(custom, source, drawings, config.out / "pictures", "photographs")
+    rows = [(case, kind, [next(pictures) for _ in PLACES]) for case, kind in zip(cases, kinds, strict=True)]
+    own = [dominant_color(case.reference.image, case.reference.mask) for case in cases]
+    seen = [[dominant_color(picture, readers.segment(picture).mask) for picture in made] for *_, made in rows]
+    mine, others = differences(np.array(own), np.array(seen))
     whose = np.repeat([case.subject for case, *_ in rows], len(PLACES)).tolist()
     shares = ((mine <= NEAR).astype(float), (others <= NEAR).mean(-1))
     near, far = (bootstrap(share.ravel().tolist(), whose) for share in shares)

@@ -11,7 +11,6 @@ autoencoder keeps, and seconds a picture. Pictures that are there already are no
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import textwrap
 import time
@@ -26,17 +25,15 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.kid import KernelInceptionDistance
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 
 from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
-from customcontrast.folders import make_folder
-from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.attribute_reader import AttributeReader, heldout_scenes, load_reader, read, rendered
 from train.evaluation.command import add_toyland_options
+from train.evaluation.drawings import Drawing, Source, base_digest, drawn
 from train.evaluation.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
 
@@ -162,7 +159,7 @@ def evaluate_base(config: BaseEvaluationConfig) -> str:
     about = {
         "prompts": len(prompts), "seed": config.seed, "steps": config.steps or base.default_steps,
         "guidance": config.guidance or base.default_guidance, "world": config.world,
-        "weights": digest(base), "reader on held-out renders": reader.quality,
+        "weights": base_digest(base), "reader on held-out renders": reader.quality,
     }  # fmt: skip
     table = markdown(rows, facts, about)
     (config.out / "table.md").write_text(table, encoding="utf-8")
@@ -175,43 +172,18 @@ def evaluate_base(config: BaseEvaluationConfig) -> str:
 # ------------------------------------------------------------------------------------------------- pictures
 
 
-def digest(base: BaseModel) -> str:
-    """The base's weights in a few letters."""
-    total = hashlib.sha256()
-    for part in (base.unet, base.vae, *base.text_encoders):
-        for name, tensor in sorted(part.state_dict().items()):
-            total.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return total.hexdigest()[:12]
-
-
-def sampler(base: BaseModel) -> tuple[str, list[tuple[str, object]]]:
-    """The scheduler's name and settings: another one makes other pictures."""
-    settings = sorted((k, v) for k, v in base.scheduler.config.items() if not k.startswith("_"))
-    return type(base.scheduler).__name__, settings
-
-
 def pictures(
     custom: CustomContrast, prompts: Sequence[str], folder: Path, config: BaseEvaluationConfig, what: str
 ) -> list[Image.Image]:
     """One picture a prompt, seed config.seed + its number; those in `folder` made the same way are read instead."""
-    make_folder(folder, "--out")
-    settings, made = (digest(custom.base), sampler(custom.base), config.steps, config.guidance, config.seed), []
-    for number, prompt in enumerate(tqdm(prompts, desc=what, unit="picture")):
-        key = hashlib.sha256(repr((settings, number, prompt)).encode()).hexdigest()[:12]
-        path = folder / f"{key}.png"
-        if not path.exists():
-            draw(custom, prompt, config.seed + number, config).save(path)
-        made.append(load_picture(path))
-    return made
+    drawings = [wanted(prompt, config.seed + number, config) for number, prompt in enumerate(prompts)]
+    return list(drawn(custom, Source(config.base, config.weights), drawings, folder, what))
 
 
-def draw(custom: CustomContrast, prompt: str, seed: int, config: BaseEvaluationConfig) -> Image.Image:
-    """One picture from text alone, as the page makes it."""
-    result = custom.generate(
-        prompt, (), num_inference_steps=config.steps, guidance_scale=config.guidance, seed=seed,
-        record=RecordConfig(maps=False),
-    )  # fmt: skip
-    return result.images[0]
+def wanted(prompt: str, seed: int, config: BaseEvaluationConfig) -> Drawing:
+    """A picture from text alone, as the page makes it."""
+    options = {"num_inference_steps": config.steps, "guidance_scale": config.guidance}
+    return Drawing("text", prompt, seed, options=options)
 
 
 def other_renders(config: BaseEvaluationConfig, side: int) -> Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from customcontrast.config import LocationConfig, RecordConfig
-from customcontrast.folders import make_folder
+from customcontrast.config import LocationConfig
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.command import add_toyland_options, with_adapter
+from train.evaluation.drawings import Drawing, Source, drawn
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
 from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import DISTRACTORS, portrait, toy_distractors
@@ -115,15 +114,18 @@ def hits(
     return np.array(rows)
 
 
-def pictures(custom: CustomContrast, pairs: Sequence[Pair], apart: bool, seeds: int) -> Iterator[Image.Image]:
-    """The pictures of all pairs for one seed after the other."""
-    subjects = [
-        [custom.subject(r, noun) for r, noun in zip(pair.references, pair.nouns, strict=True)] for pair in pairs
+def pictures(
+    custom: CustomContrast, pairs: Sequence[Pair], apart: bool, config: TwoSubjectsConfig
+) -> list[Image.Image]:
+    """The pictures of all pairs for one seed after the other; those in --out made the same way are read instead."""
+    options = {"location": LocationConfig(apart=apart)}
+    drawings = [
+        Drawing(f"pair{i}", pair.prompt, seed, tuple(zip(pair.references, pair.nouns, strict=True)), options)
+        for seed in range(config.seeds)
+        for i, pair in enumerate(pairs)
     ]
-    location, record = LocationConfig(apart=apart), RecordConfig(maps=False)
-    rows = [(seed, pair, two) for seed in range(seeds) for pair, two in zip(pairs, subjects, strict=True)]
-    for seed, pair, two in tqdm(rows, desc="apart" if apart else "together", unit="picture"):
-        yield custom.generate(pair.prompt, two, seed=seed, location=location, record=record).images[0]
+    source = Source(config.base, config.weights, config.adapter)
+    return list(drawn(custom, source, drawings, config.out / "pictures", "apart" if apart else "together"))
 
 
 def evaluate_pairs(config: TwoSubjectsConfig) -> str:
@@ -133,7 +135,7 @@ def evaluate_pairs(config: TwoSubjectsConfig) -> str:
     custom = with_adapter(config.base, config.weights, config.adapter)
     readers, world = load_readers(config.readers, config.base), World.named(config.world)
     pairs = toyland_pairs(config.limit, world, custom.base.default_size)
-    made = {name: list(pictures(custom, pairs, apart, config.seeds)) for name, apart in RUNS.items()}
+    made = {name: pictures(custom, pairs, apart, config) for name, apart in RUNS.items()}
     found: dict[str, list[Sequence[Segmentation]]] = {}
     found |= {name: [halves(picture, readers) for picture in run] for name, run in made.items()}
     found[CEILING] = [
@@ -141,7 +143,6 @@ def evaluate_pairs(config: TwoSubjectsConfig) -> str:
     ]
     others = readers.identity(toy_distractors(world, 0))
     right = {name: hits(pairs, two, readers, others) for name, two in found.items()}
-    make_folder(config.out, "--out")
     sheet(pairs, made).save(config.out / "grid.png")
     lines = ["| run | each subject found | both found |", "|---|---|---|"]
     scores = {}

@@ -34,7 +34,8 @@ from train.adapter.train import train
 from train.common.options import from_options
 from train.common.signals import Stopped
 from train.evaluation import evaluate
-from train.evaluation.evaluate import Bench, Made, base_digest
+from train.evaluation.drawings import base_digest
+from train.evaluation.evaluate import Bench, Made
 from train.evaluation.metrics import Score, markdown, to_json
 from train.experiments import finetune
 from train.experiments.ablation import Deadline, ExperimentConfig, add_common, ended, evaluated, named
