@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from customcontrast.adapter_files import save_adapter
+from customcontrast.base_model import BaseModel
 from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
-from tests.support.tiny_models import random_adapter
 from train.evaluation import drawings
-from train.evaluation.drawings import Drawing, Source, drawn
-
-
-@pytest.fixture
-def source(tiny_folder: Path, tmp_path: Path) -> Source:
-    base = CustomContrast.load("toyland", tiny_folder, device="cpu").base
-    return Source("toyland", str(tiny_folder), save_adapter(random_adapter(base), tmp_path / "adapter.safetensors"))
+from train.evaluation.drawings import Drawing, drawn
 
 
 @pytest.fixture
@@ -39,26 +33,29 @@ def wanted(reference: Segmentation) -> list[Drawing]:
 
 
 def test_several_processes_draw_what_one_draws(
-    source: Source, reference: Segmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_custom: CustomContrast, reference: Segmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    custom = CustomContrast.load(*source, device="cpu")
-    alone = list(drawn(custom, source, wanted(reference), tmp_path / "alone", "one"))
+    alone = list(drawn(tiny_custom, wanted(reference), tmp_path / "alone", "one"))
     monkeypatch.setattr(drawings, "PORTION", 1)
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
-    assert drawings.processes(custom.base, 3) == 2
-    monkeypatch.setattr(custom, "generate", lambda *a, **k: pytest.fail("drawn in this process"))
-    shared = list(drawn(custom, source, wanted(reference), tmp_path / "shared", "two"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert drawings.processes(tiny_custom.base, 3) == 2
+    parent, generate = os.getpid(), tiny_custom.generate
+
+    def elsewhere(*args: object, **options: object) -> object:
+        assert os.getpid() != parent
+        return generate(*args, **options)
+
+    monkeypatch.setattr(tiny_custom, "generate", elsewhere)
+    shared = list(drawn(tiny_custom, wanted(reference), tmp_path / "shared", "two"))
     assert [p.tobytes() for p in shared] == [p.tobytes() for p in alone] and alone[0].tobytes() == alone[3].tobytes()
     names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("alone", "shared")]
     assert names[0] == names[1] and len(names[0]) == 3
-    again = list(drawn(custom, source, wanted(reference), tmp_path / "shared", "read"))  # none is drawn
+    monkeypatch.setattr(tiny_custom, "generate", lambda *a, **k: pytest.fail("drawn again"))
+    again = list(drawn(tiny_custom, wanted(reference), tmp_path / "shared", "read"))  # none is drawn
     assert [p.tobytes() for p in again] == [p.tobytes() for p in alone]
 
 
-def test_a_file_is_of_all_that_its_picture_depends_on(
-    source: Source, reference: Segmentation, tiny_base: object
-) -> None:
-    custom = CustomContrast.load(*source, device="cpu")
+def test_a_file_is_of_all_that_its_picture_depends_on(tiny_custom: CustomContrast, reference: Segmentation) -> None:
     first, plain = wanted(reference)[0], wanted(reference)[2]
     mask = ~reference.mask
     others = [
@@ -69,23 +66,28 @@ def test_a_file_is_of_all_that_its_picture_depends_on(
         replace(first, subjects=((replace(reference, mask=mask), "bear"),)),
         replace(first, subjects=((reference, "cat"),)),
     ]
-    names = {drawing.file(custom, drawings.weights_digest(custom)) for drawing in (first, *others)}
+    names = {drawing.file(tiny_custom, drawings.weights_digest(tiny_custom)) for drawing in (first, *others)}
     assert len(names) == 7 and all(name.startswith("bear-") and name.endswith(".png") for name in names)
-    without = CustomContrast(custom.base)
-    assert drawings.weights_digest(custom) != drawings.weights_digest(without)
-    assert drawings.weights_digest(custom, adapter=False) == drawings.weights_digest(without)
-    assert plain.file(custom, "") == plain.file(without, "")  # text alone: whatever the adapter
+    without = CustomContrast(tiny_custom.base)
+    assert drawings.weights_digest(tiny_custom) != drawings.weights_digest(without)
+    assert drawings.weights_digest(tiny_custom, adapter=False) == drawings.weights_digest(without)
+    assert plain.file(tiny_custom, "") == plain.file(without, "")  # text alone: whatever the adapter
 
 
-def test_one_process_where_more_are_no_use(tiny_base: object, tiny_xl_base: object) -> None:
+def test_one_process_where_more_are_no_use(
+    tiny_base: BaseModel, tiny_xl_base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert drawings.processes(tiny_base, 2 * drawings.PORTION - 1) == 1
-    assert drawings.processes(tiny_xl_base, 1000) == 1  # each would hold the whole model
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert [drawings.processes(tiny_base, n * drawings.PORTION) for n in (0, 1, 2, 3, 9)] == [1, 1, 2, 3, 4]
+    assert drawings.processes(tiny_xl_base, 1000) == 1
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert drawings.processes(tiny_base, 1000) == 1
 
 
 def test_a_picture_is_whole_or_not_there(
-    source: Source, reference: Segmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_custom: CustomContrast, reference: Segmentation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    custom = CustomContrast.load(*source, device="cpu")
 
     def broken(self: Image.Image, path: Path, **options: object) -> None:
         Path(path).write_bytes(b"half a pic")
@@ -93,5 +95,5 @@ def test_a_picture_is_whole_or_not_there(
 
     monkeypatch.setattr(Image.Image, "save", broken)
     with pytest.raises(OSError, match="no space"):
-        list(drawn(custom, source, wanted(reference)[:1], tmp_path / "out", "one"))
+        list(drawn(tiny_custom, wanted(reference)[:1], tmp_path / "out", "one"))
     assert not list((tmp_path / "out").glob("*.png"))

@@ -145,7 +145,7 @@ def test_real_pictures_are_scored_by_published_backbones(
     made = [
         evaluate.Made(case, task, case.reference.image, case.reference) for case in bench.cases for task in case.tasks
     ]
-    scores = evaluate.score(made, bench.backbones, bench.distractors)
+    scores = evaluate.score(made, bench.backbones, bench.others)
     assert [score.ci for score in scores] == pytest.approx([1.0] * len(made), abs=1e-5)
     assert [score.di for score in scores] == pytest.approx([1.0] * len(made), abs=1e-5)
     assert len({round(score.ct, 6) for score in scores}) > 1

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import joblib
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,14 +24,6 @@ from customcontrast.run_settings import recipe, resolve
 from customcontrast.subject import Segmented
 
 PORTION = 16  # pictures for which one more process is worth its start
-
-
-class Source(NamedTuple):
-    """What `CustomContrast.load` takes, for another process to load the same."""
-
-    base: str
-    weights: str | None = None
-    adapter: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,25 +52,14 @@ class Drawing:
         return f"{self.name}-{total.hexdigest()[:10]}.png"
 
 
-def drawn(
-    custom: CustomContrast, source: Source, drawings: Sequence[Drawing], folder: Path, label: str
-) -> Iterator[Image.Image]:
-    """The picture of each drawing, in their order; those whose files are in `folder` are read, not drawn again.
-
-    custom: the models of `source`, as this process has them.
-    """
+def drawn(custom: CustomContrast, drawings: Sequence[Drawing], folder: Path, label: str) -> Iterator[Image.Image]:
+    """The picture of each drawing, in their order; those whose files are in `folder` are read, not drawn again."""
     make_folder(folder, "--out")
     base = weights_digest(custom, adapter=False)
     whole = weights_digest(custom) if any(drawing.subjects for drawing in drawings) else ""
     paths = [folder / drawing.file(custom, whole if drawing.subjects else base) for drawing in drawings]
     missing = {path: drawing for path, drawing in zip(paths, drawings, strict=True) if not path.exists()}
-    several = processes(custom.base, len(missing))
-    made: Iterator[Path] = (_keep(custom, drawing, path) for path, drawing in missing.items())
-    if several > 1:
-        with joblib.parallel_config("loky", n_jobs=several, inner_max_num_threads=1):
-            jobs = [joblib.delayed(_keep_elsewhere)(source, drawing, path) for path, drawing in missing.items()]
-            made = joblib.Parallel(return_as="generator")(jobs)
-    awaited = set(missing)
+    made, awaited = _made(custom, missing), set(missing)
     for path in tqdm(paths, desc=label, unit="picture"):
         if path in awaited:
             awaited.remove(next(made))
@@ -84,10 +67,36 @@ def drawn(
 
 
 def processes(base: BaseModel, count: int) -> int:
-    """How many processes draw `count` pictures: one a core on a CPU, where the base is small; else this one alone."""
-    if base.device.type != "cpu" or not base.spec.embedded:
+    """How many processes draw `count` pictures: of a small base on a CPU one for each of torch's threads.
+
+    Else this one alone: activations of a large base fill the memory, and only on Linux processes share its weights.
+    """
+    if base.device.type != "cpu" or not base.spec.embedded or sys.platform != "linux":
         return 1
-    return max(1, min(joblib.cpu_count(), count // PORTION))
+    return max(1, min(torch.get_num_threads(), count // PORTION))
+
+
+_inherited: tuple[CustomContrast, list[tuple[Path, Drawing]]]  # what forked processes draw, and with what
+
+
+def _made(custom: CustomContrast, wanted: dict[Path, Drawing]) -> Iterator[Path]:
+    """The files of the drawings, each when it is there, in their order."""
+    global _inherited
+    several = processes(custom.base, len(wanted))
+    if several == 1:
+        for path, drawing in wanted.items():
+            yield _keep(custom, drawing, path)
+        return
+    _inherited = (custom, list(wanted.items()))
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(several, fork, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(_keep_inherited, range(len(wanted)))
+
+
+def _keep_inherited(number: int) -> Path:
+    custom, wanted = _inherited
+    path, drawing = wanted[number]
+    return _keep(custom, drawing, path)
 
 
 def _keep(custom: CustomContrast, drawing: Drawing, path: Path) -> Path:
@@ -95,15 +104,6 @@ def _keep(custom: CustomContrast, drawing: Drawing, path: Path) -> Path:
     part = path.with_suffix(".part")
     drawing.make(custom).save(part, format="png")
     return part.replace(path)
-
-
-@functools.lru_cache(1)
-def _loaded(source: Source) -> CustomContrast:
-    return CustomContrast.load(*source, device="cpu")
-
-
-def _keep_elsewhere(source: Source, drawing: Drawing, path: Path) -> Path:
-    return _keep(_loaded(source), drawing, path)
 
 
 def sampler(base: BaseModel) -> tuple[str, list[tuple[str, object]]]:

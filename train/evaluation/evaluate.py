@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from customcontrast.base_model import BaseModel
 from customcontrast.config import LocationConfig
@@ -37,7 +38,7 @@ from customcontrast.visualize.drawing import label
 from train.common.options import from_options
 from train.evaluation import attribute_reader
 from train.evaluation.command import with_adapter
-from train.evaluation.drawings import Drawing, Source, drawn
+from train.evaluation.drawings import Drawing, drawn
 from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
@@ -96,7 +97,7 @@ class Bench:
     cases: list[Case]
     backbones: Backbones
     find: Find
-    distractors: list[Image.Image]
+    others: Tensor | None  # distractors as the identity reader sees them, (D, d); None = retrieval is not asked
     notes: list[str]
 
     @classmethod
@@ -124,7 +125,8 @@ class Bench:
         if edited:
             notes.append(f"{EDITED_REFERENCES}; leaks: the share of it that is read off the picture")
             notes.append("CI, DI and retrieval: against a portrait of the subject")
-        return cls(cases, backbones, finder(readers), toy_distractors(world, config.seed, DISTRACTORS), notes)
+        others = readers.identity(toy_distractors(world, config.seed, DISTRACTORS))
+        return cls(cases, backbones, finder(readers), others, notes)
 
     @classmethod
     def _of_folder(cls, base: BaseModel, config: EvaluationConfig) -> Bench:
@@ -139,7 +141,7 @@ class Bench:
         backbones = pretrained_backbones(config.clip, config.dino, base.device, config.reward)
         found = " and ".join(config.grounding) or "our segmentation"
         notes = [_asked(cases, config.picture_seeds), f"references and generated subjects found by: {found}"]
-        return cls(cases, backbones, find, [], notes)
+        return cls(cases, backbones, find, None, notes)
 
 
 def _asked(cases: Sequence[Case], seeds: Sequence[int]) -> str:
@@ -241,7 +243,7 @@ def evaluate_adapter(config: EvaluationConfig) -> str:
     for name, rows in making.items():
         runs[name], made[name] = [], []
         for portion in batched(rows, PORTION):  # thousands of pictures do not lie in memory at once
-            runs[name] += score(portion, backbones, bench.distractors)
+            runs[name] += score(portion, backbones, bench.others)
             made[name] += portion[: max(0, shown - len(made[name]))]
     assert custom.adapter is not None  # `with_adapter` saw to it
     metadata = custom.adapter.metadata
@@ -278,9 +280,8 @@ def pictures(
             prompt, shown = task.text, ()
             options = {key: value for key, value in config.sampling.items() if not key.startswith("subject")}
         drawings.append(Drawing(name, prompt, seed, shown, options))
-    source = Source(config.base, config.weights, config.adapter)
     label = "with the subject" if with_subject else "from text alone"
-    for (seed, case, task), picture in zip(rows, drawn(custom, source, drawings, folder, label), strict=True):
+    for (seed, case, task), picture in zip(rows, drawn(custom, drawings, folder, label), strict=True):
         yield Made(case, task, picture, find(picture, case.noun), seed)
 
 
@@ -334,21 +335,26 @@ def real(case: Case, task: Task, side: int) -> Made:
 # ------------------------------------------------------------------------------------------------------- scores
 
 
-def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Image.Image] = ()) -> list[Score]:
-    """CT, CI, DI and rank of every picture. CT reads the whole picture; CI and DI segmented against segmented."""
-    references = [m.case.likeness.on_plain() for m in made]
+def score(made: Sequence[Made], backbones: Backbones, others: Tensor | None = None) -> list[Score]:
+    """CT, CI, DI and rank of every picture. CT reads the whole picture; CI and DI segmented against segmented.
+
+    others: as in Bench. Each case's likeness is encoded once, however many pictures there are of it.
+    """
+    cases = list({id(m.case): m.case for m in made}.values())
+    references = [case.likeness.on_plain() for case in cases]
+    whose = torch.tensor([cases.index(m.case) for m in made])
     subjects = [m.segmentation.on_plain() if m.segmentation else m.picture for m in made]
     ct = cosine(backbones.text([m.task.text for m in made]), backbones.image([m.picture for m in made]))
-    ci = cosine(backbones.image(references), backbones.image(subjects))
-    true, found = backbones.identity(references), backbones.identity(subjects)
+    ci = cosine(backbones.image(references)[whose], backbones.image(subjects))
+    true, found = backbones.identity(references)[whose], backbones.identity(subjects)
     di = cosine(true, found)
-    others = backbones.identity(distractors) if distractors else None
-    edits = seen(made, [m.task.edit for m in made], backbones)
+    carried = [m.case.carried(m.task) for m in made]
+    right = seen(made, [m.task.edit | own for m, own in zip(made, carried, strict=True)], backbones)
     leaks = seen(made, [m.case.leaks(m.task) for m in made], backbones)
-    carried = seen(made, [m.case.carried(m.task) for m in made], backbones)
     ir = backbones.reward([m.task.text for m in made], [m.picture for m in made]) if backbones.reward else None
     rows = []
     for i, m in enumerate(made):
+        shown = right[i] or {}
         rank = identity_rank(found[i], true[i], others) if others is not None else -1
         score = Score(
             m.case.subject,
@@ -359,9 +365,9 @@ def score(made: Sequence[Made], backbones: Backbones, distractors: Sequence[Imag
             di=float(di[i]),
             rank=rank,
             ir=None if ir is None else float(ir[i]),
-            edit=float(all(edit.values())) if (edit := edits[i]) else None,
+            edit=float(all(shown[name] for name in m.task.edit)) if shown and m.task.edit else None,
             leaks=leaks[i],
-            carried=carried[i],
+            carried={name: shown[name] for name in carried[i]} if shown and carried[i] else None,
             seed=m.seed,
         )
         rows.append(score)

@@ -31,7 +31,7 @@ from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.data.frozen_features import to_pixels
 from train.evaluation.command import add_toyland_options, write_report
-from train.evaluation.drawings import Drawing, Source, drawn
+from train.evaluation.drawings import Drawing, drawn
 from train.evaluation.readers import load_readers
 from train.toyland import ToyScene, World, describe, render, sample_scene, sample_subject
 from train.toyland.layouts import layout_of
@@ -220,8 +220,7 @@ def evaluate_paired(config: PairedConfig) -> str:
         Drawing("scene", describe(scene).text, config.seed + i, (), {"layout": layout_of(scene, r.masks[0])} | settings)
         for i, (scene, r) in enumerate(zip(scenes, rendered, strict=True))
     ]
-    source = Source(config.base, config.weights)
-    made = list(drawn(custom, source, drawings, config.out / "pictures", "pairs"))
+    made = list(drawn(custom, drawings, config.out / "pictures", "pairs"))
     pairs = []
     for drawing, picture, truth, r in zip(drawings, made, real, rendered, strict=True):
         found, read = (readers.segment(p).mask for p in (picture, truth))

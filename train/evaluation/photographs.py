@@ -24,7 +24,7 @@ from customcontrast.specs import BASES
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.command import with_adapter, write_report
-from train.evaluation.drawings import Drawing, Source, drawn
+from train.evaluation.drawings import Drawing, drawn
 from train.evaluation.metrics import bootstrap, cosine, toyland_spaces
 from train.evaluation.paired_renders import to_lab
 from train.evaluation.readers import load_readers
@@ -105,8 +105,7 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
         for case, kind in zip(cases, kinds, strict=True)
         for place in PLACES
     ]
-    source = Source(config.base, config.weights, config.adapter)
-    pictures = drawn(custom, source, drawings, config.out / "pictures", "photographs")
+    pictures = drawn(custom, drawings, config.out / "pictures", "photographs")
     rows = [(case, kind, [next(pictures) for _ in PLACES]) for case, kind in zip(cases, kinds, strict=True)]
     own = [dominant_color(case.reference.image, case.reference.mask) for case in cases]
     seen = [[dominant_color(picture, readers.segment(picture).mask) for picture in made] for *_, made in rows]

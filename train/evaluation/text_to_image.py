@@ -33,7 +33,7 @@ from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.attribute_reader import AttributeReader, heldout_scenes, load_reader, read, rendered
 from train.evaluation.command import add_toyland_options
-from train.evaluation.drawings import Drawing, Source, base_digest, drawn
+from train.evaluation.drawings import Drawing, base_digest, drawn
 from train.evaluation.metrics import cosine, toyland_backbones
 from train.toyland import ToyScene, World, attributes, describe
 
@@ -177,7 +177,7 @@ def pictures(
 ) -> list[Image.Image]:
     """One picture a prompt, seed config.seed + its number; those in `folder` made the same way are read instead."""
     drawings = [wanted(prompt, config.seed + number, config) for number, prompt in enumerate(prompts)]
-    return list(drawn(custom, Source(config.base, config.weights), drawings, folder, what))
+    return list(drawn(custom, drawings, folder, what))
 
 
 def wanted(prompt: str, seed: int, config: BaseEvaluationConfig) -> Drawing:

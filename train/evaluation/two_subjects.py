@@ -28,7 +28,7 @@ from customcontrast.segmentation import Segmentation
 from customcontrast.visualize import contact_sheet
 from train.common.options import from_options
 from train.evaluation.command import add_toyland_options, with_adapter
-from train.evaluation.drawings import Drawing, Source, drawn
+from train.evaluation.drawings import Drawing, drawn
 from train.evaluation.metrics import Interval, bootstrap, identity_rank
 from train.evaluation.readers import Readers, load_readers
 from train.evaluation.tasks import DISTRACTORS, portrait, toy_distractors
@@ -124,8 +124,7 @@ def pictures(
         for seed in range(config.seeds)
         for i, pair in enumerate(pairs)
     ]
-    source = Source(config.base, config.weights, config.adapter)
-    return list(drawn(custom, source, drawings, config.out / "pictures", "apart" if apart else "together"))
+    return list(drawn(custom, drawings, config.out / "pictures", "apart" if apart else "together"))
 
 
 def evaluate_pairs(config: TwoSubjectsConfig) -> str:

@@ -99,7 +99,7 @@ def run(config: BaselinesConfig) -> str:
     for name in tuned:
         settings = FineTuneConfig(name, config.subject_steps, learning_rate=RATES[name])
         made = fine_tuned_pictures(base, bench, settings, config, deadline)
-        scores[name] = evaluate.score(made, bench.backbones, bench.distractors)
+        scores[name] = evaluate.score(made, bench.backbones, bench.others)
     return report(scores, bench.backbones.names, bench.notes, config)
 
 
