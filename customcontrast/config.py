@@ -297,6 +297,19 @@ class GenerationConfig:
     # their location masks alone once there are some (without any, everywhere).
     subject_guidance_scale: float | None = None  # of that guidance
     subject_guidance_end: float | None = None  # share of the steps in which it holds; 0 = none
+    # Drawn in the same call, num_images of each after those of `prompt`: what a call for each, with these settings and
+    # this seed, would draw.
+    further_prompts: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> int:
+        """N, the pictures of all prompts."""
+        return self.num_images * (1 + len(self.further_prompts))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each of the N pictures."""
+        return [self.seed + i for i in range(self.num_images)] * (1 + len(self.further_prompts))
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
@@ -319,7 +332,10 @@ class GenerationConfig:
         counts = ("num_inference_steps", "seed", "num_images", "preview_every", "clip_skip")
         open_ended = {"num_inference_steps"} if self.num_inference_steps is None else set()
         return [
-            (not isinstance(self.prompt, str), f"prompt={self.prompt!r} must be text."),
+            *[
+                (not isinstance(prompt, str), f"prompt={prompt!r} must be text, or a list of texts.")
+                for prompt in (self.prompt, *self.further_prompts)
+            ],
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
             (
                 self.subject_start >= self.subject_end,
@@ -351,6 +367,15 @@ class GenerationConfig:
                 )
                 for name in counts
             ],
+            (
+                not 1 <= self.pictures <= LIMITS["num_images"].high,
+                f"{1 + len(self.further_prompts)} prompts with num_images={self.num_images!r}; a call makes up to "
+                f"{LIMITS['num_images'].high:.0f} pictures.",
+            ),
+            (
+                bool(self.further_prompts) and getattr(self.record, "maps", False),
+                "several prompts in one call have no maps; pass record=RecordConfig(maps=False), or call for each.",
+            ),
         ]
 
 

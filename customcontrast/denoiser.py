@@ -18,7 +18,7 @@ from customcontrast.attention.state import SubjectBranch
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditions
 from customcontrast.conditioning.prompt import TokenizedPrompt
-from customcontrast.conditioning.text_context import TextContext, subject_state
+from customcontrast.conditioning.text_context import TextContext, joined, subject_state
 from customcontrast.config import ResolvedConfig
 from customcontrast.sampling import rescaled
 
@@ -71,7 +71,11 @@ class Denoiser(Protocol):
 
     @property
     def prompt(self) -> TokenizedPrompt:
-        """The whole prompt: what the maps' tokens refer to."""
+        """The whole prompt, the first of several: what the maps' tokens refer to."""
+
+    @property
+    def prompts(self) -> tuple[TokenizedPrompt, ...]:
+        """All prompts of the run."""
 
     def predict(self, noisy: NoisyLatents) -> tuple[Tensor, Maps | None]:
         """The guided prediction for z, (N, C, h, w), and the requested maps."""
@@ -86,7 +90,7 @@ class JointDenoiser:
 
     base: BaseModel
     config: ResolvedConfig
-    conditions: Conditions
+    conditions: tuple[Conditions, ...]  # of each prompt; each has as many of the pictures, in turn
     unconditional: TextContext | None  # None = without classifier-free guidance
     strengths: Sequence[float]  # λ of each subject
     layout: Tensor | None = None  # layout channels of each picture (N, 13, h, w), for a base that takes them
@@ -101,8 +105,13 @@ class JointDenoiser:
 
     @property
     def prompt(self) -> TokenizedPrompt:
-        """The whole prompt: what the maps' tokens refer to."""
-        return self.conditions.prompt
+        """The whole prompt, the first of several: what the maps' tokens refer to."""
+        return self.conditions[0].prompt
+
+    @property
+    def prompts(self) -> tuple[TokenizedPrompt, ...]:
+        """All of them."""
+        return tuple(conditions.prompt for conditions in self.conditions)
 
     def owned(self, masks: Tensor | None) -> Tensor | None:
         """The masks (N, K, h, w) as they are shown: these."""
@@ -132,25 +141,26 @@ class JointDenoiser:
         """The guided prediction for z, (N, C, h, w), and its maps; see `Denoiser.predict`."""
         z, t = noisy.z, noisy.t
         recorder = None if noisy.request is None else noisy.request.recorder()
-        context, outputs = self.conditions.at(t.item())
+        each = [conditions.at(t.item()) for conditions in self.conditions]
+        context, outputs = joined([text for text, _ in each]), each[0][1]
         kind, without, scale = self.guidance(noisy)
         guided = without is not None
         state = subject_state(
             self.base,
             context,
-            [self.prompt],
+            self.prompts,
             outputs,
             size=(z.shape[-2], z.shape[-1]),
             strengths=[0.0] * len(self.strengths) if t.item() in self.silent else self.strengths,
             layer_scales=self.layer_scales,
             everywhere=self.everywhere,
             unconditional=without,
-            repeat=len(z),
+            repeat=len(z) // len(self.conditions),
             masks=noisy.masks,
             masked=noisy.masked,
             location=self.config.location,
             recorder=recorder,
-            steady=self.conditions.steady,
+            steady=all(conditions.steady for conditions in self.conditions),
             projected=self.projected.setdefault(kind, {}),
         )
         z_in = noisy.scheduler.scale_model_input(torch.cat([z] * (1 + guided)), t)

@@ -20,6 +20,7 @@ from customcontrast.attention.maps import Size, resize
 from customcontrast.base_model import BaseModel
 from customcontrast.conditioning.conditioner import Conditioner
 from customcontrast.conditioning.prompt import ParsedPrompt, TokenizedPrompt, parse_prompt, words_of_each
+from customcontrast.conditioning.text_context import joined
 from customcontrast.config import ResolvedConfig
 from customcontrast.denoiser import Denoiser, JointDenoiser, MapRequest, NoisyLatents
 from customcontrast.layout import Layout
@@ -41,6 +42,11 @@ class SeparateDenoiser:
     places: tuple[dict[int, int], ...]  # for each pass, which token of `prompt` each of its own tokens is
     shifts: tuple[int, ...]  # latent cells to the right that bring subject k into the middle
     prior: Tensor  # (K, h, w) in [0, 1]: whose part of the picture a latent cell is
+
+    @property
+    def prompts(self) -> tuple[TokenizedPrompt, ...]:
+        """The one prompt."""
+        return (self.prompt,)
 
     @cached_property
     def common(self) -> set[int]:
@@ -181,17 +187,20 @@ def make_denoiser(
     unguided = silent_timesteps(timesteps, 0.0, config.guidance_end)
     on_subjects = frozenset(timesteps.tolist()) - silent_timesteps(timesteps, 0.0, config.subject_guidance_end)
 
-    def one(prompt: str | ParsedPrompt, some: Sequence[Subject], layouts: Sequence[Layout | None]) -> JointDenoiser:
-        conditions = conditioner.conditions(prompt, some, timesteps, config.clip_skip)
-        without = conditioner.unconditional(config.negative_prompt, conditions.encoders) if guided else None
+    def one(
+        prompts: Sequence[str | ParsedPrompt], some: Sequence[Subject], layouts: Sequence[Layout | None]
+    ) -> JointDenoiser:
+        conditions = tuple(conditioner.conditions(prompt, some, timesteps, config.clip_skip) for prompt in prompts)
+        without = conditioner.unconditional(config.negative_prompt, conditions[0].encoders) if guided else None
         plain = None
         if guided and some and on_subjects:
-            plain = conditioner.without_subjects(prompt, some, conditions, config.clip_skip)
+            pairs = zip(prompts, conditions, strict=True)
+            plain = joined([conditioner.without_subjects(p, some, c, config.clip_skip) for p, c in pairs])
         return JointDenoiser(
             base,
             config,
             conditions,
-            unconditional=without,
+            unconditional=None if without is None else joined([without] * len(prompts)),
             strengths=[config.subject_scale * subject.strength for subject in some],
             layout=layout_channels(layouts, *size).to(base.device, base.dtype) if layouts else None,
             layer_scales=[subject.layer_scales for subject in some],
@@ -204,7 +213,7 @@ def make_denoiser(
         )
 
     if not config.location.apart or len(subjects) < 2:
-        return one(config.prompt, subjects, layouts)
+        return one((config.prompt, *config.further_prompts), subjects, layouts)
     parsed = parse_prompt(config.prompt, [subject.noun for subject in subjects])
     whole, passes, places = conditioner.tokenized(parsed, subjects), [], []
     order = [word.subject for word in parsed.words if word.subject is not None]
@@ -213,7 +222,7 @@ def make_denoiser(
     shifts = tuple(_shift(part, s.placement.drawn, step) for part, s in zip(prior, subjects, strict=True))
     for k, (subject, (own, kept)) in enumerate(zip(subjects, words_of_each(parsed), strict=True)):
         alone = [_alone(x, order.index(k) if k in order else k, shifts[k] / size[1]) for x in layouts]
-        passes.append(one(own, [subject], alone))
+        passes.append(one([own], [subject], alone))
         pairs = zip(passes[-1].prompt.places, (whole.places[i] for i in kept), strict=True)
         same = {mine: theirs for ours, full in pairs for mine, theirs in zip(ours, full, strict=False)}
         ends = {0: 0, passes[-1].prompt.end: whole.end}

@@ -28,8 +28,8 @@ class Result:
     """
 
     images: Any  # list of PIL pictures; with another `output_type` an array or a tensor, see `sampling.to_output`
-    prompt: str  # as the model read it, with S*
-    tokens: list[str]  # readable tokens from <start> to <end>; the token axis of text_maps
+    prompt: str  # as the model read it, with S*; several have a line each
+    tokens: list[str]  # readable tokens (of the first prompt) from <start> to <end>; the token axis of text_maps
     words: list[tuple[str, list[int]]]  # each word with its places in `tokens`
     timesteps: list[int]  # T denoising steps
     location_masks: np.ndarray  # M_t, float32 (images, T, K, h, w)

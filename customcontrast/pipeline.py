@@ -236,7 +236,7 @@ class CustomContrast:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         subjects: Subject | Sequence[Subject] = (),
         *,
         negative_prompt: str = "",
@@ -269,12 +269,14 @@ class CustomContrast:
         Closing the generator stops the run. Without subjects it is the base's plain text-to-image. None is always the
         base's own value; ranges are in `config.LIMITS`.
 
-        prompt: see `conditioning.prompt.parse_prompt` for the accepted forms. negative_prompt: what to avoid.
+        prompt: see `conditioning.prompt.parse_prompt` for the accepted forms. Several prompts share the subjects and
+            are drawn in one call, num_images of each in turn, as a call for each with this seed would draw them; record
+            no maps then. negative_prompt: what to avoid.
         subjects: up to four from `subject`, each with its own λ and place (`Subject.placed`), and those of `style`.
         guidance_scale: of classifier-free guidance; 1 or less turns it off.
         subject_scale: λ of Eq. 3; 0 turns the visual branch off, and S* stays in the prompt; None = the adapter's own,
             `default_scale`: 1 for ours, 0.6 for IP-Adapters.
-        seed: picture i uses seed + i. height, width: px, multiples of the autoencoder's factor.
+        seed: picture i of a prompt uses seed + i. height, width: px, multiples of the autoencoder's factor.
         location: how location masks are made and used (section 3.4). record: which attention maps are recorded.
         preview_every: steps between two previews, 0 = none. scheduler: a key of `specs.SCHEDULERS`.
         generator: one per picture, in place of `seed`. latents: starting noise (N, C, h, w) of unit variance.
@@ -295,8 +297,10 @@ class CustomContrast:
             which guidance_scale and guidance_end turn off in whole.
         Raises ValueError at once, before anything runs, for an argument that cannot be used.
         """
+        several = prompt if isinstance(prompt, list | tuple) and prompt else (prompt,)
         config = GenerationConfig(
-            prompt=prompt,
+            prompt=several[0],
+            further_prompts=tuple(several[1:]),
             negative_prompt=negative_prompt or "",
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -356,7 +360,9 @@ class CustomContrast:
         pictures = tuple(s for s in several if s.role != "subject")
         return self._run(resolved, tuple(s for s in several if s.role == "subject"), pictures, scheduler)
 
-    def generate(self, prompt: str, subjects: Subject | Sequence[Subject] = (), **options: Any) -> Result:
+    def generate(
+        self, prompt: str | Sequence[str], subjects: Subject | Sequence[Subject] = (), **options: Any
+    ) -> Result:
         """Generate pictures and return them with their masks and maps: `stream` run to its end, same arguments."""
         *_, result = self.stream(prompt, subjects, **options)
         return result  # type: ignore[return-value]
@@ -389,7 +395,7 @@ class CustomContrast:
         scheduler: Any,
     ) -> Iterator[Step | Result]:
         """The denoising loop. All mutable state is created here and discarded with the run."""
-        base, N = self.base, config.num_images
+        base, N = self.base, config.pictures
         clock = _Clock()
         install_processors(base.unet)  # diffusers' own switches, attention slicing among them, take ours away
         scheduler.set_timesteps(config.num_inference_steps, device=base.device)
@@ -399,7 +405,7 @@ class CustomContrast:
             denoiser = make_denoiser(base, self.conditioner, config, subjects, pictures, timesteps, size)
         clock.lap("conditioning")
 
-        generators = config.generator or [torch.Generator().manual_seed(config.seed + i) for i in range(N)]
+        generators = config.generator or [torch.Generator().manual_seed(seed) for seed in config.seeds]
         if config.latents is None:
             z = starting_noise(generators, base.latent_channels, size, base.device, base.dtype)
         else:
@@ -443,16 +449,17 @@ class CustomContrast:
         )
         if isinstance(self.adapter, IPAdapter):
             about = {"format": FORMAT, "kind": self.adapter.config.kind}
+        withheld = [SKIPPED.format(i) for i, flag in enumerate(flagged, start=1) if flag]
         yield Result(
             images=images,
-            prompt=denoiser.prompt.text,
+            prompt="\n".join(prompt.text for prompt in denoiser.prompts),
             tokens=list(denoiser.prompt.tokens),
             words=[(word, list(places)) for word, places in denoiser.prompt.words],
             timesteps=[int(t) for t in timesteps[:step]],
             recipe=recipe(config, (*subjects, *pictures))
             | {"base": base.name, "adapter": about, "scheduler": type(scheduler).__name__},
-            truncated=denoiser.prompt.truncated,
-            notes=[*denoiser.prompt.notes, *(SKIPPED.format(i) for i, flag in enumerate(flagged, start=1) if flag)],
+            truncated=" ".join(prompt.truncated for prompt in denoiser.prompts if prompt.truncated),
+            notes=[note for prompt in denoiser.prompts for note in prompt.notes] + withheld,
             seconds=clock.laps,
             flagged=flagged,
             looked_at=collector.looked_at([(tokens_on_a_side(base, s.resolution),) * 2 for s in subjects]),

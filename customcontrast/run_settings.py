@@ -84,6 +84,11 @@ def _complaints(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subj
             f"layout is given, and base {base.name!r} takes none; leave it out, or give "
             "each subject a place with Subject.placed.",
         ),
+        (
+            bool(config.further_prompts) and config.location.apart and len(located) > 1,
+            "several prompts in one call take no subjects in passes of their own; pass "
+            "location=LocationConfig(apart=False), or call once for each prompt.",
+        ),
     ]
 
 
@@ -93,7 +98,7 @@ def _depth(text_encoder: Any) -> int:
 
 def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
     """Check that latents and generators are for this many pictures of this size. Raises ConfigError."""
-    N, f = config.num_images, base.scale_factor
+    N, f = config.pictures, base.scale_factor
     expected = (N, base.latent_channels, config.height // f, config.width // f)
     if config.latents is not None and tuple(getattr(config.latents, "shape", ())) != expected:
         shape = tuple(getattr(config.latents, "shape", ())) or repr(config.latents)
@@ -107,21 +112,21 @@ def _check_start(base: BaseModel, config: ResolvedConfig) -> None:
         raise ConfigError(f"generate: generator is {got}; give one torch.Generator per picture ({N}), or None.")
 
 
-RARE = ("guidance_rescale", "clip_skip", "subject_start", "subject_end")
+RARE = ("guidance_rescale", "clip_skip", "subject_start", "subject_end", "further_prompts")
 """Settings that a recipe names only where they are not their defaults."""
 
 
 def picture_layouts(base: BaseModel, config: ResolvedConfig, subjects: Sequence[Subject]) -> list[Layout | None]:
     """The layout of each picture: the requested one, else drawn from the base's prior by the picture's seed."""
     if config.layout is not None or base.layout_prior is None:
-        return [config.layout] * config.num_images
-    words = parse_prompt(config.prompt, [s.noun for s in subjects]).words
-    order = [word.subject for word in words if word.subject is not None]  # as the prompt names them
-    boxes = [subjects[k].placement.in_fractions(config.height, config.width) for k in order]
-    return [
-        base.layout_prior.draw(config.prompt, config.seed + i, boxes, config.width / config.height)
-        for i in range(config.num_images)
-    ]
+        return [config.layout] * config.pictures
+    found, aspect, N = [], config.width / config.height, config.num_images
+    for p, prompt in enumerate((config.prompt, *config.further_prompts)):
+        words = parse_prompt(prompt, [s.noun for s in subjects]).words
+        order = [word.subject for word in words if word.subject is not None]  # as the prompt names them
+        boxes = [subjects[k].placement.in_fractions(config.height, config.width) for k in order]
+        found += [base.layout_prior.draw(prompt, seed, boxes, aspect) for seed in config.seeds[p * N : (p + 1) * N]]
+    return found
 
 
 def drawn_masks(

@@ -68,6 +68,8 @@ class TextContext:
 
 def joined(contexts: Sequence[TextContext]) -> TextContext:
     """Join contexts of the same number of layers, row after row; shorter ones are padded to the longest."""
+    if len(contexts) == 1:
+        return contexts[0]
     longest = max(c.hidden.shape[2] for c in contexts)
     padded = [c.padded(longest) for c in contexts]
     first = padded[0]

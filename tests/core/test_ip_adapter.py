@@ -438,6 +438,16 @@ def test_the_adapters_own_lambda(models: dict, tiny_custom: CustomContrast, cuto
     assert next(iter(CustomContrast(tiny_custom.base).stream(PROMPT, num_inference_steps=1))).index == 1
 
 
+@pytest.mark.parametrize("name", ["toyland", "sdxl"])
+def test_several_prompts_are_drawn_as_a_call_for_each(models: dict, cutout: Callable, name: str) -> None:
+    model, prompts = models[name, "plus"], ["a <bear> on the beach", "a photo of a red <bear> wearing a hat"]
+    subjects = [model.subject(cutout(0), "bear"), model.style(cutout(1).on_plain())]
+    options = {"num_inference_steps": 3, "output_type": "latent", "record": RecordConfig(maps=False), "num_images": 2}
+    together = model.generate(prompts, subjects, **options).images
+    alone = torch.cat([model.generate(prompt, subjects, **options).images for prompt in prompts])
+    assert gap(together, alone) < 1e-4
+
+
 # ---- style and layout ------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,35 @@ def test_a_file_is_of_all_that_its_picture_depends_on(tiny_custom: CustomContras
     assert plain.file(tiny_custom, "") == plain.file(without, "")  # text alone: whatever the adapter
 
 
+def test_prompts_of_one_subject_are_drawn_in_one_call(
+    tiny_custom: CustomContrast, reference: Segmentation, tmp_path: Path
+) -> None:
+    first, other = replace(wanted(reference)[0], options={"num_inference_steps": 6}), replace(reference)
+    prompts = ["a <bear>", *(f"a <bear> {where}" for where in ("on the beach", "in the forest"))]
+    seven = [replace(first, name=f"{k}", prompt=prompts[k % 3]) for k in range(7)]
+    apart = [
+        replace(first, seed=5),
+        replace(first, options={"num_inference_steps": 2}),
+        replace(first, subjects=((other, "bear"),)),
+        replace(first, subjects=((reference, "cat"),)),
+        replace(first, subjects=()),
+        replace(first, subjects=2 * first.subjects),
+    ]
+    assert not any(first.beside(drawing) or drawing.beside(first) for drawing in apart)
+    calls = {Path(f"{k}"): drawing for k, drawing in enumerate([*seven, *apart])}
+    assert [len(call) for call in drawings.in_calls(tiny_custom.base, calls)] == [5, 2, 1, 1, 1, 1, 1, 1]
+    pictures = [np.asarray(p, int) for p in drawn(tiny_custom, seven[:3], tmp_path, "in one call")]
+    for drawing, picture in zip(seven, pictures, strict=False):
+        (alone,) = drawings.draw(tiny_custom, [drawing])
+        assert np.abs(np.asarray(alone) - picture).max() <= 1
+    assert np.abs(pictures[0] - pictures[1]).max() > 2
+    path = sorted(tmp_path.iterdir())[1]
+    before = path.read_bytes()
+    path.unlink()
+    list(drawn(tiny_custom, seven[:3], tmp_path, "goes on"))
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 3
+
+
 def test_one_process_where_more_are_no_use(
     tiny_base: BaseModel, tiny_xl_base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ from customcontrast.run_settings import recipe, resolve
 from customcontrast.subject import Segmented
 
 PORTION = 16  # pictures for which one more process is worth its start
+TOGETHER = 5  # pictures of one subject, with one seed, that are drawn in one call
+LARGE = 768  # px a side from which on a picture fills a device by itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +38,13 @@ class Drawing:
     subjects: tuple[tuple[Segmented, str], ...] = ()  # each reference and its class noun
     options: dict[str, Any] = field(default_factory=dict)  # further arguments of `CustomContrast.generate`
 
-    def make(self, custom: CustomContrast) -> Image.Image:
-        """Draw it."""
-        subjects = [custom.subject(reference, noun) for reference, noun in self.subjects]
-        result = custom.generate(self.prompt, subjects, seed=self.seed, record=RecordConfig(maps=False), **self.options)
-        return result.images[0]
+    def beside(self, other: Drawing) -> bool:
+        """Whether both can be drawn in one call: of one subject at most, they differ in their prompts alone."""
+        if len(self.subjects) > 1 or len(self.subjects) != len(other.subjects):
+            return False
+        pairs = zip(self.subjects, other.subjects, strict=True)
+        same = all(a is b and noun == other_noun for (a, noun), (b, other_noun) in pairs)
+        return same and (self.seed, self.options) == (other.seed, other.options)
 
     def file(self, custom: CustomContrast, weights: str) -> str:
         """Its file's name, which says all that it depends on. weights: `weights_digest` of the models."""
@@ -58,10 +62,11 @@ def drawn(custom: CustomContrast, drawings: Sequence[Drawing], folder: Path, lab
     base = weights_digest(custom, adapter=False)
     whole = weights_digest(custom) if any(drawing.subjects for drawing in drawings) else ""
     paths = [folder / drawing.file(custom, whole if drawing.subjects else base) for drawing in drawings]
-    missing = {path: drawing for path, drawing in zip(paths, drawings, strict=True) if not path.exists()}
-    made, awaited = _made(custom, missing), set(missing)
+    calls = in_calls(custom.base, dict(zip(paths, drawings, strict=True)))
+    calls = [call for call in calls if not all(path.exists() for path in call)]  # each is drawn as if none were there
+    made, awaited = (path for done in _made(custom, calls) for path in done), {path for call in calls for path in call}
     for path in tqdm(paths, desc=label, unit="picture"):
-        if path in awaited:
+        while path in awaited:
             awaited.remove(next(made))
         yield load_picture(path)
 
@@ -76,34 +81,60 @@ def processes(base: BaseModel, count: int) -> int:
     return max(1, min(torch.get_num_threads(), count // PORTION))
 
 
-_inherited: tuple[CustomContrast, list[tuple[Path, Drawing]]]  # what forked processes draw, and with what
+def draw(custom: CustomContrast, drawings: Sequence[Drawing]) -> list[Image.Image]:
+    """The pictures of drawings that can be drawn in one call."""
+    first = drawings[0]
+    subjects = [custom.subject(reference, noun) for reference, noun in first.subjects]
+    prompts = [drawing.prompt for drawing in drawings]
+    options = {"seed": first.seed, "record": RecordConfig(maps=False)} | first.options
+    return custom.generate(prompts, subjects, **options).images
 
 
-def _made(custom: CustomContrast, wanted: dict[Path, Drawing]) -> Iterator[Path]:
-    """The files of the drawings, each when it is there, in their order."""
+def in_calls(base: BaseModel, wanted: dict[Path, Drawing]) -> list[dict[Path, Drawing]]:
+    """The drawings, those of each call together, in their order."""
+    calls: list[dict[Path, Drawing]] = []
+    most = TOGETHER if base.default_size < LARGE else 1
+    for path, drawing in wanted.items():
+        latest = calls[-1] if calls else {}
+        if latest and len(latest) < most and next(iter(latest.values())).beside(drawing):
+            latest[path] = drawing
+        else:
+            calls.append({path: drawing})
+    return calls
+
+
+_inherited: tuple[CustomContrast, list[dict[Path, Drawing]]]  # what forked processes draw, and with what
+
+
+def _made(custom: CustomContrast, calls: list[dict[Path, Drawing]]) -> Iterator[list[Path]]:
+    """The files of each call when they are there, in their order."""
     global _inherited
-    several = processes(custom.base, len(wanted))
+    several = processes(custom.base, sum(map(len, calls)))
     if several == 1:
-        for path, drawing in wanted.items():
-            yield _keep(custom, drawing, path)
+        yield from (_keep(custom, call) for call in calls)
         return
-    _inherited = (custom, list(wanted.items()))
+    _inherited = (custom, calls)
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(several, fork, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(_keep_inherited, range(len(wanted)))
+        yield from pool.map(_keep_inherited, range(len(calls)))
 
 
-def _keep_inherited(number: int) -> Path:
-    custom, wanted = _inherited
-    path, drawing = wanted[number]
-    return _keep(custom, drawing, path)
+def _keep_inherited(number: int) -> list[Path]:
+    custom, calls = _inherited
+    return _keep(custom, calls[number])
 
 
-def _keep(custom: CustomContrast, drawing: Drawing, path: Path) -> Path:
-    """Draw it into its file, which is whole or not there; the file."""
-    part = path.with_suffix(".part")
-    drawing.make(custom).save(part, format="png")
-    return part.replace(path)
+def _keep(custom: CustomContrast, call: dict[Path, Drawing]) -> list[Path]:
+    """Draw what is to be drawn in one call into the files that are missing, each whole or not there; the call's files.
+
+    A picture depends in its last bits on what is drawn beside it, but never on where a run was stopped.
+    """
+    for path, picture in zip(call, draw(custom, list(call.values())), strict=True):
+        if not path.exists():
+            part = path.with_suffix(".part")
+            picture.save(part, format="png")
+            part.replace(path)
+    return list(call)
 
 
 def sampler(base: BaseModel) -> tuple[str, list[tuple[str, object]]]:

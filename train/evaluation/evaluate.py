@@ -270,12 +270,12 @@ def pictures(
     """One picture per seed, subject and task; those in `folder` made with the same settings are read instead."""
     location = LocationConfig(enabled=config.location_masks)
     rows = [(seed, case, task) for seed in config.picture_seeds for case in cases for task in case.tasks]
-    drawings = []
+    whole, drawings = config.whole_references, []
+    references = {id(case): WholePicture(case.reference.image) if whole else case.reference for case in cases}
     for seed, case, task in rows:
         name, prompt = f"{case.subject}-{task.category}", task.prompt
         options: dict[str, Any] = {"location": location, **config.sampling}
-        reference = WholePicture(case.reference.image) if config.whole_references else case.reference
-        shown: tuple[tuple[Segmented, str], ...] = ((reference, case.noun),)
+        shown: tuple[tuple[Segmented, str], ...] = ((references[id(case)], case.noun),)
         if not with_subject:  # runs that differ in what a subject does share these
             prompt, shown = task.text, ()
             options = {key: value for key, value in config.sampling.items() if not key.startswith("subject")}
