@@ -368,7 +368,9 @@ class GenerationConfig:
                 for name in counts
             ],
             (
-                not 1 <= self.pictures <= LIMITS["num_images"].high,
+                bool(self.further_prompts)
+                and _in_range(self.num_images, LIMITS["num_images"])
+                and self.pictures > LIMITS["num_images"].high,
                 f"{1 + len(self.further_prompts)} prompts with num_images={self.num_images!r}; a call makes up to "
                 f"{LIMITS['num_images'].high:.0f} pictures.",
             ),

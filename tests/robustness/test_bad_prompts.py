@@ -56,10 +56,17 @@ def test_prompts(judge: Callable, tiny_custom: CustomContrast, bear, cutout, sub
     for prompt in (*PROMPTS[subjects::3], "a" * 5000 + " S*"):  # all are parsed below, with each number of subjects
         too_long = subjects and prompt.startswith("a" * 5000)
         case.told("prompt" if too_long else None, tiny_custom.generate, prompt, who, **ONE)
+    plain = ONE | {"record": RecordConfig(maps=False)}
     for prompt in NO_TEXT:
-        case.refused("prompt", tiny_custom.generate, prompt, who, **ONE)
+        if prompt == ["a bear"]:  # several prompts, of which there is one
+            case.works(tiny_custom.generate, prompt, who, **ONE)
+        else:
+            case.refused("prompt", tiny_custom.generate, prompt, who, **ONE)
+        case.refused("prompt", tiny_custom.generate, ["a bear", prompt], who, **plain)
         if prompt is not None:
             case.refused("negative_prompt", tiny_custom.generate, "a bear", who, negative_prompt=prompt, **ONE)
+    several = PROMPTS[subjects::3][:8]
+    case.works(tiny_custom.generate, several, who, **plain)
 
 
 @FEW
