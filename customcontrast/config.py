@@ -302,14 +302,14 @@ class GenerationConfig:
     further_prompts: tuple[str, ...] = ()
 
     @property
-    def pictures(self) -> int:
-        """N, the pictures of all prompts."""
-        return self.num_images * (1 + len(self.further_prompts))
+    def prompts(self) -> tuple[str, ...]:
+        """All prompts."""
+        return (self.prompt, *self.further_prompts)
 
     @property
-    def seeds(self) -> list[int]:
-        """The seed of each of the N pictures."""
-        return [self.seed + i for i in range(self.num_images)] * (1 + len(self.further_prompts))
+    def pictures(self) -> int:
+        """N, the pictures of all prompts."""
+        return self.num_images * len(self.prompts)
 
     def __post_init__(self) -> None:
         if isinstance(self.generator, list):
@@ -334,7 +334,7 @@ class GenerationConfig:
         return [
             *[
                 (not isinstance(prompt, str), f"prompt={prompt!r} must be text, or a list of texts.")
-                for prompt in (self.prompt, *self.further_prompts)
+                for prompt in self.prompts
             ],
             (not isinstance(self.negative_prompt, str), f"negative_prompt={self.negative_prompt!r} must be text."),
             (
@@ -371,7 +371,7 @@ class GenerationConfig:
                 bool(self.further_prompts)
                 and _in_range(self.num_images, LIMITS["num_images"])
                 and self.pictures > LIMITS["num_images"].high,
-                f"{1 + len(self.further_prompts)} prompts with num_images={self.num_images!r}; a call makes up to "
+                f"{len(self.prompts)} prompts with num_images={self.num_images!r}; a call makes up to "
                 f"{LIMITS['num_images'].high:.0f} pictures.",
             ),
             (

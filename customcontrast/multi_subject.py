@@ -213,7 +213,7 @@ def make_denoiser(
         )
 
     if not config.location.apart or len(subjects) < 2:
-        return one((config.prompt, *config.further_prompts), subjects, layouts)
+        return one(config.prompts, subjects, layouts)
     parsed = parse_prompt(config.prompt, [subject.noun for subject in subjects])
     whole, passes, places = conditioner.tokenized(parsed, subjects), [], []
     order = [word.subject for word in parsed.words if word.subject is not None]

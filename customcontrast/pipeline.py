@@ -405,7 +405,9 @@ class CustomContrast:
             denoiser = make_denoiser(base, self.conditioner, config, subjects, pictures, timesteps, size)
         clock.lap("conditioning")
 
-        generators = config.generator or [torch.Generator().manual_seed(seed) for seed in config.seeds]
+        generators = config.generator or [
+            torch.Generator().manual_seed(config.seed + i % config.num_images) for i in range(N)
+        ]
         if config.latents is None:
             z = starting_noise(generators, base.latent_channels, size, base.device, base.dtype)
         else:

@@ -120,12 +120,12 @@ def picture_layouts(base: BaseModel, config: ResolvedConfig, subjects: Sequence[
     """The layout of each picture: the requested one, else drawn from the base's prior by the picture's seed."""
     if config.layout is not None or base.layout_prior is None:
         return [config.layout] * config.pictures
-    found, aspect, N = [], config.width / config.height, config.num_images
-    for p, prompt in enumerate((config.prompt, *config.further_prompts)):
+    found, aspect = [], config.width / config.height
+    for prompt in config.prompts:
         words = parse_prompt(prompt, [s.noun for s in subjects]).words
         order = [word.subject for word in words if word.subject is not None]  # as the prompt names them
         boxes = [subjects[k].placement.in_fractions(config.height, config.width) for k in order]
-        found += [base.layout_prior.draw(prompt, seed, boxes, aspect) for seed in config.seeds[p * N : (p + 1) * N]]
+        found += [base.layout_prior.draw(prompt, config.seed + i, boxes, aspect) for i in range(config.num_images)]
     return found
 
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from customcontrast.adapter import Adapter
 from customcontrast.attention.layers import layer_scales as checked_scales
@@ -70,24 +70,24 @@ class Subject:
         return replace(self, placement=Placement(location, box, mask))
 
 
-_MAKERS: WeakKeyDictionary[Adapter | IPAdapter, str] = WeakKeyDictionary()
+_MAKERS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
-def maker_of(adapter: Adapter | IPAdapter) -> str:
-    """Digest of an adapter's weights, the first values of each, computed once for each adapter in memory.
+def maker_of(model: nn.Module) -> str:
+    """Digest of the weights of an adapter or another model, the first values of each, computed once for each in memory.
 
-    It stays when the adapter is moved or changes its type, so that its subjects do. "" where the weights are not at
+    It stays when the model is moved or changes its type, so that its subjects do. "" where the weights are not at
     hand, as under sequential offloading.
     """
-    known = _MAKERS.get(adapter)
+    known = _MAKERS.get(model)
     if known is None:
-        weights = list(adapter.parameters())
+        weights = list(model.parameters())
         if any(weight.is_meta for weight in weights):
             return ""
         digest = hashlib.sha256()
         for weight in weights:
             digest.update(weight.detach().flatten()[:SAMPLED].float().cpu().numpy().tobytes())
-        known = _MAKERS[adapter] = digest.hexdigest()
+        known = _MAKERS[model] = digest.hexdigest()
     return known
 
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from customcontrast import CustomContrast
 from customcontrast.base_model import BaseModel
 from customcontrast.config import LocationConfig, RecordConfig
 from customcontrast.errors import ConfigError
-from customcontrast.segmentation import Segmentation
 from customcontrast.subject import Subject
 from tests.support.tiny_models import random_adapter
 
 PROMPTS = ["a bear S* on the beach", "a photo of a red bear S* wearing a hat and a scarf in the forest", "a <bear>"]
 FAST = {"num_inference_steps": 4, "output_type": "np", "record": RecordConfig(maps=False)}
 Options = dict[str, Any]
-
-
-def subject_of(custom: CustomContrast, noun: str, seed: int = 0) -> Subject:
-    pixels = np.random.default_rng(seed).integers(0, 255, (48, 48, 3), np.uint8)
-    mask = np.zeros((48, 48), bool)
-    mask[8:40, 12:36] = True
-    return custom.subject(Segmentation(image=Image.fromarray(pixels), mask=mask, score=1.0, method="test"), noun=noun)
 
 
 def same(custom: CustomContrast, prompts: list[str], subjects: list[Subject], **options: Any) -> np.ndarray:
@@ -47,30 +39,36 @@ def same(custom: CustomContrast, prompts: list[str], subjects: list[Subject], **
     ],
     ids=["plain", "two of each", "unguided", "on the subject", "not located"],
 )
-def test_one_subject(any_custom: CustomContrast, options: Options) -> None:
-    pictures = same(any_custom, PROMPTS, [subject_of(any_custom, "bear")], seed=3, **options)
+def test_one_subject(any_custom: CustomContrast, cutout: Callable, options: Options) -> None:
+    pictures = same(any_custom, PROMPTS, [any_custom.subject(cutout(0), "bear")], seed=3, **options)
     first, last = pictures[0], pictures[-1]
     assert len(pictures) == 3 * options.get("num_images", 1) and not np.allclose(first, last, atol=1e-3)
 
 
-def test_two_subjects_and_none(any_custom: CustomContrast) -> None:
-    two = [subject_of(any_custom, "bear"), subject_of(any_custom, "cat", 1).placed((0.5, 0.0, 1.0, 1.0))]
+def test_two_subjects_and_none(any_custom: CustomContrast, cutout: Callable) -> None:
+    two = [any_custom.subject(cutout(0), "bear"), any_custom.subject(cutout(1), "cat").placed((0.5, 0.0, 1.0, 1.0))]
     same(any_custom, ["a <bear> and a <cat>", "a red <cat> and a <bear> on the beach"], two)
     same(any_custom, ["a bear", "a red car on a beach"], [])
 
 
-def test_weighted_words(any_custom: CustomContrast) -> None:
-    same(any_custom, ["a <bear> in a (forest)1.5", "a <bear> in a (red)0.5 city"], [subject_of(any_custom, "bear")])
+def test_weighted_words(any_custom: CustomContrast, cutout: Callable) -> None:
+    same(
+        any_custom,
+        ["a <bear> in a (forest)1.5", "a <bear> in a (red)0.5 city"],
+        [any_custom.subject(cutout(0), "bear")],
+    )
 
 
-def test_each_is_drawn_in_its_own_layout(laid_out: BaseModel) -> None:
+def test_each_is_drawn_in_its_own_layout(laid_out: BaseModel, cutout: Callable) -> None:
     custom = CustomContrast(laid_out, random_adapter(laid_out))
-    pictures = same(custom, ["a <bear>", "a tall cat and a <bear>"], [subject_of(custom, "bear")], num_images=2, seed=4)
+    pictures = same(
+        custom, ["a <bear>", "a tall cat and a <bear>"], [custom.subject(cutout(0), "bear")], num_images=2, seed=4
+    )
     assert not np.allclose(pictures[0], pictures[1], atol=1e-3)  # another seed's noise and layout
 
 
-def test_what_is_said_of_them(any_custom: CustomContrast) -> None:
-    bear = subject_of(any_custom, "bear")
+def test_what_is_said_of_them(any_custom: CustomContrast, cutout: Callable) -> None:
+    bear = any_custom.subject(cutout(0), "bear")
     result = any_custom.generate(["a <bear>", "a car"], bear, **FAST)
     assert result.prompt.splitlines()[0] == any_custom.generate("a <bear>", bear, **FAST).prompt
     assert len(result.prompt.splitlines()) == 2 and result.recipe["further_prompts"] == ("a car",)
@@ -90,7 +88,9 @@ def test_what_is_said_of_them(any_custom: CustomContrast) -> None:
         (["a <bear>"] * 2, {"latents": np.zeros((1, 8, 8, 8))}, "latents is"),
     ],
 )
-def test_what_cannot_be_done_is_said(tiny_custom: CustomContrast, prompts: Any, options: Options, said: str) -> None:
-    two = [subject_of(tiny_custom, "bear"), subject_of(tiny_custom, "cat")]
+def test_what_cannot_be_done_is_said(
+    tiny_custom: CustomContrast, cutout: Callable, prompts: Any, options: Options, said: str
+) -> None:
+    two = [tiny_custom.subject(cutout(0), "bear"), tiny_custom.subject(cutout(0), "cat")]
     with pytest.raises(ConfigError, match=said):
         tiny_custom.stream(prompts, two, **FAST | options)

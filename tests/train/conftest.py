@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
+from PIL import Image
 
+from customcontrast.segmentation import Segmentation
 from tests.robustness.runs import ENCODER
 from train.adapter.adapter_config import AdapterTrainConfig, DataConfig, LogConfig, OptimConfig
 from train.evaluation import evaluate, readers
@@ -17,6 +20,16 @@ from train.evaluation import evaluate, readers
 def fresh_accelerator() -> None:
     """accelerate keeps one state per process; each run of a test gets its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def reference() -> Segmentation:
+    """A square subject of noise in a picture of it."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((64, 64), bool)
+    mask[16:48, 16:48] = True
+    picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    return Segmentation(image=picture, mask=mask, score=1.0, method="exact")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from customcontrast.base_model import BaseModel
@@ -23,15 +22,6 @@ from train.experiments import baselines, finetune
 from train.experiments.ablation import Deadline
 from train.experiments.baselines import ENCODERS, method_config
 from train.experiments.finetune import METHODS, FineTuneConfig, FineTuned, fine_tune
-
-
-@pytest.fixture
-def reference() -> Segmentation:
-    rng = np.random.default_rng(0)
-    mask = np.zeros((64, 64), bool)
-    mask[16:48, 16:48] = True
-    picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    return Segmentation(image=picture, mask=mask, score=1.0, method="exact")
 
 
 def weights_of(base: BaseModel) -> list[torch.Tensor]:
@@ -92,7 +82,7 @@ def test_textual_inversion_lowers_its_loss(tiny_base: BaseModel, reference: Segm
 def test_mistakes_and_the_deadline() -> None:
     with pytest.raises(ValueError, match="choose one of"):
         FineTuneConfig("hypernetwork")
-    with pytest.raises(ValueError, match="count below 1"):
+    with pytest.raises(ValueError, match="counts"):
         FineTuneConfig(steps=0)
     assert Deadline(None).left is None and Deadline(0).left == 0.0 and 0 < Deadline(5).left <= 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,6 @@ from customcontrast.pipeline import CustomContrast
 from customcontrast.segmentation import Segmentation
 from train.evaluation import drawings
 from train.evaluation.drawings import Drawing, drawn
-
-
-@pytest.fixture
-def reference() -> Segmentation:
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
-    mask = np.zeros((32, 32), bool)
-    mask[8:24, 8:24] = True
-    return Segmentation(image=picture, mask=mask, score=1.0, method="exact")
 
 
 def wanted(reference: Segmentation) -> list[Drawing]:
@@ -72,6 +65,15 @@ def test_a_file_is_of_all_that_its_picture_depends_on(tiny_custom: CustomContras
     assert drawings.weights_digest(tiny_custom) != drawings.weights_digest(without)
     assert drawings.weights_digest(tiny_custom, adapter=False) == drawings.weights_digest(without)
     assert plain.file(tiny_custom, "") == plain.file(without, "")  # text alone: whatever the adapter
+
+
+def test_a_base_of_other_weights_makes_other_pictures(tiny_base: BaseModel) -> None:
+    before = drawings.base_digest(tiny_base)
+    for part in ("unet", "vae", "image_encoder"):
+        other = copy.deepcopy(getattr(tiny_base, part))
+        next(iter(other.parameters())).data += 1
+        assert drawings.base_digest(replace(tiny_base, **{part: other})) != before
+    assert drawings.base_digest(tiny_base) == before
 
 
 def test_prompts_of_one_subject_are_drawn_in_one_call(

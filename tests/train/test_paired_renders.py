@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from customcontrast.base_model import load_base
+from customcontrast.visualize.sheets import GAP
 from train.evaluation import paired_renders, readers
 from train.evaluation.drawings import base_digest
 from train.toyland import World
@@ -74,9 +75,7 @@ def test_the_command_writes_scores_table_and_sheet(exported_demo: Path, tmp_path
     assert len(report["pairs"]) == 24 and "critic's accuracy" in table
     assert report["scores"]["ΔE by pixel, median"] > 0
     sheet = Image.open(tmp_path / "out" / "sheet.png")
-    assert (
-        sheet.width > 8 * 32 and sheet.height > 6 * 32 and sheet.width / sheet.height == pytest.approx(8 / 6, rel=0.02)
-    )
+    assert sheet.size == (8 * (32 + GAP) + GAP, 6 * (32 + GAP) + GAP)
 
 
 def test_pictures_of_other_layouts_are_made_anew(exported_demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

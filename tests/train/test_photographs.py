@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from customcontrast.adapter_files import save_adapter
 from customcontrast.base_model import BaseModel
 from customcontrast.specs import BASES
+from customcontrast.visualize.sheets import GAP
 from tests.support.tiny_models import random_adapter
 from train.evaluation import evaluate, photographs
 from train.evaluation.paired_renders import to_lab
@@ -66,7 +67,7 @@ def test_the_command(
     assert scores[0]["kind"] == "cat" and scores[1]["kind"] in BASES["toyland"].kinds
     near = np.array([row["difference"] for row in scores]) <= photographs.NEAR
     assert near.shape == (2, 3) and f"within ΔE 15 | {near.mean():.3f}" in table
-    assert Image.open(tmp_path / "out" / "sheet.png").width > 2 * 4 * 160
+    assert Image.open(tmp_path / "out" / "sheet.png").width == 2 * 4 * (160 + GAP) + GAP
     capsys.readouterr()
     assert evaluate.main([*options, "--limit", "1"]) == 2
     assert "give 2 or more" in capsys.readouterr().err

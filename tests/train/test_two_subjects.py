@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from customcontrast.pipeline import CustomContrast
+from customcontrast.visualize.sheets import GAP
 from tests.support.serving import tiny_model
 from train.evaluation import evaluate, two_subjects
 from train.evaluation.readers import load_readers
@@ -66,7 +67,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert [scores[name]["each"]["count"] for name in scores] == [4, 4, 2]
     assert scores[two_subjects.CEILING]["both"]["mean"] >= scores["in one pass"]["both"]["mean"]
     with Image.open(tmp_path / "out" / "grid.png") as grid:
-        assert grid.width > 4 * grid.height > 4 * two_subjects.CELL  # one row of both pairs, and what is what
+        assert grid.size == (8 * (two_subjects.CELL + GAP) + GAP, two_subjects.CELL + 2 * GAP + 20)  # a row, its words
     for wrong in (["--limit=0"], ["--seeds=0"], ["--adapter=/nowhere"], ["--readers=/nowhere"], ["--world=moon"]):
         assert evaluate.main([*words, *wrong]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("evaluate: ")

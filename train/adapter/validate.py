@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from customcontrast.adapter import Adapter
 from customcontrast.base_model import BaseModel
@@ -108,7 +108,7 @@ class Validation:
                 sample = part.named(part.source.pair(row, rng))
                 noun = sample.caption[slice(*sample.noun)]
                 reference = required(sample.reference, "Sample.reference")
-                picture = Image.fromarray(reference.permute(1, 2, 0).numpy())
+                picture = to_pil_image(reference)
                 found.append(Case(sample.subject, noun, Cutout.of(picture), photograph_tasks(noun, rng)))
         return found
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from customcontrast.segmentation import Segmentation
 
@@ -22,6 +21,6 @@ def crop_size(base: BaseModel) -> int:
 
 def segmented(image: Tensor, mask: Tensor, crop: int) -> Tensor:
     """Picture uint8 (3, H, W) and mask bool (H, W) → R, uint8 (3, crop, crop), by the crop used at inference."""
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture = to_pil_image(image)
     plain = Segmentation(image=picture, mask=mask.numpy(), score=1.0, method="exact").on_plain(size=crop)
     return pil_to_tensor(plain.convert("RGB"))

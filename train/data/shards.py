@@ -30,7 +30,7 @@ import torch
 import webdataset
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
 from customcontrast.errors import ConfigError, PictureError, SegmentationError
@@ -490,7 +490,7 @@ def inventory(folder: Path, index: ShardIndex) -> tuple[str, dict[str, int]]:
 
 def turned(cut: Tensor, rng: random.Random, degrees: float = 20.0) -> Tensor:
     """A subject on white, uint8 (3, C, C), mirrored half the time, turned by up to `degrees` and scaled to 80–100 %."""
-    picture = Image.fromarray(cut.permute(1, 2, 0).numpy())
+    picture = to_pil_image(cut)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     side, scale = picture.width, rng.uniform(0.8, 1.0)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from customcontrast.adapter import Adapter
 from customcontrast.adapter_files import load_adapter
@@ -175,7 +175,7 @@ def part_features(
 def make_atlas(features: Tensor, pictures: Tensor, names: Sequence[str], seed: int = 0) -> Atlas:
     """features: (S·V, d); pictures: uint8 (S, V, 3, C, C); names: S -> what the page shows a new subject among."""
     subjects, views = pictures.shape[:2]
-    small = [Image.fromarray(p.permute(1, 2, 0).numpy()).resize((THUMB, THUMB)) for p in pictures[:, 0]]
+    small = [to_pil_image(p).resize((THUMB, THUMB)) for p in pictures[:, 0]]
     rows = features.numpy().astype(np.float32)
     places = tsne(rows.astype(np.float64), seed).astype(np.float32)
     numbers = np.repeat(np.arange(subjects, dtype=np.int64), views)

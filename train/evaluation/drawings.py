@@ -21,7 +21,7 @@ from customcontrast.folders import make_folder
 from customcontrast.images.loading import load_picture
 from customcontrast.pipeline import CustomContrast
 from customcontrast.run_settings import recipe, resolve
-from customcontrast.subject import Segmented
+from customcontrast.subject import Segmented, maker_of
 
 PORTION = 16  # pictures for which one more process is worth its start
 TOGETHER = 5  # pictures of one subject, with one seed, that are drawn in one call
@@ -144,12 +144,13 @@ def sampler(base: BaseModel) -> tuple[str, list[tuple[str, object]]]:
 
 
 def base_digest(base: BaseModel) -> str:
-    """UNet (its last layer), scheduler and drawn layouts in a few letters: with others, pictures are others."""
+    """A base's models, scheduler and drawn layouts in a few letters: with others, pictures are others."""
     total = hashlib.sha256(repr(sampler(base)).encode())
     if base.layout_prior is not None:
         layouts = [base.layout_prior.draw(f"a {kind}", seed=0) for kind in base.layout_prior.kinds]
         total.update(repr(layouts).encode())
-    total.update(base.unet.conv_out.weight.detach().float().cpu().numpy().tobytes())
+    for model in (base.unet, base.vae, *base.text_encoders, base.image_encoder):
+        total.update(b"" if model is None else maker_of(model).encode())
     return total.hexdigest()[:12]
 
 

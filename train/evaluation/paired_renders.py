@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from tqdm import tqdm
 
 from customcontrast.pipeline import CustomContrast
@@ -212,7 +212,7 @@ def evaluate_paired(config: PairedConfig) -> str:
     readers, side = load_readers(config.readers, config.base), custom.base.default_size
     scenes = heldout(World.named(config.world), config.seed, config.count)
     rendered = [render([scene], side) for scene in tqdm(scenes, desc="renders", unit="scene")]
-    real = [Image.fromarray(r.images[0].permute(1, 2, 0).numpy()) for r in rendered]
+    real = [to_pil_image(r.images[0]) for r in rendered]
     settings = {
         "num_inference_steps": config.steps, "guidance_scale": config.guidance, "guidance_end": config.guidance_end,
     }  # fmt: skip
@@ -227,7 +227,7 @@ def evaluate_paired(config: PairedConfig) -> str:
         arrays = np.asarray(picture), np.asarray(truth)
         pairs.append(compare(drawing.prompt, *arrays, found, read, r.masks[0, 0].numpy()))
     other = [
-        Image.fromarray(render([scene], side).images[0].permute(1, 2, 0).numpy())
+        to_pil_image(render([scene], side).images[0])
         for scene in heldout(World.named(config.world), config.seed + 1, config.count)
     ]
     features = [clip_features(custom, pictures) for pictures in (made, real, other)]

@@ -133,7 +133,7 @@ def evaluate_photographs(config: PhotographsConfig) -> str:
 
 
 def sheet(cases: Sequence[tuple[Case, str, list[Image.Image]]]) -> Image.Image:
-    """Each photograph beside its pictures, two subjects to a row; said is what it was drawn as."""
+    """Each photograph beside its pictures, two subjects to a row, with the kind that it was drawn as."""
     pictures = [picture for case, _, made in cases for picture in (case.reference.on_plain(), *made)]
     captions = [text for case, kind, _ in cases for text in (f"{case.subject}, as a {kind}", *PLACES)]
     return contact_sheet(pictures, captions, columns=2 * (1 + len(PLACES)), tile=160)

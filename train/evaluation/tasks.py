@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
 from customcontrast.segmentation import Segmentation
 from train.data.toyland_source import reference_scene, render_references
@@ -194,7 +195,7 @@ def _toyland_tasks(rng: random.Random, world: World, subject: ToySubject) -> Ite
 def exact(scene: ToyScene, side: int = SIDE) -> Segmentation:
     """A render with its exact mask, as a segmentation."""
     rendered = render([scene], side)
-    picture = Image.fromarray(rendered.images[0].permute(1, 2, 0).numpy())
+    picture = to_pil_image(rendered.images[0])
     return Segmentation(image=picture, mask=rendered.masks[0, 0].numpy(), score=1.0, method="exact")
 
 
@@ -204,7 +205,7 @@ def toy_distractors(world: World, seed: int, count: int = DISTRACTORS) -> list[I
     rng = random.Random(f"distractors-{seed}")
     subjects = [sample_subject(rng, world, heldout=True) for _ in range(count)]
     crops = render_references([reference_scene(rng, world, subject) for subject in subjects], 128, 96)
-    return [Image.fromarray(crop.permute(1, 2, 0).numpy()) for crop in crops]
+    return [to_pil_image(crop) for crop in crops]
 
 
 def photograph_tasks(

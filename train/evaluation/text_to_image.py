@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.kid import KernelInceptionDistance
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from customcontrast.base_model import BaseModel
 from customcontrast.config import RecordConfig
@@ -176,14 +176,9 @@ def pictures(
     custom: CustomContrast, prompts: Sequence[str], folder: Path, config: BaseEvaluationConfig, what: str
 ) -> list[Image.Image]:
     """One picture a prompt, seed config.seed + its number; those in `folder` made the same way are read instead."""
-    drawings = [wanted(prompt, config.seed + number, config) for number, prompt in enumerate(prompts)]
-    return list(drawn(custom, drawings, folder, what))
-
-
-def wanted(prompt: str, seed: int, config: BaseEvaluationConfig) -> Drawing:
-    """A picture from text alone, as the page makes it."""
     options = {"num_inference_steps": config.steps, "guidance_scale": config.guidance}
-    return Drawing("text", prompt, seed, options=options)
+    drawings = [Drawing("text", prompt, config.seed + i, options=options) for i, prompt in enumerate(prompts)]
+    return list(drawn(custom, drawings, folder, what))
 
 
 def other_renders(config: BaseEvaluationConfig, side: int) -> Tensor:
@@ -226,7 +221,7 @@ def ratio_row(name: str, generated: Tensor, real: Tensor, rounds: int = 2000, se
 def clip_row(base: BaseModel, weights: Path, prompts: Sequence[str], made: Sequence[Image.Image], real: Tensor) -> Row:
     """Cosine of prompt and picture by Toyland's own CLIP, of generated pictures and of renders."""
     clip = toyland_backbones(base, weights, lambda images: torch.zeros(len(images), 1))
-    truth = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in real]
+    truth = [to_pil_image(image) for image in real]
     text = clip.text(prompts)
     return ratio_row("CLIP-T", cosine(text, clip.image(made)), cosine(text, clip.image(truth)))
 

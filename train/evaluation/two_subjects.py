@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from customcontrast.config import LocationConfig
 from customcontrast.pipeline import CustomContrast
@@ -80,7 +81,7 @@ def _pair(rng: random.Random, world: World, side: int) -> Pair:
     caption = describe(scene, subject_words="noun")
     left, right = (caption.text[start:end] for start, end in caption.nouns)
     shown = render([scene], side)
-    picture = Image.fromarray(shown.images[0].permute(1, 2, 0).numpy())
+    picture = to_pil_image(shown.images[0])
     one, other = (portrait(rng, world, p.subject) for p in scene.placements)
     return Pair((one, other), (left, right), caption.marked, picture, shown.masks[0].numpy())
 

@@ -54,7 +54,9 @@ class FineTuneConfig:
         if self.method not in METHODS:
             raise ValueError(f"FineTuneConfig: method={self.method!r}; choose one of {', '.join(METHODS)}")
         if min(self.steps, self.batch, self.tokens, self.rank, self.class_pictures) < 1:
-            raise ValueError(f"FineTuneConfig: {self} has a count below 1; only learning_rate may be")
+            raise ValueError(
+                f"FineTuneConfig: {self} has a number below 1; steps, batch, tokens, rank and class_pictures are counts"
+            )
 
 
 @dataclass(frozen=True, eq=False)
