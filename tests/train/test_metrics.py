@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.support.tiny_models import random_adapter
 from train.adapter.adapter_config import DataConfig
 from train.data import adapter_pool
 from train.evaluation import attribute_reader, command, evaluate, metrics, readers
+from train.evaluation.clip_judge import ClipJudge, save_judge
 from train.evaluation.metrics import (
     CATEGORIES,
     Backbones,
@@ -33,7 +35,7 @@ from train.evaluation.metrics import (
     summarise,
 )
 from train.evaluation.tasks import EDITED, EDITS, INCIDENTAL, ceiling, folder_cases, toyland_cases
-from train.toyland import World, is_heldout
+from train.toyland import World, is_heldout, render, sample_scene
 
 
 def made_up(n: int, ct: float, di: float) -> list[Score]:
@@ -165,6 +167,20 @@ def test_toyland_cases_are_held_out_repeatable_and_ask_one_edit_each() -> None:
             assert task.edit.get("shape", toy.shape) == toy.shape and "none" not in task.edit.values()
     picture, mask = ceiling(cases[0], cases[0].tasks[1], 64)
     assert picture.size == (64, 64) and mask.any()
+
+
+def test_a_ceiling_is_framed_as_the_pictures_of_its_world() -> None:
+    world = World.demo()
+    rows = [(case, task) for case in toyland_cases(6, world) for task in case.tasks]
+    rng = random.Random(0)
+    own = render([sample_scene(rng, world, subjects=(case.toy,)) for case, _ in rows], 64).masks[:, 0]
+
+    def tall(masks: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array([mask.any(1).sum() for mask in masks]) / 64
+
+    ours = tall([ceiling(case, task, 64)[1] for case, task in rows])
+    assert abs(ours.mean() - tall(own.numpy()).mean()) < 0.06 and ours.max() <= world.heights[0][1] + 0.05
+    assert {task.scene.seed for _, task in rows} <= set(range(world.variants))
 
 
 def test_edited_references_show_what_no_task_asks_for() -> None:
@@ -353,6 +369,16 @@ def test_a_whole_evaluation(
     again = [p.stat().st_mtime_ns for p in pictures]
     assert [a == b for a, b in zip(times, again, strict=True)].count(False) == 1
     assert (tmp_path / "out" / "table.md").read_text() == table
+    reader = attribute_reader.AttributeReader({"style": ["photo"]}, attribute_reader.Shape(side=24, width=16))
+    judge = ClipJudge(reader, tiny_base.tokenizers[0])
+    judge.quality = {"one_changed": 0.25}
+    save_judge(judge, tmp_path / "clip.safetensors", "small", 0)
+    assert evaluate.main([*arguments, "--clip", str(tmp_path / "clip.safetensors")]) == 0  # CT is its, CI is not
+    judged = json.loads((tmp_path / "out" / "scores.json").read_text())["scores"][evaluate.RUNS[0]]
+    assert [(a["ci"], a["ct"] == b["ct"]) for a, b in zip(judged, scores["scores"][evaluate.RUNS[0]], strict=True)] == [
+        (b["ci"], False) for b in scores["scores"][evaluate.RUNS[0]]
+    ]
+    assert "one thing changed in 0.250" in (tmp_path / "out" / "table.md").read_text()
     shown = ["--references", "edited", "--floor", str(tmp_path / "out" / "pictures" / "text")]
     assert evaluate.main([*arguments[:-1], str(tmp_path / "edited"), *shown]) == 0
     edited = json.loads((tmp_path / "edited" / "scores.json").read_text())

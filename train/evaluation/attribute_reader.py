@@ -15,7 +15,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -273,10 +273,14 @@ class Pictures:
                 self.labels += labels
         self.rng = random.Random(0)
 
+    def scene(self) -> ToyScene:
+        """A new scene to render."""
+        return sample_scene(self.rng, self.world)
+
     def batch(self, count: int) -> tuple[Tensor, list[Labels]]:
         """(count, 3, side, side) uint8 and what they show."""
         old = [self.rng.randrange(len(self.images)) for _ in range(count - self.fresh)] if self.images else []
-        scenes = [sample_scene(self.rng, self.world) for _ in range(self.fresh)]
+        scenes = [self.scene() for _ in range(self.fresh)]
         chosen = old + list(range(len(self.images), len(self.images) + len(scenes)))
         if scenes:
             self.images += rendered(scenes, self.side).unbind()
@@ -343,12 +347,24 @@ def accuracy(reader: AttributeReader, world: World, count: int = 512) -> dict[st
     return {name: float(x.nanmean()) for name, x in hits.items()}
 
 
+def described(reader: AttributeReader) -> dict[str, str]:
+    """What a reader is, without its weights, for the metadata of a file: values, sizes, quality."""
+    shape, values = json.dumps(asdict(reader.shape)), json.dumps(reader.values)
+    return {"values": values, "quality": json.dumps(reader.quality), "shape": shape}
+
+
+def reader_like(about: Mapping[str, str]) -> AttributeReader:
+    """An untrained reader of what `described` said, of FIRST sizes where it names none. Raises KeyError."""
+    sizes = json.loads(about.get("shape", "{}"))
+    shape = Shape(**sizes | {"widths": tuple(sizes["widths"])}) if sizes else FIRST
+    return AttributeReader(json.loads(about["values"]), shape)
+
+
 def save_reader(reader: AttributeReader, path: Path, seen: int) -> None:
     """Weights in 16 bits; what they read, how well, and after how many pictures, in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"values": json.dumps(reader.values), "quality": json.dumps(reader.quality), "pictures": str(seen)}
-    about["shape"] = json.dumps(asdict(reader.shape))
-    write_tensors({k: v.half().contiguous() for k, v in reader.state_dict().items()}, path, metadata=about)
+    weights = {k: v.half().contiguous() for k, v in reader.state_dict().items()}
+    write_tensors(weights, path, metadata=described(reader) | {"pictures": str(seen)})
 
 
 def load_reader(path: Path | None = None, base: str = "toyland") -> AttributeReader:
@@ -360,9 +376,7 @@ def load_reader(path: Path | None = None, base: str = "toyland") -> AttributeRea
         )
     with safe_open(path, "pt") as file:
         about = file.metadata()
-        sizes = json.loads(about.get("shape", "{}"))
-        shape = Shape(**sizes | {"widths": tuple(sizes["widths"])}) if sizes else FIRST
-        reader = AttributeReader(json.loads(about["values"]), shape)
+        reader = reader_like(about)
         reader.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     reader.quality = json.loads(about["quality"])
     return reader.eval().requires_grad_(False)

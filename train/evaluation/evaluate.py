@@ -37,11 +37,13 @@ from customcontrast.subject import Segmented, WholePicture
 from customcontrast.visualize.drawing import label
 from train.common.options import from_options
 from train.evaluation import attribute_reader
+from train.evaluation.clip_judge import load_judge
 from train.evaluation.command import with_adapter
 from train.evaluation.drawings import Drawing, drawn
 from train.evaluation.evaluation_config import EvaluationConfig
 from train.evaluation.grounded_sam import DETECTOR, SAM, GroundedSAM
 from train.evaluation.metrics import (
+    CLIP,
     Backbones,
     Score,
     cosine,
@@ -113,7 +115,9 @@ class Bench:
         attributes = attribute_reader.load_reader(config.attributes, config.base)
         cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
         sees = functools.partial(attribute_reader.shows, attributes)
-        backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, sees)
+        ct = load_judge(Path(config.clip), base.tokenizers[0]) if config.clip else None
+        weights, spaces = Path(config.weights or base.spec.weights), ct and ct.spaces()
+        backbones = toyland_backbones(base, weights, readers.identity, sees, spaces)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
             _asked(cases, config.picture_seeds),
@@ -122,6 +126,9 @@ class Bench:
             "edits: the share of edits seen by the attribute reader, which on held-out renders reads rightly: "
             + ", ".join(f"{name} {attributes.quality[name]:.3f}" for name in asked if name in attributes.quality),
         ]
+        if ct is not None:
+            told = ct.quality["one_changed"]
+            notes.append(f"CT: the judge's own prompt is nearer than eight with one thing changed in {told:.3f}")
         if edited:
             notes.append(f"{EDITED_REFERENCES}; leaks: the share of it that is read off the picture")
             notes.append("CI, DI and retrieval: against a portrait of the subject")
@@ -138,7 +145,7 @@ class Bench:
         asked = read_prompts(config.prompts) if config.prompts else None
         own = find if config.grounding else None  # else a reference keeps the mask that lies beside it
         cases = folder_cases(Path(config.benchmark), config.limit, prompts=asked, find=own)
-        backbones = pretrained_backbones(config.clip, config.dino, base.device, config.reward)
+        backbones = pretrained_backbones(config.clip or CLIP, config.dino, base.device, config.reward)
         found = " and ".join(config.grounding) or "our segmentation"
         notes = [_asked(cases, config.picture_seeds), f"references and generated subjects found by: {found}"]
         return cls(cases, backbones, find, None, notes)
@@ -187,7 +194,11 @@ def adapter_command(arguments: Sequence[str]) -> str:
         type=Path,
         help="who sees edits (train.evaluation.attribute_reader); default that of the base's world",
     )
-    parser.add_argument("--clip", default=given.clip, help=f"CT and CI of real pictures; default {given.clip}")
+    parser.add_argument(
+        "--clip",
+        help=f"CT and CI of real pictures, hub id or folder; default {CLIP}. Toyland's CT: a judge's file "
+        "(train.evaluation.clip_judge); default the base's own CLIP",
+    )
     parser.add_argument("--dino", default=given.dino, help=f"DI of real pictures; default {given.dino}")
     parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")
     parser.add_argument(
@@ -345,7 +356,8 @@ def score(made: Sequence[Made], backbones: Backbones, others: Tensor | None = No
     whose = torch.tensor([cases.index(m.case) for m in made])
     subjects = [m.segmentation.on_plain() if m.segmentation else m.picture for m in made]
     ct = cosine(backbones.text([m.task.text for m in made]), backbones.image([m.picture for m in made]))
-    ci = cosine(backbones.image(references)[whose], backbones.image(subjects))
+    likeness = backbones.likeness or backbones.image
+    ci = cosine(likeness(references)[whose], likeness(subjects))
     true, found = backbones.identity(references)[whose], backbones.identity(subjects)
     di = cosine(true, found)
     carried = [m.case.carried(m.task) for m in made]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from customcontrast.config import GenerationConfig
-from train.evaluation.metrics import CLIP, DINO
+from train.evaluation.metrics import DINO
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EvaluationConfig:
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
     readers: Path | None = None  # Toyland's judges (`train.evaluation.readers`); None = those of the base's world
     attributes: Path | None = None  # who sees edits (`train.evaluation.attribute_reader`); None = the same
-    clip: str = CLIP  # CT and CI of real pictures: hub id or folder
+    clip: str | None = None  # CT and CI of real pictures, hub id or folder; Toyland's CT, a file of `clip_judge`
     dino: str = DINO  # DI of real pictures: hub id or folder
     reward: str | None = None  # IR of real pictures: ImageReward-v1.0 or a checkpoint file; None = not requested
     grounding: tuple[str, ...] = ()  # a Grounding DINO and a SAM that find subjects in real pictures; () = Segmenter

@@ -4,10 +4,11 @@ CT is the cosine of prompt and picture in a text–image space. CI and DI are co
 *segmented* generation, in CLIP's image space and in an identity space: DINO's at SD scale, an identity reader's on
 Toyland (`readers`). A prefix says which prompts: R- only name the subject (reconstruction), E- edit it.
 
-CT cannot tell a picture that does what was asked from one of an average subject: on Toyland real renders of the prompts
-score lower than pictures from text alone. There "edits" says it outright: the share of E- pictures off which an
-attribute reader (`attribute_reader`) reads the style, shape, place or thing to wear that was asked for. Where the
-reference itself was in some style and shape and wore something, "leaks" is the share of that, unasked, in the picture.
+By a base's own CLIP, CT cannot tell a picture that does what was asked from one of an average subject: on Toyland real
+renders of the prompts score lower than pictures from text alone. So CT can be judged by a CLIP that learned to tell
+(`clip_judge`), and "edits" says it outright: the share of E- pictures off which an attribute reader
+(`attribute_reader`) reads the style, shape, place or thing to wear that was asked for. Where the reference itself was
+in some style and shape and wore something, "leaks" is the share of that, unasked, in the picture.
 """
 
 from __future__ import annotations
@@ -100,11 +101,12 @@ class Backbones:
     """The three encoders of the metrics, each to unit-free rows (N, ·), and their names for the report."""
 
     text: Callable[[Sequence[str]], Tensor]  # prompts → CT's text space
-    image: Callable[[Sequence[Image.Image]], Tensor]  # pictures → the same space; also CI
+    image: Callable[[Sequence[Image.Image]], Tensor]  # pictures → the same space
     identity: Callable[[Sequence[Image.Image]], Tensor]  # segmented subjects → DI's space
     reward: Callable[[Sequence[str], Sequence[Image.Image]], Tensor] | None = None  # prompts, pictures → IR (N,)
     sees: Sees | None = None  # None = nobody reads attributes off pictures
     names: dict[str, str] = field(default_factory=dict)  # {"CT": …, "CI": …, "DI": …}
+    likeness: Callable[[Sequence[Image.Image]], Tensor] | None = None  # segmented subjects → CI's space; None = `image`
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -278,16 +280,23 @@ def to_json(runs: dict[str, list[Score]], names: dict[str, str], about: dict[str
 
 
 def toyland_backbones(
-    base: BaseModel, weights: Path, identity: Callable[[Sequence[Image.Image]], Tensor], sees: Sees | None = None
+    base: BaseModel,
+    weights: Path,
+    identity: Callable[[Sequence[Image.Image]], Tensor],
+    sees: Sees | None = None,
+    ct: ClipSpaces | None = None,
 ) -> Backbones:
     """The embedded base's own CLIP, `identity` of `train.evaluation.readers` in DINO's place, and who sees attributes.
 
     weights: the base's folder; its clip_head.safetensors holds the text projection that the pipeline does not need.
-    Raises FileNotFoundError without it.
+    ct: a CLIP for CT alone (`train.evaluation.clip_judge`); None = the base's own. Raises FileNotFoundError without it.
     """
-    spaces = toyland_spaces(base, weights)
+    own = toyland_spaces(base, weights)
     names = {"CT": "Toyland's CLIP", "CI": "Toyland's CLIP, segmented", "DI": "identity reader, segmented"}
-    return Backbones(spaces.text, spaces.image, identity, sees=sees, names=names)
+    if ct is not None:
+        names["CT"] = "a CLIP that only judges"
+    spaces = ct or own
+    return Backbones(spaces.text, spaces.image, identity, sees=sees, names=names, likeness=own.image)
 
 
 def toyland_spaces(base: BaseModel, weights: Path) -> ClipSpaces:

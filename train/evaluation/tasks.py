@@ -32,6 +32,7 @@ from train.toyland import (
     World,
     attributes,
     describe,
+    fill_frame,
     render,
     sample_scene,
     sample_subject,
@@ -174,7 +175,7 @@ def _toyland_tasks(rng: random.Random, world: World, subject: ToySubject) -> Ite
         (Placement(subject, azimuth=rng.uniform(-40.0, 40.0), scale=1.1),),
         background="studio",
         style=world.styles[0],
-        seed=rng.getrandbits(30),
+        seed=rng.getrandbits(30) % (world.variants or 2**30),  # places as the world has them
     )
     somewhere = [name for name in world.backgrounds if name != "studio"]
     colors = [c for c in world.accessory_colors if c not in (subject.color_1, subject.color_2)]
@@ -188,6 +189,8 @@ def _toyland_tasks(rng: random.Random, world: World, subject: ToySubject) -> Ite
             scene = replace(plain, background=rng.choice(somewhere))
         elif category == "accessorisation":
             toy = replace(toy, accessory=rng.choice(world.accessories[1:]), accessory_color=rng.choice(colors))
+        if world.heights is not None:  # a ceiling is seen as the world's own pictures are
+            toy = fill_frame(random.Random(f"{subject.id}-{category}"), toy, scene.elevation, world.heights[0])
         scene = replace(scene, placements=(toy,))
         yield Task(category, describe(scene, subject_words="noun").marked, scene)
 

@@ -67,7 +67,7 @@ class ExperimentConfig:
     references: str = EvaluationConfig.references
     readers: Path | None = None  # None = those of the base's world
     attributes: Path | None = None
-    clip: str = EvaluationConfig.clip
+    clip: str | None = EvaluationConfig.clip
     dino: str = EvaluationConfig.dino
     minutes: float | None = None  # of this session; None = no limit
     cpu: bool = False  # even where there is a GPU
@@ -233,7 +233,7 @@ def add_common(parser: argparse.ArgumentParser, given: ExperimentConfig) -> None
     evaluate.add_references(parser, given.references)
     parser.add_argument("--readers", type=Path)
     parser.add_argument("--attributes", type=Path)
-    parser.add_argument("--clip", default=given.clip)
+    parser.add_argument("--clip")
     parser.add_argument("--dino", default=given.dino)
     parser.add_argument("--out", type=Path, default=given.out)
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; the same command goes on")

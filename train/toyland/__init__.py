@@ -4,7 +4,7 @@ from train.toyland.captions import Caption, describe, vocabulary
 from train.toyland.render import Rendered, render, render_variants
 from train.toyland.scene import Placement, ToyScene
 from train.toyland.subjects import ToySubject, is_heldout
-from train.toyland.world import World, attributes, sample_scene, sample_subject
+from train.toyland.world import World, attributes, fill_frame, sample_scene, sample_subject
 
 __all__ = [
     "Caption",
@@ -15,6 +15,7 @@ __all__ = [
     "World",
     "attributes",
     "describe",
+    "fill_frame",
     "is_heldout",
     "render",
     "render_variants",
