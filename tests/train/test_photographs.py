@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from customcontrast.visualize.sheets import GAP
 from tests.support.tiny_models import random_adapter
 from train.evaluation import evaluate, photographs
 from train.evaluation.paired_renders import to_lab
+from train.toyland import World
 
 
 def test_the_dominant_color_is_that_of_most_of_the_subject() -> None:
@@ -42,6 +44,17 @@ def test_differences_are_to_ones_own_photograph_and_to_the_others() -> None:
         assert np.allclose(others[n, p], apart)
 
 
+def test_the_nearest_render_of_a_kind_is_the_one_in_those_colors() -> None:
+    world = replace(World.small(), colors=("red", "blue"))
+    found = photographs.rendered_colors("cat", world)
+    assert found.shape == (2 * len(photographs.SECOND), 3, 3)
+    own = np.stack([found[0].mean(0), found[-1].mean(0)])  # a red and a blue photograph
+    near = photographs.nearest_renders(own, ["cat", "cat"], world)
+    assert near.shape == (2, 3) and near.max() < photographs.NEAR  # shading differs from place to place
+    other = photographs.nearest_renders(own, ["cat", "cat"], replace(world, colors=("red",)))
+    assert np.allclose(other[0], near[0]) and other[1].min() > photographs.NEAR
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two subjects: one whose noun the base draws, one of which it knows nothing."""
@@ -58,7 +71,7 @@ def test_the_command(
 ) -> None:
     adapter = save_adapter(random_adapter(tiny_base), tmp_path / "a.safetensors")
     options = ["photographs", "--base", "toyland", "--weights", str(headed_folder), "--adapter", str(adapter)]
-    options += ["--folder", str(folder), "--steps", "1", "--out", str(tmp_path / "out")]
+    options += ["--folder", str(folder), "--world", "small", "--steps", "1", "--out", str(tmp_path / "out")]
     assert evaluate.main(options) == 0
     table = (tmp_path / "out" / "table.md").read_text()
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
@@ -66,6 +79,7 @@ def test_the_command(
     assert [row["subject"] for row in scores] == ["cat", "lamp"]
     assert scores[0]["kind"] == "cat" and scores[1]["kind"] in BASES["toyland"].kinds
     near = np.array([row["difference"] for row in scores]) <= photographs.NEAR
+    assert np.array([row["rendered"] for row in scores]).shape == near.shape
     assert near.shape == (2, 3) and f"within ΔE 15 | {near.mean():.3f}" in table
     assert Image.open(tmp_path / "out" / "sheet.png").width == 2 * 4 * (160 + GAP) + GAP
     capsys.readouterr()

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -146,25 +147,27 @@ def changed(scene: ToyScene, rng: random.Random, world: World, full: bool = Fals
     """
     which = rng.randrange(len(scene.placements))
     toy = scene.placements[which]
-    things = ["background", "style", "shape", "accessory", "species"]
-    things += ["accessory_color"] * (toy.accessory != "none") + ["color_1", "pattern"] * full
-    thing = rng.choice(things)
-    colors = [c for c in world.colors if c != toy.subject.color_2]
-    options = {
-        "background": world.backgrounds, "style": world.styles, "shape": world.shapes, "accessory": world.accessories,
-        "species": world.species, "accessory_color": world.accessory_colors, "color_1": colors,
-        "pattern": world.patterns,
-    }[thing]  # fmt: skip
-    owner = scene if thing in ("background", "style") else toy
-    owner = toy.subject if thing in ("species", "color_1", "pattern") else owner
-    taken = {p.subject.species for p in scene.placements} if thing == "species" else {getattr(owner, thing)}
-    value = rng.choice([option for option in options if option not in taken])
-    if owner is scene:
-        return replace(scene, **{thing: value})
-    new = replace(toy, subject=replace(toy.subject, **{thing: value})) if owner is toy.subject else None
-    new = new or replace(toy, **{thing: value})
-    placements = tuple(new if i == which else p for i, p in enumerate(scene.placements))
-    return replace(scene, placements=placements)
+    subject, others = toy.subject, {p.subject.species for p in scene.placements}
+    of_scene = {"background": world.backgrounds, "style": world.styles}
+    of_toy = {"shape": world.shapes, "accessory": world.accessories}
+    if toy.accessory != "none":
+        of_toy["accessory_color"] = world.accessory_colors
+    of_subject = {"species": tuple(kind for kind in world.species if kind not in others)}
+    if full:
+        of_subject["color_1"] = tuple(color for color in world.colors if color != subject.color_2)
+        of_subject["pattern"] = world.patterns
+    name = rng.choice([*of_scene, *of_toy, *of_subject])
+
+    def another(options: Sequence[str], value: str) -> dict[str, Any]:
+        return {name: rng.choice([option for option in options if option != value])}
+
+    if name in of_scene:
+        return replace(scene, **another(of_scene[name], getattr(scene, name)))
+    if name in of_toy:
+        toy = replace(toy, **another(of_toy[name], getattr(toy, name)))
+    else:
+        toy = replace(toy, subject=replace(subject, **another(of_subject[name], getattr(subject, name))))
+    return replace(scene, placements=(*scene.placements[:which], toy, *scene.placements[which + 1 :]))
 
 
 def captions(labels: Labels, rng: random.Random, world: World, count: int = CHANGED) -> list[str]:
@@ -176,7 +179,7 @@ def captions(labels: Labels, rng: random.Random, world: World, count: int = CHAN
 
 def spread_scene(rng: random.Random, world: World) -> ToyScene:
     """A scene to learn from: places, styles, shapes and things worn about evenly, subjects near and far."""
-    fixed = {
+    fixed: dict[str, Any] = {
         "style": rng.choice((world.styles[0], *world.styles)),
         "shape": rng.choice((world.shapes[0], *world.shapes)),
         "accessory": rng.choice((world.accessories[0], *world.accessories)),

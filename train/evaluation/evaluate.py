@@ -116,8 +116,8 @@ class Bench:
         cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
         sees = functools.partial(attribute_reader.shows, attributes)
         ct = load_judge(Path(config.clip), base.tokenizers[0]) if config.clip else None
-        weights, spaces = Path(config.weights or base.spec.weights), ct and ct.spaces()
-        backbones = toyland_backbones(base, weights, readers.identity, sees, spaces)
+        spaces = None if ct is None else ct.spaces()
+        backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, sees, spaces)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
         notes = [
             _asked(cases, config.picture_seeds),
