@@ -115,10 +115,10 @@ def test_it_learns(judge: ClipJudge) -> None:
 
 
 def test_a_file_of_it_comes_back_as_it_was(judge: ClipJudge, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
-    judge.eval().quality = {"one_changed": 0.5}
+    judge.eval().told, judge.reader.quality = 0.5, {"style": 0.25}
     save_judge(judge, tmp_path / "judge.safetensors", "demo", 3)
     again = load_judge(tmp_path / "judge.safetensors", tokenizer)
-    assert again.quality == {"one_changed": 0.5}
+    assert (again.told, again.reader.quality) == (0.5, {"style": 0.25})
     pictures = [to_pil_image(torch.rand(3, size, 30)) for size in (24, 30)]  # of different sizes
     ours, theirs = judge.spaces(), again.spaces()
     assert F.cosine_similarity(ours.image(pictures), theirs.image(pictures)).min() > 0.999
@@ -137,9 +137,7 @@ def test_a_file_that_is_none_is_refused(tokenizer: CLIPTokenizer, tmp_path: Path
 
 
 def test_what_is_measured_is_a_share_and_chance_for_one_that_knows_nothing(judge: ClipJudge) -> None:
-    quality = measure(judge.eval(), WORLD, count=48)
-    assert set(quality) > {"one_changed", "style", "shape"} and all(0 <= value <= 1 for value in quality.values())
-    assert quality["one_changed"] < 0.5
+    assert 0 <= measure(judge.eval(), WORLD, count=48) < 0.5
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -19,6 +19,7 @@ from customcontrast.base_model import BaseModel
 from customcontrast.segmentation import Segmentation
 from tests.support.tiny_models import random_adapter
 from train.adapter.adapter_config import DataConfig
+from train.base.networks import label_values
 from train.data import adapter_pool
 from train.evaluation import attribute_reader, command, evaluate, metrics, readers
 from train.evaluation.clip_judge import ClipJudge, save_judge
@@ -369,16 +370,17 @@ def test_a_whole_evaluation(
     again = [p.stat().st_mtime_ns for p in pictures]
     assert [a == b for a, b in zip(times, again, strict=True)].count(False) == 1
     assert (tmp_path / "out" / "table.md").read_text() == table
-    reader = attribute_reader.AttributeReader({"style": ["photo"]}, attribute_reader.Shape(side=24, width=16))
+    reader = attribute_reader.AttributeReader(label_values(World.small()), attribute_reader.Shape(side=24, width=16))
     judge = ClipJudge(reader, tiny_base.tokenizers[0])
-    judge.quality = {"one_changed": 0.25}
+    judge.told = 0.25
     save_judge(judge, tmp_path / "clip.safetensors", "small", 0)
     assert evaluate.main([*arguments, "--clip", str(tmp_path / "clip.safetensors")]) == 0  # CT is its, CI is not
     judged = json.loads((tmp_path / "out" / "scores.json").read_text())["scores"][evaluate.RUNS[0]]
     assert [(a["ci"], a["ct"] == b["ct"]) for a, b in zip(judged, scores["scores"][evaluate.RUNS[0]], strict=True)] == [
         (b["ci"], False) for b in scores["scores"][evaluate.RUNS[0]]
     ]
-    assert "one thing changed in 0.250" in (tmp_path / "out" / "table.md").read_text()
+    judged = (tmp_path / "out" / "table.md").read_text()
+    assert "the judge tells 0.250 from eight" in judged and "edits: the share of edits seen" in judged
     shown = ["--references", "edited", "--floor", str(tmp_path / "out" / "pictures" / "text")]
     assert evaluate.main([*arguments[:-1], str(tmp_path / "edited"), *shown]) == 0
     edited = json.loads((tmp_path / "edited" / "scores.json").read_text())

@@ -7,8 +7,9 @@ A base's own CLIP was made to condition pictures. It knows places, and next to n
 worn, so pictures of an average subject please it more than renders of what was asked. This one has the attribute
 reader's convolutional network for pictures and a small transformer for texts, and learns from renders alone: by
 contrast within a batch (Radford et al. 2021) and against captions of the same picture in which one thing is another
-(as in Yuksekgonul et al. 2023). Its accuracy on renders of held-out subjects is kept in the file. No generated picture
-is ever shown to it, and no base is conditioned by it.
+(as in Yuksekgonul et al. 2023). Its network for pictures goes on learning attributes, so that it also sees edits. How
+well it does both on renders of held-out subjects is kept in the file. No generated picture is ever shown to it, and no
+base is conditioned by it.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class ClipJudge(nn.Module):
         assert isinstance(seen, nn.Linear)
         self.project = nn.Linear(seen.in_features, DIMENSIONS, bias=False)
         self.scale = nn.Parameter(torch.tensor(2.66))  # log of the logits' scale, CLIP's start
-        self.quality: dict[str, float] = {}  # on renders of held-out subjects
+        self.told = 0.0  # share of renders of held-out subjects that are told from all that is changed (`measure`)
 
     def image(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] → (B, DIMENSIONS)."""
@@ -254,10 +255,10 @@ def train_judge(judge: ClipJudge, pictures: Pictures, minutes: float, batch: int
 
 
 @torch.no_grad()
-def measure(judge: ClipJudge, world: World, count: int = 512, seed: int = 0) -> dict[str, float]:
-    """On renders of held-out subjects: the share of pictures to which their caption is nearer than any changed one.
+def measure(judge: ClipJudge, world: World, count: int = 512, seed: int = 0) -> float:
+    """The share of renders of held-out subjects to which their own prompt is nearer than eight with one thing changed.
 
-    "one_changed": each against eight captions with one thing changed, of the noun alone, in the plain wording.
+    Prompts name the noun alone, in the plain wording.
     """
     rng = random.Random(f"clip judge {seed}")
     scenes = heldout_scenes(world, f"clip judge {seed}", count)
@@ -268,14 +269,14 @@ def measure(judge: ClipJudge, world: World, count: int = 512, seed: int = 0) -> 
         texts = [describe(s, None, "noun").text for s in (scene, *(changed(scene, rng, world) for _ in range(8)))]
         near = F.normalize(judge.text(texts), dim=-1) @ row
         hits.append(float(near[0] > near[1:].max()))
-    return {"one_changed": sum(hits) / len(hits)} | accuracy(judge.reader, world, count)
+    return sum(hits) / len(hits)
 
 
 def save_judge(judge: ClipJudge, path: Path, world: str, seen: int) -> None:
-    """Weights in 16 bits; sizes, quality and what it has seen in the metadata."""
+    """Weights in 16 bits; sizes, how well it judges and what it has seen in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in judge.state_dict().items()}
-    about = described(judge.reader) | {"quality": json.dumps(judge.quality), "world": world, "pictures": str(seen)}
+    about = described(judge.reader) | {"told": str(judge.told), "world": world, "pictures": str(seen)}
     write_tensors(weights, path, metadata=about)
 
 
@@ -293,13 +294,13 @@ def load_judge(path: Path, tokenizer: PreTrainedTokenizerBase) -> ClipJudge:
             about = file.metadata() or {}
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         judge = ClipJudge(reader_like(about), tokenizer)
+        judge.told, judge.reader.quality = float(about["told"]), json.loads(about["quality"])
         judge.load_state_dict(weights)
     except (KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"--clip {path} is no CLIP judge of this base's words; give a file of "
             "`python -m train.evaluation.clip_judge --base …`"
         ) from error
-    judge.quality = json.loads(about["quality"])
     return judge.eval().requires_grad_(False)
 
 
@@ -324,9 +325,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     judge = ClipJudge(reader, tokenizer)
     seen = train_judge(judge, pictures, options.minutes)
-    judge.quality = measure(judge, world)
+    judge.told, judge.reader.quality = measure(judge, world), accuracy(judge.reader, world)
     save_judge(judge, options.out, options.world, seen)
-    print(f"{seen} pictures; held-out renders: " + ", ".join(f"{k} {v:.3f}" for k, v in judge.quality.items()))
+    read = ", ".join(f"{name} {value:.3f}" for name, value in judge.reader.quality.items())
+    print(f"{seen} pictures; held-out renders: {judge.told:.3f} told from what is changed; read: {read}")
     return 0
 
 

@@ -112,10 +112,13 @@ class Bench:
             raise ValueError("--prompts needs --benchmark FOLDER: Toyland's prompts come with renders of what they ask")
         edited = config.references == "edited"
         readers = load_readers(config.readers, config.base)
-        attributes = attribute_reader.load_reader(config.attributes, config.base)
+        ct = load_judge(Path(config.clip), base.tokenizers[0]) if config.clip else None
+        if ct is not None and config.attributes is None:
+            attributes = ct.reader
+        else:
+            attributes = attribute_reader.load_reader(config.attributes, config.base)
         cases = toyland_cases(config.limit or TOYLAND, world, config.seed, edited)
         sees = functools.partial(attribute_reader.shows, attributes)
-        ct = load_judge(Path(config.clip), base.tokenizers[0]) if config.clip else None
         spaces = None if ct is None else ct.spaces()
         backbones = toyland_backbones(base, Path(config.weights or base.spec.weights), readers.identity, sees, spaces)
         asked = sorted({name for case in cases for task in case.tasks for name in task.edit})
@@ -127,8 +130,9 @@ class Bench:
             + ", ".join(f"{name} {attributes.quality[name]:.3f}" for name in asked if name in attributes.quality),
         ]
         if ct is not None:
-            told = ct.quality["one_changed"]
-            notes.append(f"CT: the judge's own prompt is nearer than eight with one thing changed in {told:.3f}")
+            notes.append(
+                f"CT: of held-out renders the judge tells {ct.told:.3f} from eight prompts with one thing changed"
+            )
         if edited:
             notes.append(f"{EDITED_REFERENCES}; leaks: the share of it that is read off the picture")
             notes.append("CI, DI and retrieval: against a portrait of the subject")
@@ -196,8 +200,8 @@ def adapter_command(arguments: Sequence[str]) -> str:
     )
     parser.add_argument(
         "--clip",
-        help=f"CT and CI of real pictures, hub id or folder; default {CLIP}. Toyland's CT: a judge's file "
-        "(train.evaluation.clip_judge); default the base's own CLIP",
+        help=f"CT and CI of real pictures, hub id or folder; default {CLIP}. Toyland's CT, and "
+        "edits without --attributes: a judge's file (train.evaluation.clip_judge); default the base's own CLIP",
     )
     parser.add_argument("--dino", default=given.dino, help=f"DI of real pictures; default {given.dino}")
     parser.add_argument("--reward", help="IR of real pictures: ImageReward-v1.0 or a checkpoint file; default none")

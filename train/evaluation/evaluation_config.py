@@ -29,7 +29,7 @@ class EvaluationConfig:
     world: str = "small"  # part of Toyland: a classmethod of train.toyland.World
     readers: Path | None = None  # Toyland's judges (`train.evaluation.readers`); None = those of the base's world
     attributes: Path | None = None  # who sees edits (`train.evaluation.attribute_reader`); None = the same
-    clip: str | None = None  # CT and CI of real pictures, hub id or folder; Toyland's CT, a file of `clip_judge`
+    clip: str | None = None  # CT and CI of real pictures, hub id or folder; on Toyland CT and edits, a `clip_judge`
     dino: str = DINO  # DI of real pictures: hub id or folder
     reward: str | None = None  # IR of real pictures: ImageReward-v1.0 or a checkpoint file; None = not requested
     grounding: tuple[str, ...] = ()  # a Grounding DINO and a SAM that find subjects in real pictures; () = Segmenter
