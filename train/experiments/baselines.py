@@ -129,9 +129,11 @@ def report(scores: dict[str, list[Score]], names: dict[str, str], notes: Sequenc
     if not names:  # the encoders' own reports say who judged
         about = json.loads((config.out / next(iter(scores)) / named("evaluation", config) / "scores.json").read_text())
         names, notes = about["backbones"], about["about"]["notes"]
+    encoders, tuned = (any((name in ENCODERS) == which for name in scores) for which in (True, False))
     notes = [
         *notes,
-        f"encoders: {config.steps} steps on the same data; fine-tuned: {config.subject_steps} steps on one picture",
+        *[f"encoders: {config.steps} steps on the same data"] * encoders,
+        *[f"fine-tuned: {config.subject_steps} steps on one picture"] * tuned,
     ]
     table = markdown(scores, names, notes)
     (config.out / f"{named('table', config)}.md").write_text(table, encoding="utf-8")
