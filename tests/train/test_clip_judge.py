@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import CLIPTokenizer
 
 from customcontrast.specs import WEIGHTS
 from train.base.networks import label_values
+from train.evaluation import attribute_reader, clip_judge, readers
 from train.evaluation.attribute_reader import AttributeReader, Shape
 from train.evaluation.clip_judge import (
     ClipJudge,
@@ -140,6 +142,16 @@ def test_what_is_measured_is_a_share_and_chance_for_one_that_knows_nothing(judge
     assert 0 <= measure(judge.eval(), WORLD, count=48) < 0.5
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--pool", str(tmp_path), "--minutes", "0.01"]) == 2
     assert "there is no shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [clip_judge, attribute_reader, readers])
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "ten"])
+def test_no_time_is_told_before_anything_is_rendered(
+    command: ModuleType, minutes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main([f"--minutes={minutes}"])
+    assert "give a number of minutes above 0" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Collection
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,17 @@ def from_options(
     if strange:
         raise TypeError(f"{kind.__name__} has no field {strange[0]!r}; add one, or name it in `leave`")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+def minutes(text: str) -> float:
+    """What --minutes says. Raises ArgumentTypeError unless it is a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give a number of minutes above 0")
+    return value
 
 
 def world_of(parser: argparse.ArgumentParser, name: str) -> World:

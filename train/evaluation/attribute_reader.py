@@ -32,7 +32,7 @@ from customcontrast.precision import autocast
 from customcontrast.tensor_files import write_tensors
 from train.base.networks import label_values
 from train.base.pool import read_shard, shard_paths
-from train.common.options import world_of
+from train.common.options import minutes, world_of
 from train.data.adapter_pool import read_records
 from train.evaluation.command import ATTRIBUTES, judge
 from train.toyland import ToyScene, World, attributes, render, sample_scene, sample_subject
@@ -387,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.evaluation.attribute_reader", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--minutes", type=float, default=12.0, help="of processor time")
+    parser.add_argument("--minutes", type=minutes, default=12.0, help="of processor time")
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--net", choices=SHAPES, default="second", help="sizes of the network")
     parser.add_argument("--side", type=int, help="px that it looks at; default the network's own")

@@ -20,7 +20,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerBase
 
 from customcontrast.precision import autocast
-from customcontrast.specs import WEIGHTS
+from customcontrast.specs import BASES, WEIGHTS
 from customcontrast.tensor_files import SafetensorError, write_tensors
-from train.common.options import world_of
+from train.common.options import minutes, world_of
 from train.evaluation.attribute_reader import (
     AttributeReader,
     Labels,
@@ -59,17 +59,9 @@ from train.toyland.subjects import BUILD
 DEFAULT = Path("runs/readers/clip.safetensors")  # where a new one goes
 BATCH = 64  # pictures in a step
 CHANGED = 4  # captions of each picture in which one thing is another
-DIMENSIONS = 128  # of the space that texts and pictures share
+DIMENSIONS = 128  # of the space that texts and pictures share, and width of the text tower
+HEADS, LAYERS = 4, 2  # of the text tower
 NOUN = 0.75  # share of captions that name the class noun alone, as prompts for a subject do
-
-
-@dataclass(frozen=True)
-class TextShape:
-    """Sizes of the text tower."""
-
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
 
 
 class ClipJudge(nn.Module):
@@ -78,16 +70,14 @@ class ClipJudge(nn.Module):
     reader: the network for pictures. tokenizer: of the texts; all words of the world should be its tokens.
     """
 
-    def __init__(
-        self, reader: AttributeReader, tokenizer: PreTrainedTokenizerBase, shape: TextShape | None = None
-    ) -> None:
+    def __init__(self, reader: AttributeReader, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
-        self.reader, self.tokenizer, self.shape = reader, tokenizer, shape or TextShape()
+        self.reader, self.tokenizer = reader, tokenizer
         config = CLIPTextConfig(
-            hidden_size=self.shape.width,
-            intermediate_size=4 * self.shape.width,
-            num_attention_heads=self.shape.heads,
-            num_hidden_layers=self.shape.layers,
+            hidden_size=DIMENSIONS,
+            intermediate_size=4 * DIMENSIONS,
+            num_attention_heads=HEADS,
+            num_hidden_layers=LAYERS,
             projection_dim=DIMENSIONS,
             vocab_size=len(tokenizer),
             max_position_embeddings=tokenizer.model_max_length,
@@ -307,8 +297,11 @@ def load_judge(path: Path, tokenizer: PreTrainedTokenizerBase) -> ClipJudge:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, measure on held-out subjects, save."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation.clip_judge", description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=50.0, help="of processor time")
-    parser.add_argument("--base", default="toyland2", help="whose words it reads and whose attribute reader it is")
+    parser.add_argument("--minutes", type=minutes, default=50.0, help="of processor time")
+    embedded = [name for name, spec in BASES.items() if spec.embedded]
+    parser.add_argument(
+        "--base", default="toyland2", choices=embedded, help="whose words it reads and whose attribute reader it is"
+    )
     parser.add_argument("--world", default="demo", help="part of Toyland: small, demo or full")
     parser.add_argument("--pool", type=Path, action="append", default=[], help="a rendered pool to learn from")
     parser.add_argument("--fresh", type=int, default=BATCH // 4, help="new renders at each step")

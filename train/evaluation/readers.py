@@ -36,7 +36,7 @@ from tqdm import tqdm
 from customcontrast.precision import autocast
 from customcontrast.segmentation import Segmentation
 from customcontrast.tensor_files import write_tensors
-from train.common.options import world_of
+from train.common.options import minutes, world_of
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene
 from train.evaluation.attribute_reader import moved, norm_layer
@@ -374,7 +374,7 @@ def load_readers(path: Path | None = None, base: str = "toyland") -> Readers:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m train.evaluation.readers", description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=8.0, help="of processor time")
+    parser.add_argument("--minutes", type=minutes, default=8.0, help="of processor time")
     parser.add_argument("--world", default="small", help="part of Toyland: small, demo or full")
     parser.add_argument("--pool", type=Path, help="learn from this rendered pool instead of rendering")
     parser.add_argument("--out", type=Path, default=DEFAULT)
