@@ -15,7 +15,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,11 @@ class AttributeReader(nn.Module):
         return torch.cat([z.mean((2, 3)), z.amax((2, 3))], 1)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        z = self.features(pixels)
-        return {name: head(z).float() for name, head in self.heads.items()}
+        return self.read(self.features(pixels))
+
+    def read(self, features: Tensor) -> dict[str, Tensor]:
+        """`features` of B pictures → {attribute: (B, values) logits}."""
+        return {name: head(features).float() for name, head in self.heads.items()}
 
 
 # ------------------------------------------------------------------------------------------ what is right
@@ -298,6 +301,38 @@ def _labelled(path: Path) -> tuple[Tensor, list[Labels]]:
         return file.get_tensor("images").flatten(0, 1), labels
 
 
+def fit(
+    net: nn.Module,
+    loss_at: Callable[[int], Tensor],
+    minutes: float,
+    name: str,
+    decay: float,
+    warm: int,
+    rate: float = 2e-3,
+    progress: bool = True,
+) -> None:
+    """AdamW for `minutes` of processor time on the loss of each step, from 0; the rate falls to 0 with the time.
+
+    decay: weight decay. warm: steps in which the rate rises to `rate`. name: of the bar.
+    """
+    net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay)
+    start, step, mean = time.process_time(), 0, None
+    bar = tqdm(total=round(60 * minutes), desc=name, unit="s", disable=not progress)
+    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / warm) * (1 - done)
+        loss = loss_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
+        bar.n = round(60 * minutes * done)
+        bar.set_postfix(step=step, loss=f"{mean:.3f}")
+    bar.close()
+
+
 def train_reader(
     reader: AttributeReader, pictures: Pictures, minutes: float, batch: int = BATCH, sharp: bool = False
 ) -> int:
@@ -307,27 +342,17 @@ def train_reader(
 
     Returns the number of pictures seen.
     """
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=1e-2)
-    reader.to(memory_format=torch.channels_last)
-    start, step, seen = time.process_time(), 0, 0
-    generator = torch.Generator().manual_seed(0)
-    bar = tqdm(total=round(60 * minutes), desc="attribute reader", unit="s")
-    reader.train()
-    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
+    generator, seen = torch.Generator().manual_seed(0), 0
+
+    def loss_at(_: int) -> Tensor:
+        nonlocal seen
         pixels, rows = pictures.batch(batch)
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (1 - done)
+        seen += len(rows)
         with autocast("cpu"):
             logits = reader(worn(moved(pixels.float() / 255, generator), generator, sharp))
-        loss = reader_loss(logits, targets(rows, reader.values))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step, seen = step + 1, seen + len(rows)
-        if step % 20 == 0:
-            bar.n = round(60 * minutes * done)
-            bar.set_postfix(step=step, loss=f"{loss.item():.3f}")
-    bar.close()
+        return reader_loss(logits, targets(rows, reader.values))
+
+    fit(reader.train(), loss_at, minutes, "attribute reader", decay=1e-2, warm=50)
     reader.eval().requires_grad_(False)
     return seen
 

@@ -18,7 +18,6 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,6 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedTokenizerBase
 
 from customcontrast.precision import autocast
@@ -43,6 +41,7 @@ from train.evaluation.attribute_reader import (
     Pictures,
     accuracy,
     described,
+    fit,
     heldout_scenes,
     load_reader,
     moved,
@@ -204,9 +203,8 @@ def judge_loss(judge: ClipJudge, pixels: Tensor, labels: Sequence[Labels], rng: 
     v = F.normalize(judge.project(z).float(), dim=-1)
     same = torch.tensor([[a == b for b in own] for a in own])
     texts, others = u[: len(own)], u[len(own) :].view(len(own), -1, u.shape[-1])
-    seen = {name: head(z).float() for name, head in judge.reader.heads.items()}
-    terms = contrast(v, texts, others, same, judge.scale.exp().clamp(max=100))
-    return terms + reader_loss(seen, targets(labels, judge.reader.values))
+    told = contrast(v, texts, others, same, judge.scale.exp().clamp(max=100))
+    return told + reader_loss(judge.reader.read(z), targets(labels, judge.reader.values))
 
 
 class SpreadPictures(Pictures):
@@ -219,27 +217,17 @@ class SpreadPictures(Pictures):
 
 def train_judge(judge: ClipJudge, pictures: Pictures, minutes: float, batch: int = BATCH, rate: float = 1e-3) -> int:
     """AdamW in place for `minutes` of processor time; the rate falls to 0. Returns the number of pictures seen."""
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=1e-2)
-    judge.reader.to(memory_format=torch.channels_last)
-    start, step, seen, mean = time.process_time(), 0, 0, None
-    generator, rng = torch.Generator().manual_seed(0), random.Random(0)
-    bar = tqdm(total=round(60 * minutes), desc="CLIP judge", unit="s", mininterval=10)
-    judge.train()
-    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
+    generator, rng, seen = torch.Generator().manual_seed(0), random.Random(0), 0
+
+    def loss_at(_: int) -> Tensor:
+        nonlocal seen
         pixels, rows = pictures.batch(batch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 100) * (1 - done)
+        seen += len(rows)
         with autocast("cpu"):
             x = worn(moved(pixels.float() / 255, generator), generator)
-            loss = judge_loss(judge, x, rows, rng, pictures.world)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step, seen = step + 1, seen + len(rows)
-        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-        bar.n = round(60 * minutes * done)
-        bar.set_postfix(step=step, loss=f"{mean:.3f}")
-    bar.close()
+            return judge_loss(judge, x, rows, rng, pictures.world)
+
+    fit(judge.train(), loss_at, minutes, "CLIP judge", decay=1e-2, warm=100, rate=rate)
     judge.requires_grad_(False).eval()
     return seen
 

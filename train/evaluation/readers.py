@@ -16,7 +16,6 @@ import itertools
 import json
 import random
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,7 +30,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms import functional as TF
-from tqdm import tqdm
 
 from customcontrast.precision import autocast
 from customcontrast.segmentation import Segmentation
@@ -39,7 +37,7 @@ from customcontrast.tensor_files import write_tensors
 from train.common.options import minutes, world_of
 from train.data.adapter_pool import read_records
 from train.data.toyland_source import reference_scene, render_references, target_scene
-from train.evaluation.attribute_reader import moved, norm_layer
+from train.evaluation.attribute_reader import fit, moved, norm_layer
 from train.evaluation.command import READERS, judge
 from train.toyland import ToySubject, World, render, sample_subject
 from train.toyland.subjects import EARS, EYES, SIZES, TAILS
@@ -301,24 +299,13 @@ def train_readers(
 def _fit(
     net: nn.Module, loss_at: Callable[[int, torch.Generator], Tensor], minutes: float, name: str, progress: bool
 ) -> None:
-    """AdamW for `minutes` of processor time, in bfloat16 where the CPU has it; the rate falls to 0 with the time."""
-    net.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-3)
-    start, step, mean = time.process_time(), 0, None
-    bar = tqdm(total=round(60 * minutes), desc=name, unit="s", disable=not progress)
-    while (done := (time.process_time() - start) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 30) * (1 - done)
+    """`fit` in bfloat16 where the CPU has it; the generator of each step is its own."""
+
+    def loss(step: int) -> Tensor:
         with autocast("cpu"):
-            loss = loss_at(step, torch.Generator().manual_seed(step))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-        mean = loss.item() if mean is None else 0.95 * mean + 0.05 * loss.item()
-        bar.n = round(60 * minutes * done)
-        bar.set_postfix(step=step, loss=f"{mean:.3f}")
-    bar.close()
+            return loss_at(step, torch.Generator().manual_seed(step))
+
+    fit(net, loss, minutes, name, decay=1e-3, warm=30, progress=progress)
 
 
 @functools.lru_cache(maxsize=2)
